@@ -1,0 +1,45 @@
+"""How many steps and images a share of the full cost is (paper, protocol)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.seeds import generator
+from bench.spec import Cell
+
+
+def images_per_epoch(count: int, budget: float) -> int:
+    """Return the number of images in an epoch: the share `budget` of `count`, rounded down."""
+    return math.floor(count * budget + 1e-9)
+
+
+def steps_per_epoch(count: int, budget: float, batch_size: int) -> int:
+    """Return the number of full batches in an epoch; the last, short one is dropped."""
+    return images_per_epoch(count, budget) // batch_size
+
+
+def total_steps(cell: Cell, count: int) -> int:
+    """Return the steps of a cell on a training set of `count` images. Raises UserError when there are none."""
+    steps = steps_per_epoch(count, cell.budget, cell.protocol.batch_size)
+    if steps == 0:
+        raise UserError(
+            f"{cell.dataset}: budget {cell.budget:g} of {count:,} training images is less than one batch of"
+            f" {cell.protocol.batch_size}; raise the budget or lower protocol.batch_size"
+        )
+    return cell.protocol.epochs * steps
+
+
+def epoch_indices(count: int, budget: float, epoch: int, seed: int) -> Tensor:
+    """Return a fresh random share of the training set in random order: int64 (images_per_epoch,).
+
+    A prefix of the epoch's one permutation, so that all arms and budgets of a seed see the same order.
+    """
+    order = torch.randperm(count, generator=generator(seed, "order", epoch))
+    return order[: images_per_epoch(count, budget)]
+
+
+def evaluation_steps(cell: Cell, steps: int) -> list[int]:
+    """Return the steps after which the cell is evaluated, its last step among them."""
+    return sorted({max(1, math.ceil(share * steps - 1e-9)) for share in (*cell.protocol.evaluate_at, 1.0)})

@@ -1,0 +1,241 @@
+"""One cell, from its data to its record."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.atomic import atomic_write
+from bench.backbones import build_backbone
+from bench.budget import evaluation_steps, total_steps
+from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
+from bench.errors import UserError
+from bench.evaluate import extract, knn_accuracy, linear_probe
+from bench.flops import NOT_COUNTED, count_flops
+from bench.meter import Clock, peak_memory, reset_peak_memory
+from bench.places import Places
+from bench.plan import Task
+from bench.provenance import provenance
+from bench.seeds import derive
+from bench.source import Order, Source, open_source
+from bench.spec import Cell
+from bench.store import Ledger, Point, Record, Score, TargetCost
+from bench.train import CHECKPOINT_SECONDS, Every, Interrupted, Trainer
+from methods import Method, methods
+from methods.rela import ReLA
+from priors import Prior
+from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
+from priors.weights import save_weights
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a cell talks to whoever runs it.
+
+    Args:
+        step: called with (step, steps, loss) after each step.
+        event: called with an event's name and facts: the log of the cell.
+        stop: tells whether the user wants to stop.
+    """
+
+    step: Callable[[int, int, float], None]
+    event: Callable[[str, dict[str, Any]], None]
+    stop: Callable[[], bool]
+
+
+def run_cell(task: Task, places: Places, device: torch.device, workers: int, watch: Watch) -> Record:
+    """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
+
+    Raises Interrupted once a checkpoint is written when `watch.stop()` says so, TrainingError when the loss is not
+    finite, UserError when an input is missing or damaged.
+    """
+    cell = task.cell
+    assert task.inputs is not None
+    clock = Clock(device)
+    reset_peak_memory(device)
+    data = part_of(load_dataset(cell.dataset, places), cell)
+    size = image_size(cell, places)
+    train, test = (open_source(split, size, device, workers) for split in (data.train, data.test))
+    steps = total_steps(cell, len(data.train))
+    order = Order(len(data.train), cell.budget, cell.protocol.batch_size, cell.seed)
+    targets, cached = _targets(task, train, size, places, clock) if task.prior else (None, False)
+    target_dim = targets.values.shape[1] if targets else None
+    method = build_method(cell, size, target_dim, order.steps_per_epoch)
+    method.to(device).to(memory_format=torch.channels_last)
+    values = targets.values.to(device) if targets else None
+    trainer = Trainer(method, train, order, values, cell.protocol, clock)
+
+    checkpoint = places.work(task.id) / "checkpoint.pt"
+    curve = _resume(checkpoint, task.id, trainer, clock)
+    watch.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
+    due = Every(CHECKPOINT_SECONDS)
+
+    def save() -> None:
+        with clock.phase("other"):
+            state = {
+                "version": CHECKPOINT_VERSION,
+                "id": task.id,
+                "seconds": clock.read(),
+                "wall": clock.wall,
+                "curve": [point.model_dump() for point in curve],
+                "trainer": trainer.state(),
+            }
+            with atomic_write(checkpoint) as file:
+                torch.save(state, file)
+        watch.event("checkpoint", {"step": trainer.step})
+
+    def after_step() -> None:
+        watch.step(trainer.step, steps, trainer.loss)
+        if watch.stop():
+            save()
+            raise Interrupted
+        if due():
+            save()
+
+    evaluated = {point.step for point in curve}
+    for until in evaluation_steps(cell, steps):
+        if until in evaluated:
+            continue
+        trainer.train(until, after_step)
+        with clock.phase("eval"):
+            features = extract(method.backbone, train, test, size)
+            linear = linear_probe(features, data.classes, cell.protocol.probe, cell.seed)
+            score = Score(linear=tuple(linear), knn=knn_accuracy(features, data.classes, cell.protocol.knn))
+        curve.append(
+            Point(
+                step=until,
+                images=until * cell.protocol.batch_size,
+                flops=trainer.spent.flops,
+                seconds=clock.read()["train"],
+                loss=trainer.loss,
+                score=score,
+            )
+        )
+        watch.event("evaluation", curve[-1].model_dump())
+        if until < steps:
+            save()
+
+    with clock.phase("other"):
+        save_weights(method.backbone, places.backbone(task.id))
+    seconds = clock.read()
+    checkpoint.unlink(missing_ok=True)
+    return Record(
+        id=task.id,
+        grid=places.grid,
+        status="done",
+        cell=cell,
+        inputs=task.inputs,
+        dataset_title=data.title,
+        curve=tuple(curve),
+        switch_step=method.switch_step if isinstance(method, ReLA) else None,
+        ledger=Ledger(
+            steps=trainer.step,
+            images=trainer.step * cell.protocol.batch_size,
+            flops=trainer.spent.flops,
+            seconds=seconds,
+            wall_seconds=clock.wall,
+            peak_memory_bytes=peak_memory(device),
+            targets=TargetCost(**asdict(targets.cost), empty=targets.empty, cached=cached) if targets else None,
+            flops_not_counted=NOT_COUNTED,
+        ),
+        provenance=provenance(device),
+    )
+
+
+def build_method(cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int) -> Method:
+    """Return the cell's method around its backbone, with the initial weights of the cell's seed.
+
+    The backbone's initial weights are the same for all arms of a seed. `target_dim` is the dimension of the
+    targets of a cell with a prior.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(cell.seed, "backbone"))
+        backbone = build_backbone(cell.backbone, size)
+        torch.manual_seed(derive(cell.seed, "method"))
+        method = methods.get(cell.method)(backbone.module, backbone.dim, **cell.params)
+        if cell.rela is None:
+            return method
+        assert target_dim is not None
+        torch.manual_seed(derive(cell.seed, "map"))
+        phase = cell.rela.phase
+        length = None if phase == "adaptive" else int(phase * cell.protocol.epochs + 1e-9) * steps_per_epoch
+        return ReLA(method, target_dim, length, cell.rela.train_map, cell.rela.check_every)
+
+
+def part_of(data: ImageSet, cell: Cell) -> ImageSet:
+    """Return the dataset with the part of its training images that the cell uses. Raises UserError."""
+    if cell.train_images is None:
+        return data
+    try:
+        index = balanced_part(data.train.labels, cell.train_images)
+    except ValueError as error:
+        raise UserError(f"dataset {cell.dataset!r}: train_images: {error}") from error
+    images = data.train.images
+    chosen = [images[i] for i in index] if isinstance(images, list) else images[index]
+    return replace(data, train=Split(chosen, data.train.labels[index]))
+
+
+def make_targets(prior: Prior, train: Source, dim: int, size: int, device: torch.device, clock: Clock) -> Targets:
+    """Return the targets that a prior makes of the training images, with their cost.
+
+    Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code).
+    """
+    began = clock.read()["targets"]
+    with clock.phase("targets"), torch.no_grad():
+        model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
+        features: list[torch.Tensor] = []
+        flops = images = 0
+        for batch in train.plain(prior.input_size or size, prior.mean, prior.std):
+            if not features:
+                with clock.phase("other"):
+                    flops = count_flops(partial(model, batch)) // len(batch)
+            features.append(model(batch).flatten(1).float())
+            images += len(batch)
+        values, empty = reduce_features(torch.cat(features), dim)
+    seconds = clock.read()["targets"] - began
+    return Targets(values.cpu(), empty, Cost(seconds, flops * images, images))
+
+
+def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock) -> tuple[Targets, bool]:
+    """Return the cell's targets and whether they were in the cache, which holds them after."""
+    assert task.prior is not None
+    assert task.inputs is not None
+    dim = build_backbone(task.cell.backbone, size).dim
+    path = cache_path(
+        places.cache,
+        data=task.inputs.data,
+        part=task.cell.train_images or 0,
+        prior=task.prior.digest(),
+        size=task.prior.input_size or size,
+        dim=dim,
+    )
+    cached = load_targets(path, len(train.labels))
+    if cached:
+        return cached, True
+    targets = make_targets(task.prior, train, dim, size, clock.device, clock)
+    with clock.phase("other"):
+        save_targets(targets, path)
+    return targets, False
+
+
+def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list[Point]:
+    """Restore trainer and clock from a checkpoint, if there is one that fits, and return its curve."""
+    if not path.is_file():
+        return []
+    try:
+        state = torch.load(path, map_location=clock.device, weights_only=True)
+        if state["version"] != CHECKPOINT_VERSION or state["id"] != identifier:
+            return []
+        curve = [Point.model_validate(point) for point in state["curve"]]
+        trainer.restore(state["trainer"])
+        clock.add(state["seconds"], state["wall"])
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError):
+        path.rename(path.with_suffix(".damaged"))
+        return []
+    return curve

@@ -1,0 +1,282 @@
+"""Grids: YAML to validated cells."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import UserError, did_you_mean
+from bench.spec import Arm, Cell, Dataset, Grid, Protocol
+
+GRIDS = Path(__file__).parent / "grids"
+MAX_BYTES = 1_000_000
+# Any grid, made small enough to try on a laptop's CPU. A grid's own `mini` goes on top of it.
+MINI: dict[str, Any] = {
+    "backbone": "resnet_small",
+    "seeds": [0],
+    "protocol": {
+        "epochs": 2,
+        "batch_size": 32,
+        "input_size": 32,
+        "precision": "fp32",
+        "probe": {"epochs": 10},
+    },
+}
+MINI_DATASET: dict[str, Any] = {"train_images": 640, "backbone": None, "protocol": {}}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases (a few lines of them can stand for gigabytes) and without repeated keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"line {line}: aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a plain word")
+            if key_node.value in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: key {key_node.value!r} is there twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as a string; people who write it mean a number.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Parse YAML text. Raises UserError naming `source` and the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def find_grid(name: str) -> Path:
+    """Return the path of the shipped grid `name`, or of the file `name`. Raises UserError."""
+    shipped = {path.stem: path for path in GRIDS.glob("*.yaml")}
+    if name in shipped:
+        return shipped[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"} or "/" in name:
+        raise UserError(f"--grid {name}: no such file")
+    raise UserError(f"unknown grid {name!r}{did_you_mean(name, shipped)}")
+
+
+def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = ()) -> Grid:
+    """Read and validate a grid.
+
+    Args:
+        name: a shipped grid's name or a path.
+        profile: a key of the grid's `profiles`, or "mini", whose overrides are merged in.
+        settings: `KEY=VALUE` strings with dotted keys and YAML values, merged in last.
+
+    Raises:
+        UserError: naming the file, the key, the value and the fix.
+    """
+    path = find_grid(name)
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no grid is")
+    try:
+        raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 text file") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a grid is a mapping with keys such as name, datasets, arms")
+    raw = {"name": path.stem, **raw}
+    if profile is not None:
+        raw = _with_profile(raw, profile, str(path))
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: write KEY=VALUE, for example --set protocol.epochs=2")
+        override: Any = read_yaml(value, f"--set {setting}")
+        for part in reversed(key.strip().split(".")):
+            override = {part: override}
+        raw = _merge(raw, override)
+    return _validated(_spelled_out(raw), str(path))
+
+
+def expand(grid: Grid) -> list[Cell]:
+    """Return the grid's cells in the order datasets, arms, budgets, seeds. Raises UserError on a repeated one."""
+    cells = []
+    for dataset, arm in product(grid.datasets, grid.arms):
+        protocol = protocol_of(grid, dataset)
+        for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
+            cells.append(
+                Cell(
+                    arm=arm_name(arm),
+                    dataset=dataset.name,
+                    train_images=dataset.train_images,
+                    backbone=dataset.backbone or grid.backbone,
+                    method=arm.method,
+                    params=arm.params,
+                    rela=arm.rela,
+                    budget=budget,
+                    seed=seed,
+                    protocol=protocol,
+                )
+            )
+    return cells
+
+
+def arm_name(arm: Arm) -> str:
+    """Return the arm's own name, or one made of its method, wrapper and prior."""
+    if arm.name:
+        return arm.name
+    params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
+    name = f"{arm.method}({params})" if params else arm.method
+    return f"rela({name},{arm.rela.prior})" if arm.rela else name
+
+
+def protocol_of(grid: Grid, dataset: Dataset) -> Protocol:
+    """Return the grid's protocol with the dataset's own overrides."""
+    merged = _merge(grid.protocol.model_dump(), dataset.protocol)
+    try:
+        return Protocol.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(f"grid {grid.name}: datasets.{dataset.name}.protocol: {_sentence(error, Protocol)}") from error
+
+
+def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
+    """Return the cells that `--only` names: comma-separated KEY=VALUE, all of which must hold.
+
+    Keys: dataset, arm, method, prior, budget, seed. A key may be repeated: any of its values will do. Raises
+    UserError when the expression is not one, or matches nothing.
+    """
+    wanted: dict[str, set[str | float]] = {}
+    for part in expression.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        known = ("dataset", "arm", "method", "prior", "budget", "seed")
+        if not equals or key not in known:
+            raise UserError(f"--only {expression}: {part!r} is not KEY=VALUE{did_you_mean(key, known)}")
+        try:
+            wanted.setdefault(key, set()).add(float(value) if key in {"budget", "seed"} else value)
+        except ValueError as error:
+            raise UserError(f"--only {expression}: {key} is a number, not {value!r}") from error
+    cells = list(cells)
+    facts: list[dict[str, str | float]] = [
+        {
+            "dataset": cell.dataset,
+            "arm": cell.arm,
+            "method": cell.method,
+            "prior": cell.rela.prior if cell.rela else "none",
+            "budget": cell.budget,
+            "seed": float(cell.seed),
+        }
+        for cell in cells
+    ]
+    for key, values in wanted.items():
+        there = {fact[key] for fact in facts}
+        for absent in values - there:
+            raise UserError(
+                f"--only {expression}: no cell has {key}={absent}{did_you_mean(str(absent), map(str, there))}"
+            )
+    chosen = [cell for cell, fact in zip(cells, facts, strict=True) if all(fact[k] in v for k, v in wanted.items())]
+    if not chosen:
+        raise UserError(f"--only {expression}: no cell has all of these together")
+    return chosen
+
+
+def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """Turn the short forms `datasets: [digits]` and `arms: [byol]` into mappings."""
+    raw = dict(raw)
+    for key, field in (("datasets", "name"), ("arms", "method")):
+        if isinstance(raw.get(key), list):
+            raw[key] = [{field: item} if isinstance(item, str) else item for item in raw[key]]
+    return raw
+
+
+def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, Any]:
+    profiles = raw.get("profiles") or {}
+    if not isinstance(profiles, dict) or profile not in {"mini", *profiles}:
+        raise UserError(f"{source}: unknown profile {profile!r}{did_you_mean(profile, {'mini', *profiles})}")
+    if profile == "mini":
+        raw = _spelled_out(_merge(raw, MINI))
+        if isinstance(raw.get("datasets"), list):
+            raw["datasets"] = [{**item, **MINI_DATASET} if isinstance(item, dict) else item for item in raw["datasets"]]
+    own = profiles.get(profile) or {}
+    if not isinstance(own, dict):
+        raise UserError(f"{source}: profiles.{profile} must be a mapping of keys to override")
+    return _merge(raw, own) | {"name": f"{raw['name']}@{profile}"}
+
+
+def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; anything else is replaced."""
+    merged = dict(base)
+    for key, value in override.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validated(raw: dict[str, Any], source: str) -> Grid:
+    try:
+        grid = Grid.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error, Grid)}") from error
+    unique: list[tuple[str, Sequence[object]]] = [
+        ("dataset", [dataset.name for dataset in grid.datasets]),
+        ("arm", [arm_name(arm) for arm in grid.arms]),
+        ("arm", [arm.model_dump_json(exclude={"name", "budgets"}) for arm in grid.arms]),
+        ("seed", list(grid.seeds)),
+        ("budget", list(grid.budgets)),
+        *(("budget", list(arm.budgets)) for arm in grid.arms if arm.budgets),
+    ]
+    for what, names in unique:
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise UserError(f"{source}: {what}s[{index}]: {what} {name} is there twice; remove one")
+    for dataset in grid.datasets:
+        protocol_of(grid, dataset)
+    return grid
+
+
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn pydantic's first complaint into one sentence: key, value, fix."""
+    first = error.errors(include_url=False)[0]
+    # A union (`adaptive` or a share) adds a name of its own to the path; a key is a field or a list index.
+    path = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{did_you_mean(str(path[-1]), _fields(model, path[:-1]))}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:77]}..."
+    return f"{key or 'the grid'}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the field names of the model that `path` leads to from `model`."""
+    for part in path:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        found = _models(model.model_fields[part].annotation)
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models(argument)]

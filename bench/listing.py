@@ -1,0 +1,76 @@
+"""What there is by name, and how far a task is."""
+
+import inspect
+import json
+from pathlib import Path
+
+from bench.errors import UserError, did_you_mean
+from bench.grid import GRIDS, read_yaml
+from bench.places import Places
+from bench.plan import Task
+from bench.store import Damaged, read_record, record_path
+
+
+def listing(what: str, data: Path) -> list[tuple[str, str]]:
+    """Return the names of a kind of thing with a line on each. Raises UserError on an unknown kind."""
+    if what == "grids":
+        return [
+            (path.stem, str(read_yaml(path.read_text(), str(path)).get("title", "")))
+            for path in sorted(GRIDS.glob("*.yaml"))
+        ]
+    if what == "methods":
+        from methods import methods
+
+        return [(name, _first_line(methods.get(name))) for name in methods]
+    if what == "priors":
+        from priors import priors
+
+        trained = (
+            "<DATASET>-T",
+            "the backbone of the BYOL cell at the full budget of the same grid, such as CF10-T.",
+        )
+        return [*((name, _first_line(priors.get(name))) for name in priors), trained]
+    if what == "datasets":
+        from bench.datasets import datasets
+
+        infos = [datasets.get(name)(name) for name in datasets]
+        return [
+            (
+                info.name,
+                f"{info.title_here(data)}: {'here' if info.here(data) else f'not in {data}; {info.hint}'}",
+            )
+            for info in infos
+        ]
+    if what == "backbones":
+        from bench.backbones import backbones
+
+        timm = ("timm:<model>", "any model of timm, also by its bare name.")
+        return [*((name, _first_line(backbones.get(name))) for name in backbones), timm]
+    kinds = ["methods", "priors", "datasets", "backbones", "grids"]
+    raise UserError(f"list {what}: no such thing{did_you_mean(what, kinds)}")
+
+
+def state_of(task: Task, places: Places) -> str:
+    """Return how far a task is: done, failed, running at a step, interrupted, waiting, missing."""
+    if task.missing:
+        return f"missing: {task.missing}"
+    path = record_path(places.records, task.id)
+    record = read_record(path) if path.exists() else None
+    if isinstance(record, Damaged):
+        return f"damaged: {record.path}: {record.reason}"
+    if record:
+        final = record.final
+        return (
+            f"{record.status}: {record.error}"
+            if record.error
+            else (f"done, linear {sum(final.linear) / len(final.linear):.1%}" if final else record.status)
+        )
+    events = places.work(task.id) / "events.jsonl"
+    if events.is_file():
+        last = json.loads(events.read_text().splitlines()[-1])
+        return f"started: {last['event']} at {last['time']}" + (f", step {last['step']:,}" if "step" in last else "")
+    return "waiting"
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -1,0 +1,38 @@
+"""Where things lie on this machine. None of it is part of a cell's identity."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of a run.
+
+    Args:
+        data: datasets, and priors' weights under `priors/` (`--data-root`, or BENCH_DATA, or `data`).
+        results: one folder of records per grid (`--results`, or `results`).
+        grid: the grid's name.
+    """
+
+    data: Path
+    results: Path
+    grid: str
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images and targets: safe to delete (BENCH_CACHE, or `cache` below the data)."""
+        return Path(os.environ.get("BENCH_CACHE") or self.data / "cache")
+
+    @property
+    def records(self) -> Path:
+        """One JSON file for every finished cell."""
+        return self.results / self.grid
+
+    def work(self, cell_id: str) -> Path:
+        """What a cell leaves behind while it runs: events and a checkpoint."""
+        return self.records / ".work" / cell_id
+
+    def backbone(self, cell_id: str) -> Path:
+        """The trained backbone of a cell that other cells use as prior."""
+        return self.records / "backbones" / f"{cell_id}.safetensors"

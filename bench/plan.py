@@ -1,0 +1,124 @@
+"""The plan of a run: each cell with its id, what it waits for, and what stands in its way."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.backbones import check_backbone
+from bench.datasets import dataset_digest, datasets, find_dataset, image_size
+from bench.errors import MissingError, UserError, did_you_mean
+from bench.places import Places
+from bench.spec import Cell, Inputs, cell_id
+from methods import methods
+from priors import Prior, find_prior
+from priors.base import trained_on
+from priors.kinds import Trained
+
+BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine."""
+
+    cell: Cell
+    id: str = ""
+    inputs: Inputs | None = None
+    prior: Prior | None = None
+    needs: "Task | None" = None
+    missing: str = ""
+
+
+def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
+    """Return the tasks of the chosen cells, and of the cells whose backbones they need, each after what it needs.
+
+    `cells` is the whole grid and `where` names it in messages. Raises UserError on an unknown name and on a prior
+    that no cell of the grid makes; a dataset or weights that are not here only mark the tasks that need them.
+    """
+    planner = _Planner(list(cells), places, where)
+    for cell in chosen:
+        planner.task(cell)
+    return list(planner.tasks.values())
+
+
+class _Planner:
+    def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
+        self.places, self.where = places, where
+        self.tasks: dict[str, Task] = {}
+        self._data: dict[str, str | MissingError] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self.makers = {
+            (self._short(cell.dataset), cell.seed): cell
+            for cell in cells
+            if cell.method == BASELINE and not cell.rela and not cell.params and cell.budget == 1.0
+        }
+
+    def task(self, cell: Cell) -> Task:
+        """Return the task of a cell, made once, after those it needs."""
+        key = cell.key()
+        if key not in self.tasks:
+            self._check_names(cell)
+            method = methods.get(cell.method)
+            params = method.resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
+            needs, prior, missing, prior_digest = None, None, "", None
+            try:
+                if cell.rela:
+                    needs, prior = self._prior(cell)
+                    prior_digest = prior.digest()
+                    missing = needs.missing if needs else ""
+                data = self._data_digest(cell.dataset)
+            except MissingError as error:
+                missing = str(error)
+            if missing:
+                self.tasks[key] = Task(cell, needs=needs, missing=missing)
+            else:
+                inputs = Inputs(data=data, prior=prior_digest, method_version=method.version, params=params)
+                self.tasks[key] = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
+        return self.tasks[key]
+
+    def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:
+        assert cell.rela
+        short = trained_on(cell.rela.prior)
+        if short is None:
+            try:
+                prior = find_prior(cell.rela.prior, cell, self.places)
+            except UserError as error:
+                raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
+            prior.input_size = cell.rela.input_size or prior.input_size
+            return None, prior
+        maker = self.makers.get((short, cell.seed))
+        if maker is None:
+            shorts = sorted({f"{name}-T" for name, _ in self.makers})
+            raise UserError(
+                f"{self.where}: arm {cell.arm!r}: prior {cell.rela.prior!r} is the backbone of the cell {BASELINE} at"
+                f" budget 1 on that dataset, seed {cell.seed}, which the grid does not have"
+                f"{did_you_mean(cell.rela.prior, shorts)}"
+            )
+        needs = self.task(maker)
+        size = cell.rela.input_size or image_size(maker, self.places)
+        return needs, Trained(maker, needs.id, size, cell, self.places)
+
+    def _check_names(self, cell: Cell) -> None:
+        """Raise UserError, naming the grid, when the cell's dataset, backbone or method is unknown."""
+        try:
+            find_dataset(cell.dataset, self.places.data)
+            check_backbone(cell.backbone)
+            methods.get(cell.method)
+            image_size(cell, self.places)
+            if cell.rela and cell.rela.backbone:
+                check_backbone(cell.rela.backbone)
+        except UserError as error:
+            raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
+
+    def _short(self, dataset: str) -> str:
+        return datasets.get(dataset)(dataset).short if dataset in datasets else dataset
+
+    def _data_digest(self, name: str) -> str:
+        if name not in self._data:
+            try:
+                self._data[name] = dataset_digest(name, self.places)
+            except MissingError as error:
+                self._data[name] = error
+        found = self._data[name]
+        if isinstance(found, MissingError):
+            raise found
+        return found

@@ -1,0 +1,150 @@
+"""What a grid may say, and what a cell is: frozen models that refuse every key they do not know."""
+
+import hashlib
+import json
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
+
+Budget = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=4, le=1024)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Probe(Model):
+    """Linear evaluation: one Linear on frozen features, Adam (paper section on evaluation, public code)."""
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 3e-4
+
+
+class Knn(Model):
+    """Weighted k-nearest-neighbour evaluation (Wu et al. 2018)."""
+
+    k: PositiveInt = 200
+    temperature: PositiveFloat = 0.1
+
+
+class Protocol(Model):
+    """Everything that must be equal for two results to be comparable. The defaults are the paper's."""
+
+    epochs: PositiveInt = 100
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    input_size: Size | None = None  # pixels; None: the dataset's own
+    blur: bool = True  # the reference drops every blur on CIFAR
+    evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
+    probe: Probe = Probe()
+    knn: Knn = Knn()
+
+
+class Rela(Model):
+    """The ReLA wrapper of an arm."""
+
+    prior: str
+    backbone: str | None = None  # architecture of a `file:` prior
+    input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
+    phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
+    train_map: bool = False  # the reference leaves the linear map at its random initial value
+    check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
+
+
+class Arm(Model):
+    """A method with its wrapper and settings."""
+
+    name: str | None = None
+    method: str
+    params: dict[str, Any] = {}
+    rela: Rela | None = None
+    budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
+
+
+class Dataset(Model):
+    """A dataset of a grid, with what is particular to it there."""
+
+    name: str
+    train_images: PositiveInt | None = None  # a class-balanced part of the training set; None: all of it
+    backbone: str | None = None
+    protocol: dict[str, Any] = {}
+
+
+class Grid(Model):
+    """A named set of cells: datasets x arms x budgets x seeds."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length=80)]
+    title: str = ""
+    backbone: str
+    datasets: Annotated[tuple[Dataset, ...], Field(strict=False, min_length=1)]
+    budgets: Annotated[tuple[Budget, ...], Field(strict=False, min_length=1)] = (1.0,)
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
+    arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
+    protocol: Protocol = Protocol()
+    profiles: dict[str, dict[str, Any]] = {}
+
+
+class Cell(Model):
+    """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result."""
+
+    arm: str
+    dataset: str
+    train_images: int | None
+    backbone: str
+    method: str
+    params: dict[str, Any]
+    rela: Rela | None
+    budget: Budget
+    seed: Seed
+    protocol: Protocol
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that decides the result and can be known without data or weights, ready for JSON.
+
+        Of a prior's file only the name is kept: where it lies decides nothing, its content is in the inputs.
+        """
+        settings = self.model_dump(mode="json", exclude={"arm"})
+        if self.rela and self.rela.prior.startswith("file:"):
+            settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
+        return settings
+
+    def key(self) -> str:
+        """Return the hash of the settings: which cell of a grid a record belongs to."""
+        return digest({"protocol_version": PROTOCOL_VERSION, **self.settings()})
+
+
+class Inputs(Model):
+    """What a cell's result depends on beyond its settings.
+
+    `data` and `prior` are digests of content (of a prior that the grid trains, its cell's id); `params` are the
+    method's parameters with its defaults filled in.
+    """
+
+    data: str
+    prior: str | None
+    method_version: int
+    params: dict[str, Any]
+
+
+def cell_id(cell: Cell, inputs: Inputs) -> str:
+    """Return the content hash that names the cell's record, checkpoint and backbone."""
+    settings = cell.settings() | {"params": None}
+    if cell.rela and cell.rela.prior.startswith("file:"):
+        settings["rela"]["prior"] = "file:"
+    return digest(
+        {"protocol_version": PROTOCOL_VERSION, "settings": settings, "inputs": inputs.model_dump(mode="json")}
+    )
+
+
+def digest(value: Any) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

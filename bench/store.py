@@ -1,0 +1,127 @@
+"""Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from bench.atomic import atomic_write
+from bench.spec import Cell, Inputs, Model, cell_id
+
+SCHEMA = 1
+MAX_BYTES = 10_000_000
+
+Status = Literal["done", "failed", "oom", "skipped"]
+
+
+class Score(Model):
+    """Accuracies, shares of images: one after each of the probe's last epochs."""
+
+    linear: tuple[float, ...]
+    knn: float
+
+
+class Point(Model):
+    """An evaluation: what was spent on training until then, and what was reached."""
+
+    step: int
+    images: int
+    flops: int
+    seconds: float
+    loss: float
+    score: Score
+
+
+class TargetCost(Model):
+    """What making the targets took; a cell whose targets were cached is charged the same."""
+
+    seconds: float
+    flops: int
+    images: int
+    empty: int
+    cached: bool
+
+
+class Ledger(Model):
+    """What a cell spent. `seconds` by phase add up to the wall time."""
+
+    steps: int
+    images: int
+    flops: int
+    seconds: dict[str, float]
+    wall_seconds: float
+    peak_memory_bytes: int | None
+    targets: TargetCost | None
+    flops_not_counted: str
+
+
+class Record(Model):
+    """The result of a cell."""
+
+    id: str
+    grid: str
+    status: Status
+    cell: Cell
+    inputs: Inputs
+    dataset_title: str
+    curve: tuple[Point, ...] = ()
+    switch_step: int | None = None
+    ledger: Ledger | None = None
+    error: str | None = None
+    provenance: dict[str, Any]
+    schema_version: int = SCHEMA
+
+    @property
+    def final(self) -> Score | None:
+        """The scores at the end; None when the cell did not get there."""
+        return self.curve[-1].score if self.status == "done" and self.curve else None
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that is no record, and why."""
+
+    path: Path
+    reason: str
+
+
+def record_path(folder: Path, identifier: str) -> Path:
+    """Return where the record of a cell lies."""
+    return folder / f"{identifier}.json"
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write a record, atomically."""
+    with atomic_write(record_path(folder, record.id)) as file:
+        file.write((record.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_record(path: Path) -> Record | Damaged:
+    """Return the record in a file, or why it is none: it must be whole, of this schema, and hash to its name."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return Damaged(path, f"over {MAX_BYTES:,} bytes")
+        raw = json.loads(path.read_bytes())
+        if not isinstance(raw, dict):
+            return Damaged(path, "not a record")
+        if raw.get("schema_version") != SCHEMA:
+            return Damaged(path, f"schema version {raw.get('schema_version')!r} where {SCHEMA} is known")
+        record = Record.model_validate_json(path.read_bytes())
+        if cell_id(record.cell, record.inputs) != record.id or path.stem != record.id:
+            return Damaged(path, "its settings do not hash to its id")
+    except OSError as error:
+        return Damaged(path, error.strerror or "cannot be read")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return Damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    except (ValueError, RecursionError):
+        return Damaged(path, "not valid JSON")
+    return record
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
+    """Return the records of a folder in the order of their names, and the files that are none."""
+    found = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    return [r for r in found if isinstance(r, Record)], [r for r in found if isinstance(r, Damaged)]

@@ -1,0 +1,160 @@
+"""The training loop."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.flops import step_flops
+from bench.meter import Clock
+from bench.seeds import derive
+from bench.source import Order, Source
+from bench.spec import Protocol
+from bench.views import View
+from methods.base import Batch, Method
+from methods.rela import ReLA
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class TrainingError(Exception):
+    """The loss is no longer a number."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the checkpoint is written."""
+
+
+@dataclass
+class Spent:
+    """What training has spent, and on which kind of step."""
+
+    step_flops: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of all steps: each kind of step was counted once, on a real batch."""
+        return sum(count * self.step_flops[kind] for kind, count in self.steps.items())
+
+
+class Trainer:
+    """Trains a method on a source, step by step; its state is a function of the step alone.
+
+    Args:
+        method: what to train; every parameter that requires a gradient is optimised.
+        source: the training images.
+        order: which images a step sees.
+        targets: float32 (N, k) on the device, for a method wrapped in ReLA.
+        protocol: optimiser, precision and views.
+        clock: charged with "train" for the steps and "other" for what comes between.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        order: Order,
+        targets: Tensor | None,
+        protocol: Protocol,
+        clock: Clock,
+    ) -> None:
+        self.method, self.source, self.order, self.targets = method, source, order, targets
+        self.protocol, self.clock, self.device = protocol, clock, clock.device
+        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
+        self.step = 0
+        self.loss = float("nan")
+        self.spent = Spent()
+
+    def train(self, until: int, after_step: Callable[[], None]) -> None:
+        """Take steps until `until` have been taken in all, calling `after_step` after each.
+
+        The loss is looked at once an epoch, so that nothing waits for the device in between. Raises TrainingError
+        when it is not finite.
+        """
+        views: tuple[View, ...] = ()
+        batches: Iterator[tuple[Tensor, list[Tensor]]] = iter(())
+        self.method.train()
+        with self.clock.phase("train"):
+            while self.step < until:
+                if self.method.views != views:  # at the start, and where the ReLA phase ends
+                    views = self.method.views
+                    steps = range(self.step, until)
+                    batches = self.source.batches(self._without_blur(views), self.order, steps)
+                index, images = next(batches)
+                batch = Batch(images, self.source.labels[index], None if self.targets is None else self.targets[index])
+                kind = "rela" if isinstance(self.method, ReLA) and self.method.in_phase else "method"
+                if kind not in self.spent.step_flops:
+                    self._count(kind, batch)
+                torch.manual_seed(derive(self.order.seed, "step", self.step))
+                with self._autocast():
+                    loss = self.method.loss(batch)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.step(self.optimiser)
+                self.scaler.update()
+                self.optimiser.zero_grad()
+                self.method.after_step()
+                self.step += 1
+                self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
+                if self.step % self.order.steps_per_epoch == 0 or self.step == until:
+                    self.loss = loss.item()
+                    if not torch.isfinite(loss):
+                        raise TrainingError(f"the loss is {self.loss} at step {self.step}")
+                after_step()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on as if nothing had happened: tensors and plain values."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "step_flops": self.spent.step_flops,
+            "steps": self.spent.steps,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.step, self.loss = state["step"], state["loss"]
+        self.spent = Spent(state["step_flops"], state["steps"])
+        self.method.load_state_dict(state["method"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _count(self, kind: str, batch: Batch) -> None:
+        """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is."""
+        with self.clock.phase("other"):
+            method = copy.deepcopy(self.method)
+            with self._autocast():
+                self.spent.step_flops[kind] = step_flops(lambda: method.loss(batch))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = kinds[self.protocol.precision]
+        enabled = dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
+
+    def _without_blur(self, views: tuple[View, ...]) -> tuple[View, ...]:
+        return views if self.protocol.blur else tuple(replace(view, blur=0.0) for view in views)
+
+
+class Every:
+    """True when at least `seconds` have passed since it last was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True

@@ -1,0 +1,36 @@
+"""BYOL: Grill et al. 2020, "Bootstrap your own latent", arXiv 2006.07733."""
+
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+from torch import Tensor, nn
+
+from bench.views import View
+from methods.base import Batch, Method, Momentum, methods
+
+
+@methods.register("byol")
+class BYOL(Method):
+    """A student predicts the momentum network's projection of the other view.
+
+    Loss: symmetric negative cosine similarity (equation 2, up to the constant 2). Heads d -> 2d -> 256 and
+    256 -> 2d -> 256 and a constant momentum of 0.99, as in ReLA's public code. Views: appendix B.
+    """
+
+    views = (View(blur=1.0), View(blur=0.1, solarise=0.2))
+
+    def __init__(self, backbone: nn.Module, dim: int, projection: int = 256, momentum: float = 0.99) -> None:
+        super().__init__(backbone, dim)
+        self.projector = BYOLProjectionHead(dim, 2 * dim, projection)
+        self.predictor = BYOLPredictionHead(projection, 2 * dim, projection)
+        self.student = nn.Sequential(self.backbone, self.projector)
+        self.teacher = Momentum(self.student, momentum)
+        self.criterion = NegativeCosineSimilarity()
+
+    def loss(self, batch: Batch) -> Tensor:
+        x0, x1 = batch.views
+        p0, p1 = self.predictor(self.student(x0)), self.predictor(self.student(x1))
+        loss: Tensor = (self.criterion(p0, self.teacher(x1)) + self.criterion(p1, self.teacher(x0))) / 2
+        return loss
+
+    def after_step(self) -> None:
+        self.teacher.update(self.student)

@@ -1,0 +1,31 @@
+"""SimCLR: Chen et al. 2020, "A simple framework for contrastive learning", arXiv 2002.05709."""
+
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from torch import Tensor, nn
+
+from bench.views import View
+from methods.base import Batch, Method, methods
+
+VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
+
+
+@methods.register("simclr")
+class SimCLR(Method):
+    """Two views of an image agree among all views of the batch.
+
+    Loss: NT-Xent (equation 1) at temperature 0.5, the paper's best on CIFAR-10 (appendix B.9). Head d -> d -> 128.
+    Views: section 3 and appendix A, colour strength 1.
+    """
+
+    views = (VIEW, VIEW)
+
+    def __init__(self, backbone: nn.Module, dim: int, projection: int = 128, temperature: float = 0.5) -> None:
+        super().__init__(backbone, dim)
+        self.projector = SimCLRProjectionHead(dim, dim, projection)
+        self.criterion = NTXentLoss(temperature)
+
+    def loss(self, batch: Batch) -> Tensor:
+        x0, x1 = batch.views
+        loss: Tensor = self.criterion(self.projector(self.backbone(x0)), self.projector(self.backbone(x1)))
+        return loss

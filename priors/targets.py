@@ -1,0 +1,93 @@
+"""ReLA-D: a prior's features of the training set, reduced and standardised (Sun et al. 2024, public code)."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bench.spec import digest
+from priors.weights import save_tensors
+
+VERSION = 1  # raised whenever the code makes other targets of the same features
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What making the targets took, paid once and charged to every cell that uses them."""
+
+    seconds: float
+    flops: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets float32 (N, k) of N training images, how many of the k components are empty, and their cost."""
+
+    values: Tensor
+    empty: int
+    cost: Cost
+
+
+def reduce_features(features: Tensor, dim: int) -> tuple[Tensor, int]:
+    """Return the standardised principal components of features, and how many of them are empty.
+
+    Features (N, p) are centred and projected onto the top k = min(dim, p) eigenvectors of their covariance, in
+    float64; each component then has mean 0 and (biased) variance 1. Components are in the order of falling
+    variance, their sign makes the eigenvector's largest entry positive. A component without variance, such as a
+    prior with constant outputs has, is 0: the public code would divide by zero there.
+    """
+    count = len(features)
+    mean = features.double().mean(dim=0)
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+    for part in torch.split(features, 16384):
+        centred = part.double() - mean
+        covariance += centred.T @ centred
+    values, vectors = torch.linalg.eigh(covariance / max(count - 1, 1))
+    k = min(dim, len(mean))
+    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    vectors = vectors * largest.sign()
+    full = values > values[0].clamp(min=1e-30) * 1e-12
+    reduced = torch.cat([(part.double() - mean) @ vectors for part in torch.split(features, 16384)])
+    reduced -= reduced.mean(dim=0)
+    deviation = reduced.std(dim=0, correction=0)
+    standard = torch.where(full, reduced / torch.where(full, deviation, 1.0), 0.0)
+    return standard.float(), int((~full).sum())
+
+
+def cache_path(cache: Path, **identity: str | int) -> Path:
+    """Return where targets of this identity are cached; data, prior and settings all count."""
+    return cache / "targets" / f"{digest({'version': VERSION, **identity})}.safetensors"
+
+
+def save_targets(targets: Targets, path: Path) -> None:
+    """Write targets and their cost, atomically."""
+    metadata = {
+        "empty": str(targets.empty),
+        "cost": json.dumps(asdict(targets.cost)),
+        "digest": _digest(targets.values),
+    }
+    save_tensors({"targets": targets.values.cpu()}, path, metadata)
+
+
+def load_targets(path: Path, count: int) -> Targets | None:
+    """Return cached targets of `count` images; None when there are none, or the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            values = file.get_tensor("targets")
+        targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return targets if len(values) == count and _digest(values) == metadata["digest"] else None
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""Weights on disk: read without ever running what a file contains, written whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from bench.atomic import atomic_write
+from bench.errors import UserError
+
+PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+HEADS = ("linear.", "fc.", "head.", "classifier.", "heads.")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file or of a state dict saved by torch.
+
+    Raises UserError when the file is damaged, or is a pickled module: loading one runs code from the file.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable safetensors file: {error}") from error
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything on a damaged file
+        raise UserError(
+            f"{path}: not a state dict that loads without running code from the file; where you trust it, save the"
+            " model's state_dict() alone, best as safetensors"
+        ) from error
+    while isinstance(found, dict):
+        inner = found.get("state_dict", found.get("model"))
+        if not isinstance(inner, dict):
+            break
+        found = inner
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path}: not a state dict (a mapping from names to tensors)")
+    return {str(name): value for name, value in found.items()}
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load the file's tensors into `module`: all that the module needs, in the right shapes, or UserError.
+
+    Prefixes that wrappers add (`module.`, `backbone.`, ...) are dropped, a classifier that the module does not
+    have is left out.
+    """
+    state = read_state(path)
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    own = module.state_dict()
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    missing = sorted(needed - state.keys())
+    foreign = sorted(name for name in state.keys() - own.keys() if not name.startswith(HEADS))
+    if missing or foreign:
+        sentence = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r} too much"
+        count = len(missing) + len(foreign)
+        raise UserError(f"{path}: does not fit the architecture: it {sentence} ({count} names differ)")
+    for name in needed:
+        if own[name].shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
+            raise UserError(f"{path}: does not fit the architecture: {name} has shape {shapes}")
+    module.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write the module's state as safetensors, atomically."""
+    save_tensors({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically: a reader sees the whole file or none."""
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata))
