@@ -7,6 +7,10 @@ from difflib import get_close_matches
 class UserError(Exception):
     """One clear sentence that names the file, the key and the fix; the program ends with exit code 2."""
 
+    def __str__(self) -> str:
+        """Return the sentence on one line, whatever line breaks were in what it quotes."""
+        return " ".join(line.strip() for line in super().__str__().splitlines())
+
 
 class MissingError(UserError):
     """A dataset or a prior's weights that are not on this machine, and how to get them."""

@@ -71,7 +71,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
     values = targets.values.to(device) if targets else None
     trainer = Trainer(method, train, order, values, cell.protocol, clock)
 
-    checkpoint = places.work(task.id) / "checkpoint.pt"
+    checkpoint = checkpoint_path(places, task.id)
     curve = _resume(checkpoint, task.id, trainer, clock)
     watch.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
     due = Every(CHECKPOINT_SECONDS)
@@ -124,7 +124,6 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
     with clock.phase("other"):
         save_weights(method.backbone, places.backbone(task.id))
     seconds = clock.read()
-    checkpoint.unlink(missing_ok=True)
     return Record(
         id=task.id,
         grid=places.grid,
@@ -146,6 +145,11 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
         ),
         provenance=provenance(device),
     )
+
+
+def checkpoint_path(places: Places, identifier: str) -> Path:
+    """Return where a running cell's checkpoint lies."""
+    return places.work(identifier) / "checkpoint.pt"
 
 
 def build_method(cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int) -> Method:

@@ -111,30 +111,33 @@ def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = (
         for part in reversed(key.strip().split(".")):
             override = {part: override}
         raw = _merge(raw, override)
-    return _validated(_spelled_out(raw), str(path))
+    return _validated(_spelled_out(raw), " ".join([str(path), *(f"--set {setting}" for setting in settings)]))
 
 
 def expand(grid: Grid) -> list[Cell]:
-    """Return the grid's cells in the order datasets, arms, budgets, seeds. Raises UserError on a repeated one."""
+    """Return the grid's cells in the order datasets, arms, budgets, seeds."""
     cells = []
-    for dataset, arm in product(grid.datasets, grid.arms):
+    for dataset in grid.datasets:
         protocol = protocol_of(grid, dataset)
-        for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
-            cells.append(
-                Cell(
-                    arm=arm_name(arm),
-                    dataset=dataset.name,
-                    train_images=dataset.train_images,
-                    backbone=dataset.backbone or grid.backbone,
-                    method=arm.method,
-                    params=arm.params,
-                    rela=arm.rela,
-                    budget=budget,
-                    seed=seed,
-                    protocol=protocol,
-                )
-            )
+        for arm in grid.arms:
+            for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
+                cells.append(_cell(grid, dataset, protocol, arm, budget, seed))
     return cells
+
+
+def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: float, seed: int) -> Cell:
+    return Cell(
+        arm=arm_name(arm),
+        dataset=dataset.name,
+        train_images=dataset.train_images,
+        backbone=dataset.backbone or grid.backbone,
+        method=arm.method,
+        params=arm.params,
+        rela=arm.rela,
+        budget=budget,
+        seed=seed,
+        protocol=protocol,
+    )
 
 
 def arm_name(arm: Arm) -> str:
@@ -147,12 +150,8 @@ def arm_name(arm: Arm) -> str:
 
 
 def protocol_of(grid: Grid, dataset: Dataset) -> Protocol:
-    """Return the grid's protocol with the dataset's own overrides."""
-    merged = _merge(grid.protocol.model_dump(), dataset.protocol)
-    try:
-        return Protocol.model_validate(merged)
-    except ValidationError as error:
-        raise UserError(f"grid {grid.name}: datasets.{dataset.name}.protocol: {_sentence(error, Protocol)}") from error
+    """Return the grid's protocol with the dataset's own overrides. Raises ValidationError."""
+    return Protocol.model_validate(_merge(grid.protocol.model_dump(), dataset.protocol))
 
 
 def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
@@ -207,7 +206,8 @@ def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
 def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, Any]:
     profiles = raw.get("profiles") or {}
     if not isinstance(profiles, dict) or profile not in {"mini", *profiles}:
-        raise UserError(f"{source}: unknown profile {profile!r}{did_you_mean(profile, {'mini', *profiles})}")
+        known = {"mini", *map(str, profiles)} if isinstance(profiles, dict) else {"mini"}
+        raise UserError(f"{source}: unknown profile {profile!r}{did_you_mean(profile, known)}")
     if profile == "mini":
         raw = _spelled_out(_merge(raw, MINI))
         if isinstance(raw.get("datasets"), list):
@@ -235,7 +235,6 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     unique: list[tuple[str, Sequence[object]]] = [
         ("dataset", [dataset.name for dataset in grid.datasets]),
         ("arm", [arm_name(arm) for arm in grid.arms]),
-        ("arm", [arm.model_dump_json(exclude={"name", "budgets"}) for arm in grid.arms]),
         ("seed", list(grid.seeds)),
         ("budget", list(grid.budgets)),
         *(("budget", list(arm.budgets)) for arm in grid.arms if arm.budgets),
@@ -244,24 +243,49 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise UserError(f"{source}: {what}s[{index}]: {what} {name} is there twice; remove one")
-    for dataset in grid.datasets:
-        protocol_of(grid, dataset)
+    for index, dataset in enumerate(grid.datasets):
+        try:
+            protocol_of(grid, dataset)
+        except ValidationError as error:
+            raise UserError(f"{source}: {_sentence(error, Protocol, f'datasets[{index}].protocol')}") from error
+    first: dict[str, Arm] = {}
+    for index, arm in enumerate(grid.arms):
+        # What a cell's key sees of an arm: two arms that have it in common would share their records.
+        cell = _cell(grid, grid.datasets[0], grid.protocol, arm, 1.0, 0)
+        same = first.setdefault(cell.key(), arm)
+        if same is not arm:
+            why = "of a prior's path only the file's name counts; rename one file" if _paths_differ(same, arm) else ""
+            raise UserError(
+                f"{source}: arms[{index}]: arm {arm_name(arm)!r} is the same as {arm_name(same)!r}; "
+                f"{why or 'remove one'}"
+            )
     return grid
 
 
-def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """Turn pydantic's first complaint into one sentence: key, value, fix."""
-    first = error.errors(include_url=False)[0]
-    # A union (`adaptive` or a share) adds a name of its own to the path; a key is a field or a list index.
-    path = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+def _paths_differ(one: Arm, other: Arm) -> bool:
+    return bool(one.rela and other.rela and one.rela.prior != other.rela.prior)
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
+    """Turn pydantic's first complaint into one sentence: key (below the key `under`), value, fix."""
+    complaints = error.errors(include_url=False)
+    first = complaints[0]
+    path = list(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if "[" in str(path[-1]) and first["type"] != "extra_forbidden":
+        # Not a key: the branch of a union (`adaptive` or a share), or that a mapping's key itself is wrong.
+        path.pop()
+        others = [c["msg"][0].lower() + c["msg"][1:] for c in complaints[1:] if list(c["loc"][:-1]) == path]
+        message = ", or ".join([message, *others])
+    key = under + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    key = key.lstrip(".")
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(str(path[-1]), _fields(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
     value = repr(first["input"])
     value = value if len(value) <= 80 else f"{value[:77]}..."
-    return f"{key or 'the grid'}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{key}: {value}: {message[0].lower()}{message[1:]}"
 
 
 def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench.errors import UserError, did_you_mean
 from bench.grid import GRIDS, read_yaml
@@ -66,10 +68,21 @@ def state_of(task: Task, places: Places) -> str:
             else (f"done, linear {sum(final.linear) / len(final.linear):.1%}" if final else record.status)
         )
     events = places.work(task.id) / "events.jsonl"
-    if events.is_file():
-        last = json.loads(events.read_text().splitlines()[-1])
+    if last := _last_event(events):
         return f"started: {last['event']} at {last['time']}" + (f", step {last['step']:,}" if "step" in last else "")
     return "waiting"
+
+
+def _last_event(path: Path) -> dict[str, Any] | None:
+    """Return the last whole event of a cell's log; a kill may have cut the last line short."""
+    if not path.is_file():
+        return None
+    for line in reversed(path.read_text(errors="replace").splitlines()):
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"event", "time"} <= event.keys():
+                return event
+    return None
 
 
 def _first_line(thing: object) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from bench import __version__
 
-PACKAGES = ("torch", "torchvision", "timm", "lightly", "numpy")
+PACKAGES = ("torchvision", "timm", "lightly", "numpy")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": _code(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {"torch": torch.__version__, **{name: version(name) for name in PACKAGES}},
         "cuda": torch.version.cuda if gpu else None,
         "device": device.type,
         "gpu": gpu,

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from bench.datasets import find_dataset
 from bench.errors import UserError
-from bench.experiment import Watch, run_cell
+from bench.experiment import Watch, checkpoint_path, run_cell
 from bench.places import Places
 from bench.plan import Task
 from bench.progress import Display
@@ -113,6 +114,7 @@ def _run(task: Task, places: Places, device: torch.device, workers: int, display
         (work / "traceback.txt").write_text(traceback.format_exc())
     else:
         write_record(record, places.records)
+        checkpoint_path(places, task.id).unlink(missing_ok=True)
         event("done", {})
         return Outcome(task, "done")
     assert task.inputs is not None
@@ -122,7 +124,7 @@ def _run(task: Task, places: Places, device: torch.device, workers: int, display
         status=status,
         cell=task.cell,
         inputs=task.inputs,
-        dataset_title=task.cell.dataset,
+        dataset_title=find_dataset(task.cell.dataset, places.data).title_here(places.data),
         error=reason,
         provenance=provenance(device),
     )

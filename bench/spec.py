@@ -5,7 +5,7 @@ import json
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
@@ -14,8 +14,20 @@ Seed = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
 
 
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON cannot hold: a record has to."""
+    try:
+        json.dumps(params, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError("can hold finite numbers, words, true, false, null, and lists and mappings of them") from error
+    return params
+
+
+Params = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Probe(Model):
@@ -30,7 +42,7 @@ class Knn(Model):
     """Weighted k-nearest-neighbour evaluation (Wu et al. 2018)."""
 
     k: PositiveInt = 200
-    temperature: PositiveFloat = 0.1
+    temperature: Annotated[float, Field(ge=0.02)] = 0.1  # exp(1 / temperature) must be a float32
 
 
 class Protocol(Model):
@@ -64,7 +76,7 @@ class Arm(Model):
 
     name: str | None = None
     method: str
-    params: dict[str, Any] = {}
+    params: Params = {}
     rela: Rela | None = None
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bench.backbones import build_backbone
-from bench.errors import MissingError, UserError
+from bench.datasets import image_size
+from bench.errors import MissingError, UserError, did_you_mean
 from bench.places import Places
 from bench.seeds import derive
 from bench.spec import Cell
@@ -18,15 +19,18 @@ from priors.weights import load_weights, save_weights
 
 @priors.register("rand")
 class Rand(Prior):
-    """A random network of the trained architecture, drawn anew for every seed (the paper's `Rand.`)."""
+    """A random network of the trained architecture (the paper's `Rand.`).
+
+    The trained network's own initial weights, as in the public code, and so another network for every seed.
+    """
 
     def digest(self) -> str:
         return f"rand-{self.cell.backbone}-{self.cell.seed}"
 
     def model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.cell.seed, "prior"))
-            return build_backbone(self.cell.backbone, self.input_size or 32).module
+            torch.manual_seed(derive(self.cell.seed, "backbone"))
+            return build_backbone(self.cell.backbone, self.input_size or image_size(self.cell, self.places)).module
 
 
 @priors.register("file")
@@ -50,7 +54,8 @@ class File(Prior):
         return f"{_sha256(path, stat.st_size, stat.st_mtime_ns)}-{self._architecture()}"
 
     def model(self) -> nn.Module:
-        backbone = build_backbone(self._architecture(), self.input_size or 224)
+        size = self.input_size or image_size(self.cell, self.places)
+        backbone = build_backbone(self._architecture(), size)
         load_weights(backbone.module, self.path())
         return backbone.module
 
@@ -72,13 +77,13 @@ class Timm(Prior):
         super().__init__(argument, cell, places)
         import timm
 
-        config = (
-            timm.get_pretrained_cfg(argument, allow_unregistered=True)
-            if timm.is_model(argument.split(".")[0])
-            else None
-        )
-        if config is None:
-            raise UserError(f"prior 'timm:{argument}': timm has no such model with pretrained weights")
+        name, _, tag = argument.partition(".")
+        known = timm.list_pretrained(f"{name}.*") if timm.is_model(name) else []
+        if not known or (tag and argument not in known):
+            near = did_you_mean(argument, known or timm.list_pretrained())
+            raise UserError(f"unknown prior 'timm:{argument}': timm has no such model with pretrained weights{near}")
+        config = timm.get_pretrained_cfg(argument)
+        assert config is not None
         self.input_size = config.input_size[-1]
         self.mean, self.std = config.mean, config.std
 

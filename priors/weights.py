@@ -32,11 +32,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: not a state dict that loads without running code from the file; where you trust it, save the"
             " model's state_dict() alone, best as safetensors"
         ) from error
-    while isinstance(found, dict):
-        inner = found.get("state_dict", found.get("model"))
-        if not isinstance(inner, dict):
-            break
-        found = inner
+    for _ in range(2):  # as trainers nest it; no more, for a file can hold a mapping that contains itself
+        inner = found.get("state_dict", found.get("model")) if isinstance(found, dict) else None
+        found = inner if isinstance(inner, dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError(f"{path}: not a state dict (a mapping from names to tensors)")
     return {str(name): value for name, value in found.items()}
@@ -49,10 +47,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     have is left out.
     """
     state = read_state(path)
-    for prefix in PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
     own = module.state_dict()
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state) and not all(name.startswith(prefix) for name in own):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - state.keys())
     foreign = sorted(name for name in state.keys() - own.keys() if not name.startswith(HEADS))
@@ -60,7 +58,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         sentence = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r} too much"
         count = len(missing) + len(foreign)
         raise UserError(f"{path}: does not fit the architecture: it {sentence} ({count} names differ)")
-    for name in needed:
+    for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
             raise UserError(f"{path}: does not fit the architecture: {name} has shape {shapes}")

@@ -128,6 +128,19 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
 
 _loaded: dict[str, ImageSet] = {}
 
+# What numpy and zipfile raise on a damaged file; RuntimeError: one that seems encrypted, or of a future zip version;
+# TypeError: an array where an archive should be; MemoryError: an absurd shape.
+CACHE_ERRORS = (
+    OSError,
+    LookupError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
+
 
 def dataset_digest(name: str, places: Places) -> str:
     """Return the digest of a dataset's content: of pixels and labels, or of the files of one that streams.
@@ -139,7 +152,7 @@ def dataset_digest(name: str, places: Places) -> str:
     try:
         with np.load(_cache_path(info, places), allow_pickle=False) as arrays:
             return str(arrays["digest"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except CACHE_ERRORS:
         return load_dataset(name, places).digest
 
 
@@ -177,7 +190,7 @@ def _read_cache(info: DatasetInfo, path: Path, places: Places) -> ImageSet | Non
                 return _image_set(info, *info.read(places.data), digest, places)
             train = Split(arrays["train_images"], arrays["train_labels"])
             test = Split(arrays["test_images"], arrays["test_labels"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except CACHE_ERRORS:
         return None
     return _image_set(info, train, test, digest, places) if digest == _digest(train, test) else None
 

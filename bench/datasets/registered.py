@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,12 +54,14 @@ class _Cifar(DatasetInfo):
     def read(self, root: Path) -> tuple[Split, Split]:
         if not all(path.parent == root / self.archive for path in self.files(root)):
             return self.read_folder(root)
-        train, test = ([_unpickle(root / self.archive / name) for name in names] for names in self.batches)
+        train, test = ([root / self.archive / name for name in names] for names in self.batches)
         return self._split(train), self._split(test)
 
-    def _split(self, batches: list[dict[bytes, Any]]) -> Split:
-        pixels = np.concatenate([batch[b"data"] for batch in batches])
-        labels = [label for batch in batches for label in batch[self.label_key]]
+    def _split(self, paths: list[Path]) -> Split:
+        assert self.classes is not None
+        batches = [_unpickle(path, self.label_key, self.classes) for path in paths]
+        pixels = np.concatenate([images for images, _ in batches])
+        labels = [label for _, labels in batches for label in labels]
         return Split(pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64))
 
     def fetch(self, root: Path) -> None:
@@ -113,11 +116,16 @@ class FashionMnist(DatasetInfo):
         return []
 
     def read(self, root: Path) -> tuple[Split, Split]:
-        train_images, train_labels, test_images, test_labels = map(_idx, self.files(root))
-        return (
-            Split(_rgb(train_images), train_labels.astype(np.int64)),
-            Split(_rgb(test_images), test_labels.astype(np.int64)),
-        )
+        train_images, train_labels, test_images, test_labels = self.files(root)
+        return self._split(train_images, train_labels), self._split(test_images, test_labels)
+
+    def _split(self, images_path: Path, labels_path: Path) -> Split:
+        images, labels = _idx(images_path), _idx(labels_path)
+        if images.shape[1:] != (28, 28):
+            raise UserError(f"{images_path}: shape {images.shape} where (N, 28, 28) is expected")
+        if labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+            raise UserError(f"{labels_path}: not {len(images):,} labels from 0 to 9, as {images_path} needs")
+        return Split(_rgb(images), labels.astype(np.int64))
 
     def fetch(self, root: Path) -> None:
         import torchvision
@@ -154,44 +162,61 @@ def _idx(path: Path) -> Images:
     try:
         raw = path.read_bytes()
         data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        if data[:3] != b"\0\0\x08":
-            raise UserError(f"{path}: not an IDX file of bytes")
         shape = np.frombuffer(data, dtype=">i4", count=data[3], offset=4)
-        return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+        array = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(f"{path}: not a readable IDX file: {error}") from error
+    if data[:3] != b"\0\0\x08":
+        raise UserError(f"{path}: not an IDX file of bytes")
+    return array
+
+
+class _Type:
+    """Stands for numpy's dtype in a pickle."""
+
+    def __init__(self, name: bytes | str, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and the like, of no use for bytes."""
+
+
+class _Array:
+    """Stands for numpy's array in a pickle. Numpy's own crashes the process when a damaged file fills it in."""
+
+    value: Images
+
+    def __setstate__(self, state: tuple[object, tuple[int, ...], _Type, bool, bytes]) -> None:
+        _, shape, kind, columns_first, content = state
+        if kind.name not in (b"u1", "u1") or columns_first or type(content) is not bytes:
+            raise ValueError("it holds an array of something else than rows of bytes")
+        self.value = np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 class _ArraysOnly(pickle.Unpickler):
     """The CIFAR archive is a Python 2 pickle. This reader can make arrays, dicts, lists and strings of it: no more."""
 
-    allowed: ClassVar[set[tuple[str, str]]] = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _Type,
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
     }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return self.allowed[module, name]
 
 
-def _unpickle(path: Path) -> dict[bytes, Any]:
+def _unpickle(path: Path, label_key: bytes, classes: int) -> tuple[Images, list[int]]:
+    """Return the images (N, 3072) and labels of a batch of a CIFAR archive. Raises UserError."""
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        if not isinstance(batch, dict) or b"data" not in batch:
-            raise UserError(f"{path}: not a CIFAR batch")
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        IndexError,
-    ) as error:
-        raise UserError(f"{path}: not a readable CIFAR batch: {error}") from error
-    return batch
+        images, labels = batch[b"data"].value, batch[label_key]
+    except Exception as error:  # pickle raises nearly anything on a damaged file
+        raise UserError(f"{path}: not a readable CIFAR batch: {type(error).__name__}: {error}") from error
+    if images.shape != (len(labels), 3072) or not all(type(y) is int and 0 <= y < classes for y in labels):
+        raise UserError(f"{path}: not images of 3x32x32 bytes with a label from 0 to {classes - 1} each")
+    return images, labels

@@ -1,0 +1,36 @@
+"""Tables and plots from records."""
+
+from pathlib import Path
+
+from bench.atomic import atomic_write
+from bench.report.collect import collect
+from bench.report.frames import points_frame, results_frame, to_csv
+from bench.report.markdown import latex_document, markdown_document, terminal_text
+from bench.report.plots import draw_plots
+from bench.spec import Grid
+
+PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops")
+
+
+def write_report(grid: Grid, records: Path, out: Path) -> str:
+    """Write tables and plots of a grid's records to the folder `out` and return a short text for the terminal.
+
+    Reads records only and trains nothing. Raises UserError when the grid has no record.
+    """
+    found = collect(grid, records)
+    plots = draw_plots(found, PLOTS)
+    files = {
+        "report.md": markdown_document(found, [name for name in PLOTS if f"{name}.png" in plots]).encode(),
+        "table.csv": to_csv(results_frame(found)),
+        "points.csv": to_csv(points_frame(found)),
+        "table.tex": latex_document(found).encode(),
+        **plots,
+    }
+    for name in PLOTS:  # of an earlier report, when there is nothing to draw any more
+        for suffix in ("png", "svg"):
+            if f"{name}.{suffix}" not in files:
+                (out / f"{name}.{suffix}").unlink(missing_ok=True)
+    for name, content in files.items():
+        with atomic_write(out / name) as file:
+            file.write(content)
+    return terminal_text(found, [out / name for name in files])

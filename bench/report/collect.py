@@ -1,0 +1,307 @@
+"""Records matched to the cells of a grid, and the numbers that are made of them."""
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.grid import arm_name, expand
+from bench.spec import Arm, Cell, Grid
+from bench.store import Damaged, Ledger, Record, Score, read_records
+
+TOLERANCE = 0.02  # of the wall time, that the phases may miss
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation (ddof 1) of n values; one value has no deviation."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A dataset as it was when the records were made; results on different data are never put together.
+
+    `data` is the digest of its content, "" where nothing was recorded; `label` tells the groups of a grid apart.
+    """
+
+    dataset: str
+    title: str
+    data: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """An arm at one budget on one group's data: its planned seeds and what there is of them."""
+
+    group: Group
+    arm: Arm
+    label: str
+    budget: float
+    seeds: tuple[int, ...]
+    done: tuple[Record, ...]
+    failed: tuple[Record, ...]
+
+    @property
+    def missing(self) -> list[int]:
+        """Seeds without a record."""
+        there = {record.cell.seed for record in (*self.done, *self.failed)}
+        return [seed for seed in self.seeds if seed not in there]
+
+    def over_seeds(self, value: Callable[[Record], float | None]) -> Summary | None:
+        """Summarise a value of the finished seeds, None where nothing was measured."""
+        return summarise(value(record) for record in self.done)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method with its parameters: the arm without ReLA, if the grid has it, and the ReLA arms beside it."""
+
+    name: str
+    plain: Arm | None
+    rela: tuple[Arm, ...]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that a report shows.
+
+    `left_out` counts records of other settings; `replaced` are records of planned cells of which another is used.
+    """
+
+    grid: Grid
+    planned: tuple[Cell, ...]
+    groups: tuple[Group, ...]
+    families: tuple[Family, ...]
+    results: tuple[Result, ...]
+    left_out: int
+    replaced: tuple[Record, ...]
+    damaged: tuple[Damaged, ...]
+
+    def find(self, group: Group, arm: Arm | None, budget: float) -> Result | None:
+        """Return an arm's result, None where the grid does not plan it."""
+        return next((r for r in self.results if (r.group, r.arm, r.budget) == (group, arm, budget)), None)
+
+    @property
+    def done(self) -> list[Record]:
+        """The records that the numbers are made of."""
+        return [record for result in self.results for record in result.done]
+
+    @property
+    def cells_done(self) -> int:
+        """Planned cells with a result, on whatever data."""
+        return len({record.cell.key() for record in self.done})
+
+
+def collect(grid: Grid, folder: Path) -> Collected:
+    """Match the records of a folder to the cells of a grid. Raises UserError when no cell has a record."""
+    records, damaged = read_records(folder)
+    planned = {cell.key(): cell for cell in expand(grid)}
+    matched = [record for record in records if record.cell.key() in planned]
+    left_out = len(records) - len(matched)
+    if not matched:
+        others = [f"{left_out} made with other settings"] * bool(left_out)
+        others += [f"{len(damaged)} damaged, {damaged[0].path.name}: {damaged[0].reason}"] if damaged else []
+        there = f" (there: {'; '.join(others)})" if others else ""
+        raise UserError(f"{folder}: no record of grid {grid.name}{there}; `python -m bench run` makes them")
+    group_of = _groups(grid, matched)
+    used, replaced = _newest(matched, planned, group_of)
+    groups = tuple(dict.fromkeys(group_of.values()))
+    labels = arm_labels(grid.arms)
+    results = []
+    for group in groups:
+        for arm in grid.arms:
+            for budget in arm.budgets or grid.budgets:
+                mine = [
+                    record
+                    for record in used.get((group, arm_name(arm)), [])
+                    if record.cell.budget == budget  # the records are in the order of their seeds
+                ]
+                done = tuple(record for record in mine if is_complete(record))
+                failed = tuple(record for record in mine if not is_complete(record))
+                results.append(Result(group, arm, labels[arm_name(arm)], budget, grid.seeds, done, failed))
+    return Collected(
+        grid=grid,
+        planned=tuple(planned.values()),
+        groups=groups,
+        families=families(grid),
+        results=tuple(results),
+        left_out=left_out,
+        replaced=tuple(replaced),
+        damaged=tuple(damaged),
+    )
+
+
+def is_complete(record: Record) -> bool:
+    """Return whether a record holds all that a finished cell has."""
+    return bool(record.final and record.final.linear and record.ledger)
+
+
+def reason(record: Record) -> str:
+    """Return why a record is no result."""
+    return record.error or ("it says done but lacks scores or costs" if record.status == "done" else "no reason given")
+
+
+def families(grid: Grid) -> tuple[Family, ...]:
+    """Return the grid's methods, each with the arms that belong to it, in the order of the arms."""
+    members: dict[str, list[Arm]] = defaultdict(list)
+    for arm in grid.arms:
+        members[arm_name(Arm(method=arm.method, params=arm.params))].append(arm)
+    found = []
+    for name, arms in members.items():
+        plain = next((arm for arm in arms if not arm.rela), None)
+        found.append(Family(arm_name(plain) if plain else name, plain, tuple(arm for arm in arms if arm.rela)))
+    return tuple(found)
+
+
+def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
+    """Return what to call each arm, by its name: its own name, or its method (unless `short`), prior and settings."""
+    labels = {arm_name(arm): _label(arm, short) for arm in arms}
+    counts = Counter(labels.values())
+    return {name: label if counts[label] == 1 else name for name, label in labels.items()}
+
+
+def summarise(values: Iterable[float | None]) -> Summary | None:
+    """Return mean, sample standard deviation and n of the values that are there, None without any."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    return Summary(len(there), statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None)
+
+
+def score_of(record: Record) -> Score:
+    """Return the final scores of a finished cell."""
+    assert record.final
+    return record.final
+
+
+def ledger_of(record: Record) -> Ledger:
+    """Return the costs of a finished cell."""
+    assert record.ledger
+    return record.ledger
+
+
+def linear(record: Record) -> float:
+    """Return a finished cell's linear accuracy: the mean over the probe's last epochs."""
+    return statistics.fmean(score_of(record).linear)
+
+
+def knn(record: Record) -> float:
+    """Return a finished cell's kNN accuracy."""
+    return score_of(record).knn
+
+
+def probe_sd(record: Record) -> float | None:
+    """Return the standard deviation of linear accuracy over the probe's last epochs."""
+    values = score_of(record).linear
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def target_flops(record: Record) -> int:
+    """Return what making the cell's targets took; nothing without a prior."""
+    targets = ledger_of(record).targets
+    return targets.flops if targets else 0
+
+
+def total_flops(record: Record) -> int:
+    """Return what training and making the targets took."""
+    return ledger_of(record).flops + target_flops(record)
+
+
+def phase_seconds(record: Record, phase: str) -> float | None:
+    """Return the seconds of a phase; those of the targets are charged in full, cached or not."""
+    ledger = ledger_of(record)
+    if phase == "targets":
+        return ledger.targets.seconds if ledger.targets else 0.0
+    return ledger.seconds.get(phase)
+
+
+def clock_gap(record: Record) -> float | None:
+    """Return by what share of the wall time a cell's phases miss it, None when they are within the tolerance."""
+    ledger = ledger_of(record)
+    missed = math.fsum(ledger.seconds.values()) - ledger.wall_seconds
+    if abs(missed) <= TOLERANCE * ledger.wall_seconds:
+        return None
+    return missed / ledger.wall_seconds if ledger.wall_seconds else math.inf
+
+
+def _label(arm: Arm, short: bool) -> str:
+    if arm.name or not arm.rela:
+        return arm_name(arm)
+    prior = arm.rela.prior
+    if prior.startswith("file:"):
+        prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
+    notes = [prior.removeprefix("timm:")]
+    notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
+    notes += ["trained map"] if arm.rela.train_map else []
+    label = f"ReLA ({', '.join(notes)})"
+    return label if short else f"{arm_name(Arm(method=arm.method, params=arm.params))} + {label}"
+
+
+def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Group]:
+    """Return the group of each (dataset, title, data digest), in the order of the grid's datasets.
+
+    A cell that failed knows its dataset's name but not its title: it belongs to the data it was started on. A dataset
+    without records has a group of its own, so that what is missing has a place.
+    """
+    titles: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for record in matched:
+        if record.status == "done":
+            titles[record.cell.dataset, record.inputs.data].add(record.dataset_title)
+    found: dict[tuple[str, str, str], tuple[str, str, str]] = {}
+    for record in matched:
+        key = (record.cell.dataset, record.dataset_title, record.inputs.data)
+        known = titles[record.cell.dataset, record.inputs.data]
+        title = record.dataset_title if record.status == "done" or not known else min(known)
+        found[key] = (record.cell.dataset, title, record.inputs.data)
+    for dataset in grid.datasets:
+        if not any(name == dataset.name for name, _, _ in found):
+            found[dataset.name, dataset.name, ""] = (dataset.name, dataset.name, "")
+    counts = Counter(title for _, title, _ in set(found.values()))
+    order = [dataset.name for dataset in grid.datasets]
+    return {
+        key: Group(dataset, title, data, title if counts[title] == 1 else f"{title} [{dataset}, data {data or 'none'}]")
+        for key, (dataset, title, data) in sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[1]))
+    }
+
+
+def _newest(
+    matched: list[Record], planned: dict[str, Cell], group_of: dict[tuple[str, str, str], Group]
+) -> tuple[dict[tuple[Group, str], list[Record]], list[Record]]:
+    """Return the records to use by group and arm, in the order of their seeds, and those that others replace.
+
+    An arm's records are put together only when method, parameters and prior are of one version, the newest; of a
+    cell's records the newest counts.
+    """
+    by_arm: dict[tuple[Group, str], list[Record]] = defaultdict(list)
+    for record in sorted(matched, key=lambda record: (str(record.provenance.get("time", "")), record.id)):
+        group = group_of[record.cell.dataset, record.dataset_title, record.inputs.data]
+        by_arm[group, planned[record.cell.key()].arm].append(record)
+    used: dict[tuple[Group, str], list[Record]] = {}
+    replaced = []
+    for place, records in by_arm.items():
+        version = _version(records[-1])
+        newest = {record.cell.key(): record for record in records if _version(record) == version}
+        used[place] = sorted(newest.values(), key=lambda record: record.cell.seed)
+        kept = {record.id for record in newest.values()}
+        replaced += [record for record in records if record.id not in kept]
+    return used, replaced
+
+
+def _version(record: Record) -> str:
+    """Return what must be equal in all of an arm's records beyond their settings.
+
+    Only the weights of a file or of a published model are the same for all seeds of an arm.
+    """
+    rela = record.cell.rela
+    shared = rela is not None and rela.prior.startswith(("file:", "timm:"))
+    prior = record.inputs.prior if shared else None
+    return json.dumps([record.inputs.method_version, record.inputs.params, prior], sort_keys=True)

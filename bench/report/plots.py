@@ -1,0 +1,209 @@
+"""Accuracy against cost."""
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from bench.grid import arm_name
+from bench.report.collect import Collected, Group, Result, Summary, ledger_of, linear, total_flops
+from bench.report.tables import one_line, percent
+from bench.spec import Arm
+from bench.store import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")
+STYLE: dict[Any, Any] = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "svg.hashsalt": "rela-bench",
+}
+UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1.0, "FLOP"))
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a plot: mean cost, and accuracy in % over seeds."""
+
+    cost: float
+    budget: float
+    accuracy: Summary
+
+
+def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the plots as PNG and SVG by file name, nothing when no cell is done. Equal records, equal bytes."""
+    if not found.done:
+        return {}
+    import matplotlib
+
+    costs: dict[str, Callable[[Record], float]] = {
+        "accuracy_vs_steps": lambda record: ledger_of(record).steps,
+        "accuracy_vs_flops": total_flops,
+    }
+    files = {}
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        for name in names:
+            figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
+            files[f"{name}.png"] = _bytes(figure, "png", {"Software": None})
+            files[f"{name}.svg"] = _bytes(figure, "svg", {"Date": None})
+    return files
+
+
+def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "Figure":
+    from matplotlib.figure import Figure
+
+    groups = [group for group in found.groups if any(r.group == group and r.done for r in found.results)]
+    columns = min(2, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(9, 0.9 + 3.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr,call-arg]
+    handles: dict[str, Line2D] = {}
+    for panel, group in zip(panels, groups, strict=False):
+        handles |= _draw(panel, found, group, cost, flops)
+        if len(groups) > 1:
+            panel.set_title(one_line(group.label, 60), loc="left")
+    for panel in panels[len(groups) :]:
+        panel.set_axis_off()
+    title = found.grid.name if len(groups) > 1 else f"{found.grid.name}: {one_line(groups[0].label, 60)}"
+    figure.suptitle(title, fontweight="bold", fontsize=12.5)
+    order = [result.label for result in found.results]
+    labels = sorted(handles, key=order.index)
+    figure.legend(
+        [handles[label] for label in labels],
+        [_legible(label) for label in labels],
+        loc="outside lower center",
+        ncols=_legend_columns(labels),
+        frameon=False,
+    )
+    return figure
+
+
+def _draw(
+    panel: "Axes", found: Collected, group: Group, cost: Callable[[Record], float], flops: bool
+) -> "dict[str, Line2D]":
+    """Draw a group's arms and return the lines by label."""
+    lines = {}
+    spots = {arm_name(arm): _spots(found, group, arm, cost) for arm in found.grid.arms}
+    everywhere = [spot.cost for line in spots.values() for spot in line]
+    scale, unit = next((s, u) for s, u in UNITS if max(everywhere) >= s or s == 1.0) if flops else (1.0, "")
+    stars: list[tuple[float, str, str]] = []
+    for index, arm in enumerate(found.grid.arms):
+        line = spots[arm_name(arm)]
+        if not line:
+            continue
+        colour = COLOURS[index % len(COLOURS)]
+        label = next(result.label for result in found.results if result.arm == arm)
+        drawn = panel.errorbar(
+            [spot.cost / scale for spot in line],
+            [spot.accuracy.mean for spot in line],
+            yerr=[math.nan if spot.accuracy.sd is None else spot.accuracy.sd for spot in line],
+            color=colour,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=6.5,
+            markerfacecolor=colour if arm.rela else "white",  # so that it can be told in grey, too
+            markeredgewidth=1.5,
+            linewidth=1.6,
+            elinewidth=1.1,
+            capsize=3,
+        )
+        lines[label] = drawn.lines[0]
+        full = next((spot for spot in line if spot.budget == 1.0 and not arm.rela), None)
+        if full:
+            panel.axhline(full.accuracy.mean, color=colour, linestyle=(0, (5, 3)), linewidth=1.0, zorder=1.5)
+            stars.append((full.accuracy.mean, f"{one_line(label, 24)}*\n{full.accuracy.mean:.1f}%", colour))
+    panel.set_ylabel("Linear accuracy, % of test images")
+    _cost_axis(panel, [spot for line in spots.values() for spot in line], scale, unit)
+    _name_stars(panel, stars)
+    return lines
+
+
+def _spots(found: Collected, group: Group, arm: Arm, cost: Callable[[Record], float]) -> list[Spot]:
+    """Return the ends of an arm's cells, by rising budget."""
+    found_there: list[Result] = [r for r in found.results if r.group == group and r.arm == arm and r.done]
+    spots = []
+    for result in sorted(found_there, key=lambda result: result.budget):
+        spent, accuracy = result.over_seeds(cost), result.over_seeds(lambda record: 100 * linear(record))
+        assert spent
+        assert accuracy
+        spots.append(Spot(spent.mean, result.budget, accuracy))
+    return spots
+
+
+def _cost_axis(panel: "Axes", spots: list[Spot], scale: float, unit: str) -> None:
+    """Scale and label the axis of costs; without a unit they are steps, labelled with their budget."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    costs = [spot.cost / scale for spot in spots]
+    log = min(costs) > 0 and max(costs) > 4 * min(costs)
+    if log:
+        panel.set_xscale("log")
+        decades = math.log10(max(costs) / min(costs))
+        panel.xaxis.set_major_locator(
+            LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if decades < 1.2 else (1, 2, 5) if decades < 4 else (1,))
+        )
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.margins(x=0.07)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    ending = " (log scale)" if log else ""
+    if unit:
+        panel.set_xlabel(f"{unit} of training and making the targets{ending}")
+        return
+    budgets = {cost: percent(spot.budget) for cost, spot in zip(costs, spots, strict=True)}
+    if _apart(sorted(budgets), log):
+        panel.set_xticks(sorted(budgets), [f"{cost:,.0f}\n{budgets[cost]}" for cost in sorted(budgets)])
+        ending = f" and budget{ending}"
+    panel.set_xlabel(f"Training steps{ending}")
+
+
+def _apart(costs: list[float], log: bool) -> bool:
+    """Return whether ticks at these costs would stand clear of one another."""
+    places = [math.log(cost) for cost in costs] if log else costs
+    gaps = [right - left for left, right in pairwise(places)]
+    return not gaps or min(gaps) >= 0.12 * (places[-1] - places[0])
+
+
+def _name_stars(panel: "Axes", stars: list[tuple[float, str, str]]) -> None:
+    """Name the dashed lines at the right edge, moved apart where they are close."""
+    low, high = panel.get_ylim()
+    place = -math.inf
+    for value, text, colour in sorted(stars):
+        place = max((value - low) / (high - low), place + 0.13)
+        panel.text(1.015, place, text, color=colour, transform=panel.transAxes, va="center", fontsize=9.5)
+
+
+def _legible(label: str) -> str:
+    label = one_line(label, 60)
+    return f" {label}" if label.startswith("_") else label  # matplotlib hides labels that begin so
+
+
+def _legend_columns(labels: list[str]) -> int:
+    """Return how many columns fit below a figure of 9 inches."""
+    widest = max(len(_legible(label)) for label in labels)
+    fit = max(1, 110 // (widest + 6))
+    return math.ceil(len(labels) / math.ceil(len(labels) / fit))
+
+
+def _bytes(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+    return buffer.getvalue()

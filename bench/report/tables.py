@@ -1,0 +1,307 @@
+"""Tables as plain data, and as Markdown, LaTeX and text."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from bench.grid import arm_name
+from bench.report.collect import (
+    Collected,
+    Family,
+    Group,
+    Result,
+    Summary,
+    arm_labels,
+    ledger_of,
+    linear,
+    phase_seconds,
+    probe_sd,
+    score_of,
+    target_flops,
+    total_flops,
+)
+from bench.store import Record
+
+NONE = "—"  # not planned, or not measured
+DAGGER = "†"  # fewer seeds than planned
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of a table: `text` carries the emphasis, `note` follows it plainly."""
+
+    text: str
+    note: str = ""
+    bold: bool = False
+    underline: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows; the first `names` columns are names, aligned to the left, the others numbers."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    names: int
+
+    def uses(self, mark: str) -> bool:
+        """Return whether a mark stands in some note."""
+        return any(mark in entry.note for row in self.rows for entry in row)
+
+
+def accuracy_table(found: Collected, family: Family, value: Callable[[Record], float]) -> Table:
+    """Return the accuracies of a method in the shape of the paper's Table 1.
+
+    Rows: datasets x budgets. Columns: the method, its ReLA arms, and the method at the full budget (the star). Bold:
+    the best of at least two in a row, the star aside; underlined: better than the star. Compared before rounding.
+    """
+    headers = arm_labels(family.rela, short=True)
+    arms = [family.plain, *family.rela]
+    head = ("Dataset", "Budget", family.name, *(headers[arm_name(arm)] for arm in family.rela), f"{family.name}*")
+    rows = []
+    for group in found.groups:
+        star = _summary(found.find(group, family.plain, 1.0), value)
+        for budget in _budgets(found, family):
+            results = [found.find(group, arm, budget) for arm in arms]
+            summaries = [_summary(result, value) for result in results]
+            means = [summary.mean for summary in summaries if summary]
+            entries = [
+                _accuracy(
+                    result,
+                    summary,
+                    best=summary is not None and len(means) > 1 and summary.mean == max(means),
+                    beats=summary is not None and star is not None and summary.mean > star.mean,
+                )
+                for result, summary in zip(results, summaries, strict=True)
+            ]
+            last = _accuracy(found.find(group, family.plain, 1.0), star)
+            rows.append((Entry(group.label), Entry(percent(budget)), *entries, last))
+    return Table(head, tuple(rows), names=2)
+
+
+def cost_table(found: Collected, group: Group) -> Table:
+    """Return what the arms spent on a group's data: means over the seeds."""
+    head = (
+        "Arm",
+        "Budget",
+        "n",
+        "Steps",
+        "Images",
+        "Train TFLOP",
+        "Targets TFLOP",
+        "Targets, share",
+        "Train s",
+        "Targets s",
+        "Eval s",
+        "Other s",
+        "Wall s",
+        "Peak MiB",
+        "ReLA switched",
+    )
+    rows = []
+    for result in found.results:
+        if result.group != group or not result.done:
+            continue
+        share = _summary(result, lambda record: target_flops(record) / (total_flops(record) or 1))
+        texts = [
+            result.label,
+            percent(result.budget),
+            str(len(result.done)),
+            _mean(result, lambda record: ledger_of(record).steps, whole),
+            _mean(result, lambda record: ledger_of(record).images, whole),
+            _mean(result, lambda record: ledger_of(record).flops / 1e12),
+            _mean(result, lambda record: target_flops(record) / 1e12),
+            f"{number(100 * share.mean)}%" if share else NONE,
+            *(_mean(result, partial(phase_seconds, phase=phase)) for phase in ("train", "targets", "eval", "other")),
+            _mean(result, lambda record: ledger_of(record).wall_seconds),
+            _mean(result, _peak_mib, whole),
+            _switch(result),
+        ]
+        rows.append(tuple(Entry(text) for text in texts))
+    return Table(head, tuple(rows), names=2)
+
+
+def spread_table(found: Collected) -> Table:
+    """Return the spread of linear accuracy over the probe's last epochs beside the one over seeds, in points."""
+    head = ("Dataset", "Arm", "Budget", "Within the probe", "Probe epochs", "Over seeds", "Seeds")
+    rows = []
+    for result in found.results:
+        if not result.done:
+            continue
+        within, over = result.over_seeds(probe_sd), result.over_seeds(linear)
+        epochs = sorted({len(score_of(record).linear) for record in result.done})
+        texts = [
+            result.group.label,
+            result.label,
+            percent(result.budget),
+            f"{100 * within.mean:.2f}" if within else NONE,
+            "n=" + " or ".join(map(str, epochs)),
+            f"{100 * over.sd:.2f}" if over and over.sd is not None else NONE,
+            f"n={len(result.done)}",
+        ]
+        rows.append(tuple(Entry(text) for text in texts))
+    return Table(head, tuple(rows), names=3)
+
+
+def percent(share: float) -> str:
+    """Return a budget for people."""
+    return f"{100 * share:g}%"
+
+
+def number(value: float) -> str:
+    """Return a quantity with two or three significant digits, the whole part in full."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 1:
+        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:#.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def whole(value: float) -> str:
+    """Return a count."""
+    return f"{value:,.0f}"
+
+
+def to_markdown(table: Table) -> str:
+    """Return a table in GitHub's Markdown."""
+    lines = [
+        [escape_markdown(text) for text in table.head],
+        ["---" if column < table.names else "---:" for column in range(len(table.head))],
+        *([_markdown_entry(entry) for entry in row] for row in table.rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def to_latex(table: Table) -> str:
+    """Return a table as a tabular for the package booktabs."""
+    numbers = len(table.head) - table.names
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * table.names}{'r' * numbers}}}",
+        r"\toprule",
+        rf"{' & '.join(escape_latex(text) for text in table.head)} \\",
+        r"\midrule",
+    ]
+    before = None
+    for row in table.rows:
+        if before not in (None, row[0].text):
+            lines.append(r"\midrule")
+        first = "" if row[0].text == before else escape_latex(row[0].text)
+        lines.append(rf"{' & '.join([first, *map(_latex_entry, row[1:])])} \\")
+        before = row[0].text
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def to_text(table: Table) -> str:
+    """Return a table for a terminal."""
+    lines = [list(map(one_line, table.head))]
+    lines += [[one_line(f"{entry.text} {entry.note}") for entry in row] for row in table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column < table.names else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """Return text without line breaks and control characters, cut where it is too long for a report."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown, with the HTML in it, shows as it is."""
+    text = re.sub(r"([\\`*_{}\[\]|~$#])", r"\\\1", one_line(text))
+    text = re.sub(r"^(\d*)([-+=.)])(?=\s|$|[-=]+$)", r"\1\\\2", text)  # what would begin a list or rule off a title
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# In braces: a bracket or a star at the beginning of a row would be taken for an argument of the line break before it.
+_LATEX = {
+    **{c: f"\\{c}" for c in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "—": "---",
+    "…": r"\ldots{}",
+    "†": r"$^\dag$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it is; a letter that pdflatex may not know is given by its code point."""
+    return "".join(
+        _LATEX.get(c) or (c if c.isascii() or _is_accented(c) else f"{{[}}U+{ord(c):04X}{{]}}") for c in one_line(text)
+    )
+
+
+def _is_accented(c: str) -> bool:
+    return "À" <= c <= "ÿ" and c not in "\xd7\xf7ÐðÞþ"  # the signs for times and divided by
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = escape_markdown(entry.text)
+    text = f"<u>{text}</u>" if entry.underline else text
+    text = f"**{text}**" if entry.bold else text
+    return f"{text} {escape_markdown(entry.note)}".rstrip()
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = escape_latex(entry.text)
+    text = rf"\textbf{{{text}}}" if entry.bold else text
+    text = rf"\underline{{{text}}}" if entry.underline else text
+    return f"{text} {escape_latex(entry.note)}".rstrip()
+
+
+def _budgets(found: Collected, family: Family) -> Sequence[float]:
+    """Return the budgets below the full one; the full one too where ReLA has it, or where there is no other."""
+    arms = [arm for arm in (family.plain, *family.rela) if arm]
+    budgets = {budget for arm in arms for budget in arm.budgets or found.grid.budgets}
+    full = any(1.0 in (arm.budgets or found.grid.budgets) for arm in family.rela)
+    return sorted(budgets if full else budgets - {1.0} or budgets)
+
+
+def _summary(result: Result | None, value: Callable[[Record], float]) -> Summary | None:
+    return result.over_seeds(value) if result else None
+
+
+def _accuracy(result: Result | None, summary: Summary | None, best: bool = False, beats: bool = False) -> Entry:
+    if not result or not summary:
+        return Entry(NONE)
+    spread = "" if summary.sd is None else f" ± {100 * summary.sd:.1f}"
+    note = f"(n={summary.n})" + DAGGER * (summary.n < len(result.seeds))
+    return Entry(f"{100 * summary.mean:.1f}{spread}", note, bold=best, underline=beats)
+
+
+def _mean(result: Result, value: Callable[[Record], float | None], form: Callable[[float], str] = number) -> str:
+    summary = result.over_seeds(value)
+    return form(summary.mean) if summary else NONE
+
+
+def _peak_mib(record: Record) -> float | None:
+    peak = ledger_of(record).peak_memory_bytes
+    return None if peak is None else peak / 2**20
+
+
+def _switch(result: Result) -> str:
+    """Return at which step ReLA handed over to the method, in all seeds."""
+    if not result.arm.rela:
+        return ""
+    steps = [record.switch_step for record in result.done if record.switch_step is not None]
+    if not steps:
+        return f"not in {max(ledger_of(record).steps for record in result.done):,} steps"
+    text = f"at {min(steps):,}" + (f" to {max(steps):,}" if min(steps) < max(steps) else "")
+    return text if len(steps) == len(result.done) else f"{text} ({len(steps)} of {len(result.done)} seeds)"

@@ -1,0 +1,74 @@
+"""The probe against scikit-learn's logistic regression, the vote against a plain loop."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from bench.datasets import Split
+from bench.evaluate import Features, extract, knn_accuracy, linear_probe
+from bench.source import open_source
+from bench.spec import Knn, Probe
+from bench.views import MEAN, STD
+
+
+@pytest.fixture(scope="module")
+def features() -> Features:
+    """The digits' own pixels as features, the last 600 for test."""
+    bunch = load_digits()
+    pixels = torch.from_numpy(StandardScaler().fit_transform(bunch.data)).float()
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    return Features(pixels[:-600], labels[:-600], pixels[-600:], labels[-600:])
+
+
+def test_the_probe_is_within_a_point_of_logistic_regression(features: Features) -> None:
+    reference = LogisticRegression(max_iter=5000, C=10.0).fit(features.train, features.train_labels)
+    expected = reference.score(features.test, features.test_labels)
+    accuracies = linear_probe(features, 10, Probe(lr=3e-3), seed=0)  # 10 steps an epoch: the paper's rate is slow here
+    assert len(accuracies) == 3
+    assert abs(np.mean(accuracies) - expected) < 0.01
+
+
+def test_the_probe_reports_its_last_epochs_and_shares_of_images(features: Features) -> None:
+    accuracies = linear_probe(features, 10, Probe(epochs=2), seed=0)
+    assert len(accuracies) == 2
+    for accuracy in accuracies:
+        assert (accuracy * 600) == pytest.approx(round(accuracy * 600), abs=1e-9)
+    assert accuracies == linear_probe(features, 10, Probe(epochs=2), seed=0)
+    assert accuracies != linear_probe(features, 10, Probe(epochs=2), seed=1)
+
+
+def test_the_vote_against_a_plain_loop(features: Features) -> None:
+    knn = Knn(k=7, temperature=0.1)
+    bank = features.train / features.train.norm(dim=1, keepdim=True)
+    right = 0
+    for feature, label in zip(features.test, features.test_labels, strict=True):
+        cosines = bank @ (feature / feature.norm())
+        votes = [0.0] * 10
+        for neighbour in cosines.argsort(descending=True)[:7]:
+            votes[int(features.train_labels[neighbour])] += float(torch.exp(cosines[neighbour] / 0.1))
+        right += int(np.argmax(votes) == label)
+    assert knn_accuracy(features, 10, knn) == pytest.approx(right / 600)
+
+
+def test_k_may_exceed_the_training_set() -> None:
+    few = Features(torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3), torch.tensor([0, 1, 1]))
+    assert knn_accuracy(few, 2, Knn(k=200, temperature=0.02)) == 1.0
+
+
+def test_features_are_of_plain_images_in_eval_mode_without_gradient() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
+    split = Split(images, np.arange(5))
+    source = open_source(split, 4, torch.device("cpu"), workers=0)
+    backbone = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten()).train()
+    state = {key: value.clone() for key, value in backbone.state_dict().items()}
+    found = extract(backbone, source, source, 4)
+    normalised = (images / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    np.testing.assert_allclose(found.train, normalised.reshape(5, -1) / np.sqrt(1 + 1e-5), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.test, found.train)
+    assert not found.train.requires_grad
+    assert backbone.training, "the mode is put back"
+    assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())

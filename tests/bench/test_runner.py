@@ -1,0 +1,213 @@
+"""Whole cells on real digits: finished ones stay, failed ones harm nobody, interrupted ones go on bit by bit."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.budget import total_steps
+from bench.experiment import Watch, run_cell
+from bench.grid import expand, load_grid
+from bench.places import Places
+from bench.plan import Task, plan
+from bench.progress import Display
+from bench.runner import Outcome, run_tasks
+from bench.store import Record, read_record, record_path
+from bench.train import Interrupted
+from bench.views import View
+from methods import Batch, Method, methods
+from priors.weights import read_state
+
+GRID = """
+backbone: resnet_small
+datasets: [{name: digits, train_images: 200}]
+seeds: [3]
+budgets: [0.5]
+arms:
+  - {method: byol, budgets: [0.5, 1.0]}
+  - {name: constant, method: byol, rela: {prior: rand, phase: 0.5}}
+  - {name: trained, method: simclr, rela: {prior: DIGITS-T}}
+protocol:
+  {epochs: 3, batch_size: 32, input_size: 12, blur: false, evaluate_at: [0.5], probe: {epochs: 4}, knn: {k: 5}}
+"""
+CPU = torch.device("cpu")
+Runs = Callable[..., list[Outcome]]
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def tasks_of(grid: Path, places: Places, *settings: str) -> list[Task]:
+    cells = expand(load_grid(str(grid), settings=settings))
+    return plan(cells, cells, places, "grid tiny")
+
+
+def places_in(folder: Path) -> Places:
+    return Places(data=folder / "data", results=folder / "results", grid="tiny")
+
+
+def run(grid: Path, places: Places, *settings: str) -> list[Outcome]:
+    return run_tasks(tasks_of(grid, places, *settings), places, CPU, 0, Display())
+
+
+def record(task: Task, places: Places) -> Record:
+    found = read_record(record_path(places.records, task.id))
+    assert isinstance(found, Record)
+    return found
+
+
+def what_was_learned(task: Task, places: Places) -> tuple[object, dict[str, Tensor]]:
+    found = record(task, places)
+    assert found.ledger is not None
+    curve = [(point.step, point.flops, point.loss, point.score) for point in found.curve]
+    facts = (curve, found.switch_step, found.ledger.steps, found.ledger.images, found.ledger.flops)
+    return facts, read_state(places.backbone(task.id))
+
+
+def assert_equal(one: tuple[object, dict[str, Tensor]], other: tuple[object, dict[str, Tensor]]) -> None:
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    assert all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    outcomes = run(grid, places)
+    assert [(outcome.status, outcome.cached) for outcome in outcomes] == [("done", False)] * 4
+    for outcome in outcomes:
+        found = record(outcome.task, places)
+        ledger, steps = found.ledger, total_steps(found.cell, 200)
+        assert ledger is not None
+        assert ledger.steps == steps == found.curve[-1].step == {0.5: 9, 1.0: 18}[found.cell.budget]
+        assert ledger.images == 32 * steps
+        assert ledger.flops == found.curve[-1].flops > 0
+        assert sum(ledger.seconds.values()) == pytest.approx(ledger.wall_seconds, rel=0.02)
+        assert [point.step for point in found.curve] == [-(-steps // 2), steps]
+        assert len(found.curve[-1].score.linear) == 3
+        assert (ledger.targets is not None) == (found.cell.rela is not None)
+        assert found.provenance["packages"]["torch"] == torch.__version__
+    constant = record(outcomes[2].task, places)
+    assert constant.switch_step == 3, "half of three epochs, rounded down, is one epoch of three steps"
+    before = {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
+    again = run(grid, places)
+    assert [(outcome.status, outcome.cached) for outcome in again] == [("done", True)] * 4
+    assert before == {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
+
+
+def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: Path) -> None:
+    first, second = places_in(tmp_path / "a"), places_in(tmp_path / "b")
+    for outcome, other in zip(run(grid, first), run(grid, second), strict=True):
+        assert outcome.task.id == other.task.id
+        assert_equal(what_was_learned(outcome.task, first), what_was_learned(other.task, second))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 9])
+def test_an_interrupted_cell_goes_on_as_if_nothing_had_happened(stop_at: int, grid: Path, tmp_path: Path) -> None:
+    places, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
+    only = ("arms=[{name: constant, method: byol, rela: {prior: rand, phase: 0.5}}]",)
+    (task,) = tasks_of(grid, places, *only)
+    steps: list[int] = []
+    watch = Watch(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == stop_at)
+    with pytest.raises(Interrupted):
+        run_cell(task, places, CPU, 0, watch)
+    (resumed,) = run(grid, places, *only)
+    (unbroken,) = run(grid, whole, *only)
+    assert resumed.status == "done"
+    assert_equal(what_was_learned(task, places), what_was_learned(unbroken.task, whole))
+    found = record(task, places).ledger
+    assert found is not None
+    assert sum(found.seconds.values()) == pytest.approx(found.wall_seconds, rel=0.02)
+
+
+def test_a_checkpoint_of_another_cell_or_a_damaged_one_is_not_used(grid: Path, tmp_path: Path) -> None:
+    places, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
+    only = "arms=[{method: byol, budgets: [0.5]}]"
+    (task,) = tasks_of(grid, places, only)
+    places.work(task.id).mkdir(parents=True)
+    (places.work(task.id) / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    (outcome,) = run(grid, places, only)
+    run(grid, whole, only)
+    assert outcome.status == "done"
+    assert_equal(what_was_learned(task, places), what_was_learned(task, whole))
+    assert (places.work(task.id) / "checkpoint.damaged").read_bytes() == b"not a checkpoint"
+
+
+@pytest.fixture
+def broken() -> Iterator[None]:
+    """Register a method that raises and one whose loss is not a number, for one test."""
+
+    @methods.register("raises")
+    class Raises(Method):
+        views = (View(), View())
+
+        def loss(self, batch: Batch) -> Tensor:
+            raise ValueError("on purpose")
+
+    @methods.register("nan")
+    class Nan(Raises):
+        def loss(self, batch: Batch) -> Tensor:
+            return self.backbone(batch.views[0]).sum() * float("nan")
+
+    yield
+    del methods._items["raises"], methods._items["nan"]
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_failure_is_recorded_and_the_grid_goes_on(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    arms = "arms=[raises, nan, {method: byol, budgets: [0.5]}]"
+    outcomes = run(grid, places, arms)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "done"]
+    assert outcomes[0].reason == "ValueError: on purpose"
+    assert outcomes[1].reason == "the loss is nan at step 3"
+    assert record(outcomes[0].task, places).error == "ValueError: on purpose"
+    assert "on purpose" in (places.work(outcomes[0].task.id) / "traceback.txt").read_text()
+    again = run(grid, places, arms)
+    assert [outcome.cached for outcome in again] == [False, False, True], "a failure is not cached"
+
+
+@pytest.mark.usefixtures("broken")
+def test_what_needs_a_failed_cell_is_skipped_and_says_why(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = places_in(tmp_path)
+    monkeypatch.setitem(methods._items, "byol", methods.get("raises"))
+    outcomes = run(grid, places, "arms=[{method: byol, budgets: [1.0]}, {method: simclr, rela: {prior: DIGITS-T}}]")
+    assert [outcome.status for outcome in outcomes] == ["failed", "skipped"]
+    assert outcomes[1].reason == f"its prior's cell {outcomes[0].task.id} is failed"
+
+
+def test_a_lost_backbone_that_a_cell_needs_is_trained_again(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    outcomes = run(grid, places)
+    maker, user = outcomes[1].task, outcomes[3].task
+    assert user.needs is not None
+    assert user.needs.id == maker.id
+    places.backbone(maker.id).unlink()
+    assert all(outcome.cached for outcome in run(grid, places)), "nobody needs it"
+    record_path(places.records, user.id).unlink()
+    assert [outcome.cached for outcome in run(grid, places)] == [True, False, True, False]
+    assert places.backbone(maker.id).is_file()
+
+
+def test_a_missing_dataset_skips_its_cells_only(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    settings = ("datasets=[{name: cifar10, train_images: 200}, {name: digits, train_images: 200}]", "arms=[byol]")
+    outcomes = run(grid, places, *settings)
+    assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
+    assert str(places.data / "cifar10") in outcomes[0].reason
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains_and_is_another_cell(precision: str, grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    arms = "arms=[{method: byol, rela: {prior: rand, phase: 0.4}}]"
+    (outcome,) = run(grid, places, arms, f"protocol.precision={precision}")
+    assert outcome.status == "done", outcome.reason
+    assert outcome.task.id != tasks_of(grid, places, arms)[0].id

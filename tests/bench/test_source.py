@@ -1,0 +1,65 @@
+"""Images that stream are those that would live on the device, whatever the number of workers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.datasets import Split
+from bench.source import Order, Streaming, open_source
+from bench.views import MEAN, STD, View
+
+CPU = torch.device("cpu")
+VIEWS = (View(), View(blur=0.5))
+
+
+def folder(path: Path, count: int) -> list[Path]:
+    draw = np.random.default_rng(0)
+    paths = []
+    for index in range(count):
+        pixels = draw.integers(0, 256, (20 + index % 3, 24, 3), dtype=np.uint8)
+        paths.append(path / f"{index:03}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def test_what_a_step_sees_does_not_depend_on_workers_or_on_where_one_begins(tmp_path: Path) -> None:
+    paths = folder(tmp_path, 24)
+    order = Order(24, 0.5, 4, seed=1)
+    streams = [Streaming(paths, torch.arange(24), 16, CPU, workers) for workers in (0, 2)]
+    alone, together = (list(stream.batches(VIEWS, order, range(5))) for stream in streams)
+    late = list(streams[0].batches(VIEWS, order, range(3, 5)))
+    for (index, views), (other_index, other_views) in zip(alone + alone[3:], together + late, strict=True):
+        assert torch.equal(index, other_index)
+        assert all(torch.equal(one, other) for one, other in zip(views, other_views, strict=True))
+        assert [view.shape for view in views] == [(4, 3, 16, 16)] * 2
+    assert not torch.equal(alone[0][1][0], alone[0][1][1]), "two views of an image differ"
+
+
+def test_plain_images_are_the_centre_squares_in_order(tmp_path: Path) -> None:
+    paths = folder(tmp_path, 5)
+    stream = open_source(Split(paths, np.arange(5)), 20, CPU, workers=0)
+    (batch,) = stream.plain(20)
+    assert batch.shape == (5, 3, 20, 20)
+    first = np.asarray(Image.open(paths[0])).transpose(2, 0, 1)[:, :, 2:22] / 255
+    expected = (first - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    np.testing.assert_allclose(batch[0], expected, atol=1e-5)
+
+
+def test_resident_and_streaming_sets_give_views_of_the_same_law(tmp_path: Path) -> None:
+    """Means and deviations over many views of the same images; the draws themselves differ."""
+    draw = np.random.default_rng(1)
+    base = draw.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8).repeat(3, axis=1).repeat(3, axis=2)
+    paths = []
+    for index, pixels in enumerate(base):
+        paths.append(tmp_path / f"{index:03}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    order = Order(64, 1.0, 64, seed=0)
+    images = np.ascontiguousarray(base.transpose(0, 3, 1, 2))
+    sources = [open_source(Split(kind, np.arange(64)), 24, CPU, 0) for kind in (images, paths)]
+    resident, streaming = (
+        torch.cat([views[0] for _, views in source.batches(VIEWS, order, range(12))]) for source in sources
+    )
+    torch.testing.assert_close(resident.mean((0, 2, 3)), streaming.mean((0, 2, 3)), atol=0.06, rtol=0)
+    torch.testing.assert_close(resident.std((0, 2, 3)), streaming.std((0, 2, 3)), atol=0.04, rtol=0)

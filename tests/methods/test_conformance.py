@@ -1,0 +1,105 @@
+"""What every method must do, whoever wrote it. `pytest tests/methods --plugin FILE` checks a method of yours."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.backbones import build_backbone
+from bench.datasets import load_dataset
+from bench.places import Places
+from bench.seeds import generator
+from bench.views import augment
+from methods import Batch, Method, methods
+from methods.rela import ReLA
+
+SIZE, COUNT, STEPS = 16, 32, 30
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    root = tmp_path_factory.mktemp("data")
+    return torch.from_numpy(load_dataset("digits", Places(root, root, "test")).train.images[:COUNT])
+
+
+def build(name: str, with_rela: bool) -> Method:
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet_small", SIZE)
+    method = methods.get(name)(backbone.module, backbone.dim)
+    return ReLA(method, 8, phase_steps=STEPS) if with_rela else method
+
+
+def batch(method: Method, images: Tensor, step: int) -> Batch:
+    draw = generator(0, "conformance", step)
+    views = [augment(images, view, SIZE, draw) for view in method.views]
+    targets = torch.randn(len(images), 8, generator=generator(0, "targets"))
+    return Batch(views, torch.arange(len(images)) % 10, targets)
+
+
+def train(method: Method, images: Tensor, steps: int, same_batch: bool = False) -> list[float]:
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss = method.loss(batch(method, images, 0 if same_batch else step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+        method.after_step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture(params=list(methods))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("with_rela", [False, True], ids=["plain", "rela"])
+def test_the_loss_is_a_finite_number_and_falls(name: str, with_rela: bool, images: Tensor) -> None:
+    method = build(name, with_rela)
+    assert method.loss(batch(method, images, 0)).shape == ()
+    losses = train(method, images, STEPS, same_batch=True)
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_every_parameter_is_trained_or_declared_frozen(name: str, images: Tensor) -> None:
+    method = build(name, with_rela=False)
+    before = {key: value.clone() for key, value in method.named_parameters()}
+    train(method, images, 2)
+    still = [key for key, value in method.named_parameters() if value.requires_grad and torch.equal(value, before[key])]
+    assert still == [], "trained parameters that no step changes: freeze them with requires_grad_(False)"
+
+
+@pytest.mark.parametrize("with_rela", [False, True], ids=["plain", "rela"])
+def test_the_same_seed_gives_the_same_result(name: str, with_rela: bool, images: Tensor) -> None:
+    first, second = build(name, with_rela), build(name, with_rela)
+    assert train(first, images, 3) == train(second, images, 3)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("with_rela", [False, True], ids=["plain", "rela"])
+def test_the_state_is_all_that_a_resumed_run_needs(name: str, with_rela: bool, images: Tensor) -> None:
+    method = build(name, with_rela)
+    train(method, images, 2)
+    other = build(name, with_rela)
+    other.load_state_dict(copy.deepcopy(method.state_dict()))
+    assert train(other, images, 3) == train(method, images, 3)
+
+
+def test_it_takes_over_when_the_rela_phase_ends(name: str, images: Tensor) -> None:
+    rela = build(name, with_rela=True)
+    assert isinstance(rela, ReLA)
+    rela.phase_steps = 2
+    losses = train(rela, images, 4)
+    assert rela.switch_step == 2
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    assert rela.views == rela.method.views
+
+
+def test_it_says_in_its_docstring_where_it_is_from(name: str) -> None:
+    assert (methods.get(name).__doc__ or "").strip()
+    assert all(view.crop is not None for view in methods.get(name).views)
