@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def find_grid(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     path = Path(name)
-    if path.is_file():
-        return path
+    with suppress(OSError):  # a name that is too long for a file's
+        if path.is_file():
+            return path
     if path.suffix in {".yaml", ".yml"} or "/" in name:
         raise UserError(f"--grid {name}: no such file")
     raise UserError(f"unknown grid {name!r}{did_you_mean(name, shipped)}")

@@ -79,7 +79,9 @@ def run_tasks(
             else:
                 outcome = _run(task, places, device, workers, display, stop)
             outcomes[id(task)] = outcome
-            display.finished(outcome.task.cell, outcome.status, outcome.cached, outcome.reason)
+            # Why a cell is skipped is said once, at the end: it is mostly the same for many.
+            said = "" if outcome.status == "skipped" else outcome.reason
+            display.finished(task.cell, outcome.status, outcome.cached, said)
     return list(outcomes.values())
 
 

@@ -150,7 +150,8 @@ def dataset_digest(name: str, places: Places) -> str:
     """
     info = find_dataset(name, places.data)
     try:
-        with np.load(_cache_path(info, places), allow_pickle=False) as arrays:
+        # Numpy leaves a file open that turns out to be damaged, so it is opened here.
+        with _cache_path(info, places).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return str(arrays["digest"])
     except CACHE_ERRORS:
         return load_dataset(name, places).digest
@@ -184,7 +185,7 @@ def _read_cache(info: DatasetInfo, path: Path, places: Places) -> ImageSet | Non
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             digest = str(arrays["digest"])
             if info.streams:
                 return _image_set(info, *info.read(places.data), digest, places)

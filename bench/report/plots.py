@@ -166,7 +166,7 @@ def _cost_axis(panel: "Axes", spots: list[Spot], scale: float, unit: str) -> Non
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     ending = " (log scale)" if log else ""
     if unit:
-        panel.set_xlabel(f"{unit} of training and making the targets{ending}")
+        panel.set_xlabel(f"{unit} of training and targets{ending}")
         return
     budgets = {cost: percent(spot.budget) for cost, spot in zip(costs, spots, strict=True)}
     if _apart(sorted(budgets), log):

@@ -61,7 +61,8 @@ def accuracy_table(found: Collected, family: Family, value: Callable[[Record], f
     head = ("Dataset", "Budget", family.name, *(headers[arm_name(arm)] for arm in family.rela), f"{family.name}*")
     rows = []
     for group in found.groups:
-        star = _summary(found.find(group, family.plain, 1.0), value)
+        full = found.find(group, family.plain, 1.0)
+        star = _summary(full, value)
         for budget in _budgets(found, family):
             results = [found.find(group, arm, budget) for arm in arms]
             summaries = [_summary(result, value) for result in results]
@@ -75,8 +76,7 @@ def accuracy_table(found: Collected, family: Family, value: Callable[[Record], f
                 )
                 for result, summary in zip(results, summaries, strict=True)
             ]
-            last = _accuracy(found.find(group, family.plain, 1.0), star)
-            rows.append((Entry(group.label), Entry(percent(budget)), *entries, last))
+            rows.append((Entry(group.label), Entry(percent(budget)), *entries, _accuracy(full, star)))
     return Table(head, tuple(rows), names=2)
 
 

@@ -1,0 +1,194 @@
+"""The command line: one sentence and exit code 2 for a mistake, 1 for failed cells, 130 for Ctrl-C."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bench.cli import main
+from bench.store import read_records
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = """
+backbone: resnet_small
+datasets: [{name: digits, train_images: 200}]
+seeds: [0]
+budgets: [0.5]
+arms: [{method: byol, budgets: [0.5, 1.0]}, {method: byol, rela: {prior: DIGITS-T}}]
+protocol: {epochs: 2, batch_size: 32, input_size: 12, blur: false, probe: {epochs: 3}}
+"""
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(tmp_path: Path, *arguments: str) -> list[str]:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    words = [word.replace("TINY", str(tmp_path / "tiny.yaml")) for word in arguments]
+    places = {
+        "run": ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")],
+        "report": ["--results", str(tmp_path / "results"), "--reports", str(tmp_path / "reports")],
+    }
+    places["status"] = places["prepare"] = places["run"]
+    return [sys.executable, "-m", "bench", *words, *places.get(words[0], [])]
+
+
+def bench(tmp_path: Path, *arguments: str) -> Ran:
+    """Run the command line in this process, which has torch imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["bench", *command(tmp_path, *arguments)[3:]])
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--grid", "quikstart"], "did you mean 'quickstart'"),
+        (["run", "--grid", "TINY", "--set", "arms=[byoll]"], "unknown method 'byoll'; did you mean 'byol'"),
+        (["run", "--grid", "TINY", "--set", "datasets=[digit]"], "did you mean 'digits'"),
+        (["run", "--grid", "TINY", "--set", "backbone=resnet_smal"], "did you mean 'resnet_small'"),
+        (["run", "--grid", "TINY", "--set", "arms=[{method: byol, rela: {prior: rnd}}]"], "did you mean 'rand'"),
+        (["run", "--grid", "TINY", "--set", "arms=[{method: byol, rela: {prior: CF10-T}}]"], "the grid does not have"),
+        (["run", "--grid", "TINY", "--set", "arms=[{method: byol, params: {momentun: 1}}]"], "did you mean 'momentum'"),
+        (
+            ["run", "--grid", "TINY", "--set", "budgets=[0.01]", "--set", "arms=[byol]", "--dry-run"],
+            "less than one batch",
+        ),
+        (["run", "--grid", "TINY", "--only", "seed=9"], "no cell has seed=9"),
+        (["run", "--grid", "TINY", "--device", "gpu"], "must be auto, cpu or cuda"),
+        (["run", "--grid", "TINY", "--plugin", "nowhere.py"], "no such file"),
+        (["report", "TINY"], "no record of grid tiny"),
+        (["report"], "no records there"),
+        (["list", "method"], "did you mean 'methods'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    ran = bench(tmp_path, *arguments)
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("error: ")
+    assert len(ran.stderr.splitlines()) == 1
+    assert words in ran.stderr
+
+
+@pytest.mark.parametrize("content", ["raise ValueError('on purpose')", "def (", "import nowhere"])
+def test_a_broken_plugin_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(content)
+    ran = bench(tmp_path, "run", "--grid", "TINY", "--plugin", str(path))
+    assert ran.returncode == 2
+    assert re.match(rf"error: --plugin {re.escape(str(path))}: \w+Error: .+\n$", ran.stderr)
+
+
+@pytest.mark.parametrize("verb", ["run", "report", "list", "status", "prepare"])
+def test_every_verb_has_help_without_loading_torch(verb: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['bench', '{verb}', '--help']\n"
+        "from bench.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'pandas', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "--" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("methods", ["byol", "simclr"]),
+        ("priors", ["rand", "file", "timm", "<DATASET>-T"]),
+        ("datasets", ["digits", "cifar10", "imagenet1k"]),
+        ("backbones", ["resnet_small", "resnet18_cifar", "timm:<model>"]),
+        ("grids", ["quickstart", "paper_table1"]),
+    ],
+)
+def test_lists_name_what_there_is(what: str, names: list[str], tmp_path: Path) -> None:
+    ran = bench(tmp_path, "list", what)
+    assert ran.returncode == 0, ran.stderr
+    for name in names:
+        assert re.search(rf"^{re.escape(name)} +\S.*$", ran.stdout, re.MULTILINE), ran.stdout
+
+
+def test_a_grid_from_dry_run_to_report(tmp_path: Path) -> None:
+    dry = bench(tmp_path, "run", "--grid", "TINY", "--dry-run", "--tflops", "0.1")
+    assert dry.returncode == 0, dry.stderr
+    assert "3 of 3 cells to run: 24 steps" in dry.stdout
+    assert "seconds at 0.1 TFLOP/s, as given" in dry.stdout
+    assert not (tmp_path / "results").exists()
+    ran = bench(tmp_path, "run", "--grid", "TINY")
+    assert ran.returncode == 0, ran.stderr
+    assert "3 of 3 cells done (0 before)" in ran.stdout
+    assert "3 of 3 cells done (3 before)" in bench(tmp_path, "run", "--grid", "TINY").stdout
+    assert bench(tmp_path, "status", "--grid", "TINY").stdout.splitlines()[-1] == "3 done"
+    assert "0 of 3 cells to run" in bench(tmp_path, "run", "--grid", "TINY", "--dry-run").stdout
+    reported = bench(tmp_path, "report", "TINY")
+    assert reported.returncode == 0, reported.stderr
+    assert {path.name for path in (tmp_path / "reports" / "tiny").iterdir()} >= {
+        "report.md",
+        "table.csv",
+        "table.tex",
+        "accuracy_vs_steps.png",
+        "accuracy_vs_flops.svg",
+    }
+
+
+def test_a_missing_dataset_fails_the_run_but_not_with_a_traceback(tmp_path: Path) -> None:
+    ran = bench(tmp_path, "run", "--grid", "TINY", "--set", "datasets=[cifar10]", "--set", "arms=[byol]")
+    assert ran.returncode == 1
+    assert str(tmp_path / "data" / "cifar10") in ran.stderr
+    assert "Traceback" not in ran.stderr
+    prepared = bench(tmp_path, "prepare", "--grid", "TINY", "--set", "datasets=[tiny_imagenet]", "--set", "arms=[byol]")
+    assert prepared.returncode == 1
+    assert "tiny-imagenet-200.zip" in prepared.stderr
+
+
+def test_prepare_reads_what_is_here(tmp_path: Path) -> None:
+    ran = bench(tmp_path, "prepare", "--grid", "TINY")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"dataset digits: Digits, digest [0-9a-f]{16}", ran.stdout)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_ctrl_c_saves_the_cell_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    arguments = [
+        "run",
+        "--grid",
+        "TINY",
+        "--set",
+        "protocol.epochs=400",
+        "--set",
+        "arms=[{method: byol, budgets: [1.0]}]",
+    ]
+    running = subprocess.Popen(
+        command(tmp_path, *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    events = tmp_path / "results" / "tiny" / ".work"
+    deadline = time.monotonic() + 60
+    while not list(events.glob("*/events.jsonl")) and time.monotonic() < deadline and running.poll() is None:
+        os.sched_yield()
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "goes on from there" in errors
+    assert list(events.glob("*/checkpoint.pt"))
+    assert read_records(tmp_path / "results" / "tiny") == ([], [])
+    assert "started: interrupted" in bench(tmp_path, "status", *arguments[1:]).stdout

@@ -1,0 +1,665 @@
+"""Datasets as they come, and as they should not: every damage is a sentence that names a path."""
+
+import gzip
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from bench.datasets import ImageSet, balanced_part, base, dataset_digest, find_dataset, load_dataset
+from bench.datasets.base import datasets
+from bench.datasets.folder import read_image
+from bench.errors import MissingError, UserError
+from bench.places import Places
+from bench.registry import Registry
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    base._loaded.clear()
+
+
+def places(root: Path) -> Places:
+    return Places(data=root, results=root / "results", grid="g")
+
+
+def load(name: str, root: Path) -> ImageSet:
+    """Load as a new process would: from disk."""
+    base._loaded.clear()
+    return load_dataset(name, places(root))
+
+
+def pixels(found: ImageSet, split: str = "train") -> np.ndarray:
+    images = getattr(found, split).images
+    assert isinstance(images, np.ndarray)
+    return images
+
+
+def refusal(name: str, root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(name, root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+# Digits
+
+
+def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    found = load("digits", tmp_path)
+    bunch = load_digits()
+    test = np.arange(1797) % 5 == 0
+    for split, mask in ((found.train, ~test), (found.test, test)):
+        assert isinstance(split.images, np.ndarray)
+        assert split.images.dtype == np.uint8
+        assert split.images.shape == (mask.sum(), 3, 8, 8)
+        assert np.array_equal(split.labels, bunch.target[mask])
+        assert np.abs(split.images / 255 - bunch.images[mask][:, None] / 16).max() <= 0.5 / 255
+    assert (found.title, found.classes) == ("Digits", 10)
+    assert len(found.train) == find_dataset("digits", tmp_path).train_images
+
+
+# CIFAR, as the archive has it
+
+
+class Python2:
+    """Writes what Python 2's `cPickle.dump(batch, file, 2)` wrote: `str` is bytes there, arrays are numpy 1's."""
+
+    def __call__(self, value: Any) -> bytes:
+        return b"\x80\x02" + self.write(value) + b"."
+
+    def write(self, value: Any) -> bytes:
+        if isinstance(value, dict):
+            return b"}(" + b"".join(self.write(k) + self.write(v) for k, v in value.items()) + b"u"
+        if isinstance(value, list):
+            return b"](" + b"".join(map(self.write, value)) + b"e"
+        if isinstance(value, tuple):
+            return b"(" + b"".join(map(self.write, value)) + b"t"
+        if isinstance(value, bytes):
+            return b"T" + struct.pack("<i", len(value)) + value
+        if isinstance(value, bool):
+            return b"\x88" if value else b"\x89"
+        if isinstance(value, int):
+            return b"J" + struct.pack("<i", value)
+        if isinstance(value, np.ndarray):
+            make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + self.write((0,)) + b"U\x01btR"
+            kind = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+            state = b"(K\x01" + self.write(value.shape) + kind + b"\x89" + self.write(value.tobytes()) + b"t"
+            return make + state + b"b"
+        raise TypeError(type(value))
+
+
+def python3(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+Write = Callable[[Any], bytes]
+
+
+def batch(count: int, key: bytes, classes: int, seed: int) -> dict[bytes, Any]:
+    labels = np.random.default_rng(seed).integers(0, classes, count).tolist()
+    labels[0] = classes - 1
+    return {b"batch_label": b"batch", key: labels, b"data": noise(count, 3072, seed=seed), b"filenames": [b"a.png"] * count}
+
+
+def cifar(root: Path, name: str, write: Write = Python2()) -> list[tuple[Path, dict[bytes, Any]]]:
+    """Write a small archive; return its files with what is in them, the test batch last."""
+    if name == "cifar10":
+        folder, key, names = "cifar-10-batches-py", b"labels", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    else:
+        folder, key, names = "cifar-100-python", b"fine_labels", ["train", "test"]
+    (root / folder).mkdir(parents=True)
+    found = []
+    for seed, file in enumerate(names):
+        content = batch(4 + seed, key, 10 if name == "cifar10" else 100, seed)
+        if name == "cifar100":
+            content[b"coarse_labels"] = [0] * (4 + seed)
+        (root / folder / file).write_bytes(write(content))
+        found.append((root / folder / file, content))
+    return found
+
+
+@pytest.mark.parametrize("write", [Python2(), python3], ids=["python2", "python3"])
+@pytest.mark.parametrize(("name", "key"), [("cifar10", b"labels"), ("cifar100", b"fine_labels")])
+def test_a_cifar_archive(tmp_path: Path, name: str, key: bytes, write: Write) -> None:
+    *train, (_, test) = cifar(tmp_path, name, write)
+    found = load(name, tmp_path)
+    contents = [content for _, content in train]
+    data = np.concatenate([content[b"data"] for content in contents])
+    assert np.array_equal(pixels(found), data.reshape(-1, 3, 32, 32))
+    assert found.train.labels.tolist() == [label for content in contents for label in content[key]]
+    assert np.array_equal(pixels(found, "test"), test[b"data"].reshape(-1, 3, 32, 32))
+    assert found.test.labels.tolist() == test[key]
+    assert found.title == ("CIFAR-10" if name == "cifar10" else "CIFAR-100")
+
+
+def test_python_2s_pickle_is_the_one_that_numpy_reads() -> None:
+    content = batch(3, b"labels", 10, 0)
+    found = pickle.loads(Python2()(content), encoding="bytes")  # our own bytes
+    assert np.array_equal(found.pop(b"data"), content.pop(b"data"))
+    assert found == content
+
+
+def test_an_incomplete_archive_is_none(tmp_path: Path) -> None:
+    cifar(tmp_path, "cifar10")[2][0].unlink()
+    with pytest.raises(MissingError, match="looked in"):
+        load("cifar10", tmp_path)
+
+
+class Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("where", ["whole", "value", "data"])
+def test_a_pickle_that_would_run_something(tmp_path: Path, where: str, protocol: int) -> None:
+    target = tmp_path / "made"
+    content = batch(4, b"labels", 10, 0)
+    evil: Any = Evil(target)
+    evil = evil if where == "whole" else content | {b"data" if where == "data" else b"extra": evil}
+    path = cifar(tmp_path, "cifar10")[1][0]
+    path.write_bytes(pickle.dumps(evil, protocol))
+    text = refusal("cifar10", tmp_path)
+    assert text.startswith(f"{path}: not a readable CIFAR batch: ")
+    assert "it asks for posix.mkdir" in text
+    assert not target.exists()
+    pickle.loads(path.read_bytes())  # the trap itself works
+    assert target.exists()
+
+
+def test_what_is_allowed_gives_no_way_in(tmp_path: Path) -> None:
+    """`builtins.eval` by a dotted name below an allowed module, and by one that merely looks alike."""
+    path = cifar(tmp_path, "cifar10")[1][0]
+    for name in (b"numpy\nndarray.tofile\n", b"numpy.core\nmultiarray\n", b"_codecs\nlookup\n", b"builtins\neval\n"):
+        path.write_bytes(b"\x80\x04c" + name + b".")
+        assert "it asks for" in refusal("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {b"labels": [0, 1]},
+        {b"labels": [0, 1, 2, 10]},
+        {b"labels": [0, 1, 2, -1]},
+        {b"labels": [0, 1, 2, b"3"]},
+        {b"labels": 3},
+        {b"data": noise(4, 3071)},
+        {b"data": noise(4, 3, 32, 32)},
+        {b"data": b"bytes"},
+        {b"data": None},
+    ],
+)
+def test_a_cifar_batch_of_another_content(tmp_path: Path, change: dict[bytes, Any]) -> None:
+    path = cifar(tmp_path, "cifar10")[0][0]
+    path.write_bytes(python3(batch(4, b"labels", 10, 0) | change))
+    assert refusal("cifar10", tmp_path).startswith(f"{path}: not ")
+
+
+def test_an_array_of_another_type(tmp_path: Path) -> None:
+    path = cifar(tmp_path, "cifar10")[0][0]
+    path.write_bytes(python3(batch(4, b"labels", 10, 0) | {b"data": np.zeros((4, 3072), np.float32)}))
+    assert "rows of bytes" in refusal("cifar10", tmp_path)
+
+
+def test_damaged_cifar_batches_are_refused(tmp_path: Path) -> None:
+    """Numpy's own unpickling crashes the process on some of these."""
+    path = cifar(tmp_path, "cifar10")[0][0]
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[draw.integers(0, 250)] = draw.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            load("cifar10", tmp_path)
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    for length in range(0, len(whole), 997):
+        path.write_bytes(whole[:length])
+        assert str(path) in refusal("cifar10", tmp_path)
+    assert refused > 100
+
+
+# Fashion-MNIST
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def fashion(root: Path, zipped: bool, folder: str = "fashion_mnist") -> dict[str, np.ndarray]:
+    arrays = {
+        "train-images-idx3-ubyte": noise(20, 28, 28),
+        "train-labels-idx1-ubyte": np.arange(20) % 10,
+        "t10k-images-idx3-ubyte": noise(10, 28, 28, seed=1),
+        "t10k-labels-idx1-ubyte": np.arange(10)[::-1],
+    }
+    (root / folder).mkdir(parents=True)
+    for stem, array in arrays.items():
+        raw = idx(array)
+        (root / folder / (f"{stem}.gz" if zipped else stem)).write_bytes(gzip.compress(raw) if zipped else raw)
+    return arrays
+
+
+@pytest.mark.parametrize("folder", ["fashion_mnist", "FashionMNIST/raw"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_fashion_mnist(tmp_path: Path, zipped: bool, folder: str) -> None:
+    arrays = list(fashion(tmp_path, zipped, folder).values())
+    found = load("fashion_mnist", tmp_path)
+    assert np.array_equal(pixels(found), np.repeat(arrays[0][:, None], 3, axis=1))
+    assert np.array_equal(pixels(found, "test"), np.repeat(arrays[2][:, None], 3, axis=1))
+    assert found.train.labels.tolist() == arrays[1].tolist()
+    assert found.test.labels.tolist() == arrays[3].tolist()
+    assert (found.title, found.classes) == ("Fashion-MNIST", 10)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("stem", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_damaged_idx_file(tmp_path: Path, stem: str, zipped: bool) -> None:
+    fashion(tmp_path, zipped)
+    path = tmp_path / "fashion_mnist" / (f"{stem}.gz" if zipped else stem)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    damaged = [b"", whole[:3], whole[:half], whole[:-1], b"\1" + whole[1:], whole[:half] + b"\xff" * 8 + whole[half + 8 :]]
+    for content in damaged if zipped else damaged[:-1]:
+        path.write_bytes(content)
+        assert refusal("fashion_mnist", tmp_path).startswith(f"{path}: not ")
+
+
+@pytest.mark.parametrize(
+    ("stem", "array"),
+    [
+        ("train-images-idx3-ubyte", noise(20, 27, 28)),
+        ("train-images-idx3-ubyte", noise(20)),
+        ("train-labels-idx1-ubyte", noise(19) % 10),
+        ("train-labels-idx1-ubyte", noise(20, 28, 28)),
+        ("t10k-labels-idx1-ubyte", np.arange(1, 11)),
+    ],
+)
+def test_idx_files_that_do_not_belong_together(tmp_path: Path, stem: str, array: np.ndarray) -> None:
+    fashion(tmp_path, zipped=False)
+    path = tmp_path / "fashion_mnist" / stem
+    path.write_bytes(idx(array))
+    assert refusal("fashion_mnist", tmp_path).startswith(f"{path}: ")
+
+
+def test_debians_fashion_mnist(tmp_path: Path) -> None:
+    if not DEBIAN_FASHION.is_dir():
+        pytest.skip(f"needs the Debian package dataset-fashion-mnist, looked for {DEBIAN_FASHION}")
+    (tmp_path / "fashion_mnist").symlink_to(DEBIAN_FASHION)
+    found = load("fashion_mnist", tmp_path)
+    assert (len(found.train), len(found.test)) == (60_000, 10_000)
+    assert np.bincount(found.train.labels).tolist() == [6_000] * 10
+
+
+# Folders
+
+
+def image_folder(base: Path, suffix: str = "png", size: int = 8, classes: int = 3, test: str = "test") -> Path:
+    """Three training images and two test images for each class; pixels depend on all of split, class and number."""
+    for split, count in (("train", 3), (test, 2)):
+        for label in range(classes):
+            folder = base / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                array = noise(size, size, 3, seed=1000 * count + 10 * label + number)
+                Image.fromarray(array).save(folder / f"{number}.{suffix}")
+    return base
+
+
+def test_a_folder_of_png_files(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    found = load("mine", tmp_path)
+    assert pixels(found).shape == (9, 3, 8, 8)
+    assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(pixels(found)[4], noise(8, 8, 3, seed=3011).transpose(2, 0, 1))
+    assert np.array_equal(pixels(found, "test")[5], noise(8, 8, 3, seed=2021).transpose(2, 0, 1))
+    assert (found.title, found.classes) == ("mine", 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPEG"])
+def test_a_folder_of_jpeg_files(tmp_path: Path, suffix: str) -> None:
+    image_folder(tmp_path / "mine", suffix)
+    found = load("mine", tmp_path)
+    with Image.open(tmp_path / "mine" / "train" / "class1" / f"2.{suffix}") as image:
+        assert np.array_equal(pixels(found)[5], np.asarray(image).transpose(2, 0, 1))
+
+
+def test_val_stands_for_test(tmp_path: Path) -> None:
+    image_folder(tmp_path / "one")
+    image_folder(tmp_path / "two", test="val")
+    assert load("one", tmp_path).digest == load("two", tmp_path).digest
+
+
+def test_images_in_a_folder_below_the_class_as_in_tiny_imagenet(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    for folder in [*(tmp_path / "mine" / "train").iterdir()]:
+        (folder / "images").mkdir()
+        for file in folder.glob("*.png"):
+            file.rename(folder / "images" / file.name)
+        (folder / "boxes.txt").write_text("0 0 8 8")
+    assert load("mine", tmp_path).digest == before.digest
+
+
+def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    path = tmp_path / "mine" / "train" / "class0" / "0.png"
+    Image.fromarray(noise(8, 8)).save(path)
+    assert np.array_equal(pixels(load("mine", tmp_path))[0], np.repeat(noise(8, 8)[None], 3, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("damage", "where", "why"),
+    [
+        (lambda b: shutil.rmtree(b / "test" / "class1"), "test/class1", "missing or has no image"),
+        (lambda b: (b / "train" / "class3").mkdir(), "train/class3", "missing or has no image"),
+        (lambda b: (b / "test" / "class9").mkdir(), "test/class9", "does not have"),
+        (lambda b: shutil.rmtree(b / "test"), "", "needs the folders train and test"),
+        (lambda b: (b / "train" / "class2" / "1.png").write_bytes(b""), "train/class2/1.png", "not a readable image"),
+        (lambda b: (b / "test" / "class0" / "1.jpg").write_text("hello"), "test/class0/1.jpg", "not a readable image"),
+        (
+            lambda b: Image.fromarray(noise(8, 9, 3)).save(b / "train" / "class1" / "2.png"),
+            "train/class1/2.png",
+            "9x8 pixels where 8x8 are expected",
+        ),
+    ],
+)
+def test_a_damaged_folder(tmp_path: Path, damage: Callable[[Path], object], where: str, why: str) -> None:
+    path = image_folder(tmp_path / "mine")
+    damage(path)
+    text = refusal("mine", tmp_path)
+    assert text.startswith(f"{path / where}: ")
+    assert why in text
+
+
+def test_a_truncated_jpeg(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "mine", "jpg", size=32) / "train" / "class1" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refusal("mine", tmp_path).startswith(f"{path}: not a readable image: ")
+
+
+def test_damaged_images_are_refused_or_read(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for suffix in ("png", "jpg", "bmp", "webp", "ppm", "tif"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(noise(8, 8, 3)).save(path)
+        whole = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole)
+            damaged[draw.integers(0, len(whole))] = draw.integers(0, 256)
+            path.write_bytes(damaged[: draw.integers(1, 2 * len(whole))])
+            try:
+                assert read_image(path).ndim == 3
+            except UserError as error:
+                assert str(path) in str(error)  # noqa: PT017
+
+
+def test_cifar10_of_another_size_or_number_of_classes(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "a" / "cifar10", size=32, classes=9)
+    assert refusal("cifar10", tmp_path / "a") == f"{path}: 9 class folders where CIFAR-10 has 10"
+    path = image_folder(tmp_path / "b" / "cifar10", size=28, classes=10)
+    assert refusal("cifar10", tmp_path / "b") == f"{path}/train/class0/0.png: 28x28 pixels where 32x32 are expected"
+
+
+@pytest.mark.parametrize(("suffix", "title"), [("jpg", "CIFAR-10 (JPEG)"), ("JPEG", "CIFAR-10 (JPEG)"), ("png", "CIFAR-10")])
+def test_a_lossy_copy_says_so(tmp_path: Path, suffix: str, title: str) -> None:
+    image_folder(tmp_path / "cifar10", suffix, size=32, classes=10)
+    for _ in range(2):  # from the files, then from the cache
+        assert load("cifar10", tmp_path).title == title
+    assert find_dataset("cifar10", tmp_path).title_here(tmp_path) == title
+
+
+def test_one_jpeg_among_the_originals_is_a_lossy_copy(tmp_path: Path) -> None:
+    image_folder(tmp_path / "cifar10", size=32, classes=10)
+    Image.fromarray(noise(32, 32, 3)).save(tmp_path / "cifar10" / "test" / "class9" / "9.jpg")
+    assert load("cifar10", tmp_path).title == "CIFAR-10 (JPEG)"
+
+
+def test_the_shared_cifar10_is_a_lossy_copy(cifar10_jpeg: Path) -> None:
+    found = load("cifar10", cifar10_jpeg)
+    assert found.title == "CIFAR-10 (JPEG)"
+    assert np.bincount(found.train.labels).tolist() == [100] * 10
+    assert np.bincount(found.test.labels).tolist() == [50] * 10
+    assert pixels(found).shape == (1000, 3, 32, 32)
+
+
+def test_a_set_that_streams_is_not_decoded(tmp_path: Path) -> None:
+    image_folder(tmp_path / "imagenet1k", "jpg", classes=1000, size=8)
+    found = load("imagenet1k", tmp_path)
+    again = load("imagenet1k", tmp_path)
+    assert isinstance(found.train.images, list)
+    assert found.train.images[0] == tmp_path / "imagenet1k" / "train" / "class0" / "0.jpg"
+    assert found.train.images == again.train.images
+    assert found.digest == again.digest
+    before = found.digest
+    found.train.images[5].write_bytes(b"not even an image")
+    assert dataset_digest("imagenet1k", places(tmp_path)) != before
+
+
+# Not there, unknown
+
+
+def test_a_missing_dataset_says_where_and_how(tmp_path: Path) -> None:
+    for name in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet1k"):
+        with pytest.raises(MissingError) as caught:
+            dataset_digest(name, places(tmp_path))
+        text = str(caught.value)
+        assert text.startswith(f"dataset {name!r} is not there: looked in {tmp_path / name}; ")
+        assert "BENCH_DATA" in text
+
+
+def test_an_unknown_dataset(tmp_path: Path) -> None:
+    assert "did you mean 'cifar10'?" in refusal("cifar_10", tmp_path)
+    assert str(tmp_path / "mine" / "train") in refusal("mine", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../mine", "/mine", ".", "..", "a/b"])
+def test_a_dataset_lies_below_the_root(tmp_path: Path, name: str) -> None:
+    image_folder(tmp_path / "mine")
+    (tmp_path / "data").mkdir()
+    assert "unknown dataset" in refusal(name, tmp_path / "data")
+
+
+# Digests and the cache
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    image_folder(tmp_path / "a" / "mine")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "a" / "mine", tmp_path / "c" / "other")
+    digests = [load("mine", tmp_path / "a").digest, load("mine", tmp_path / "b").digest, load("other", tmp_path / "c").digest]
+    assert len(set(digests)) == 1
+    assert dataset_digest("mine", places(tmp_path / "a")) == digests[0]
+
+
+def test_pixels_labels_and_split_change_the_digest(tmp_path: Path) -> None:
+    def digest(name: str, change: Callable[[Path], object]) -> str:
+        change(image_folder(tmp_path / name))
+        return load(name, tmp_path).digest
+
+    def one_pixel(path: Path) -> None:
+        array = noise(8, 8, 3, seed=2021)
+        array[3, 4, 1] ^= 1
+        Image.fromarray(array).save(path / "test" / "class2" / "1.png")
+
+    def other_label(path: Path) -> None:
+        (path / "train" / "class0" / "2.png").rename(path / "train" / "class1" / "00.png")
+
+    def other_split(path: Path) -> None:
+        (path / "test" / "class2" / "1.png").rename(path / "train" / "class2" / "9.png")
+
+    found = [digest("a", lambda _: None), digest("b", one_pixel), digest("c", other_label), digest("d", other_split)]
+    assert len(set(found)) == 4
+
+
+def cache_file(root: Path) -> Path:
+    (found,) = (root / "cache" / "datasets").iterdir()
+    return found
+
+
+def test_the_cache_is_used(tmp_path: Path) -> None:
+    """Content is swapped below the cache, with names, sizes and times kept: what is cached must be what is seen."""
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    path = tmp_path / "mine" / "train" / "class0" / "0.png"
+    stat = path.stat()
+    path.write_bytes(b"x" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = load("mine", tmp_path)
+    assert after.digest == before.digest == dataset_digest("mine", places(tmp_path))
+    assert np.array_equal(pixels(after), pixels(before))
+
+
+def test_another_time_or_size_is_read_anew(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path).digest
+    path = tmp_path / "mine" / "train" / "class0" / "0.png"
+    stat = path.stat()
+    Image.fromarray(noise(8, 8, 3, seed=77)).save(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert load_dataset("mine", places(tmp_path)).digest != before  # although the old one is in memory
+
+
+def test_a_deleted_cache_is_made_again(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    assert dataset_digest("mine", places(tmp_path)) == before.digest
+    assert np.array_equal(pixels(load("mine", tmp_path)), pixels(before))
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    path = cache_file(tmp_path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(pixels(before)[:1].tobytes()) + 5] ^= 1
+    foreign = tmp_path / "foreign.npy"
+    np.save(foreign, noise(3))
+    pickled = pickle.dumps({"digest": "0123456789abcdef"})
+    for content in (b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped), foreign.read_bytes(), pickled):
+        path.write_bytes(content)
+        assert np.array_equal(pixels(load("mine", tmp_path)), pixels(before))
+        assert path.stat().st_size == len(whole)
+        path.write_bytes(content)
+        assert dataset_digest("mine", places(tmp_path)) == before.digest
+
+
+# PytestUnraisableException: numpy 2 leaves the file of a damaged archive to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_damage_of_the_cache_gets_through(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    path = cache_file(tmp_path)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[draw.integers(0, len(whole))] = draw.integers(0, 256)
+        path.write_bytes(damaged)
+        assert load("mine", tmp_path).digest == before.digest
+    headers = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"PK"]
+    for start in headers:
+        for offset in range(4, 12):
+            damaged = bytearray(whole)
+            damaged[start + offset] ^= 0x21
+            path.write_bytes(damaged)
+            assert load("mine", tmp_path).digest == before.digest
+
+
+def test_the_cache_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_folder(tmp_path / "data" / "mine")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "elsewhere"))
+    load("mine", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
+    assert len(list((tmp_path / "elsewhere" / "datasets").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_folder(tmp_path / "mine")
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "taken"))
+    text = refusal("mine", tmp_path)
+    assert str(tmp_path / "taken") in text
+    assert "BENCH_CACHE names another folder" in text
+
+
+# Parts
+
+
+@pytest.mark.parametrize("count", [10, 100, 250, 1437])
+def test_a_part_is_balanced(tmp_path: Path, count: int) -> None:
+    labels = load("digits", tmp_path).train.labels
+    index = balanced_part(labels, count)
+    assert len(np.unique(index)) == len(index) == count
+    assert np.array_equal(index, np.sort(index))
+    counts, whole = np.bincount(labels[index]), np.bincount(labels)
+    most = counts.max()
+    assert all(most - c <= 1 or c == w for c, w in zip(counts, whole, strict=True))
+    assert np.array_equal(index, balanced_part(labels, count))
+
+
+def test_a_part_is_not_merely_the_first_images() -> None:
+    labels = np.repeat(np.arange(2), 100)
+    assert balanced_part(labels, 20).tolist() != [*range(10), *range(100, 110)]
+
+
+def test_a_smaller_part_lies_in_a_larger_one() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, 300)
+    assert set(balanced_part(labels, 40)) < set(balanced_part(labels, 41))
+
+
+def test_a_class_with_few_images_gives_all_of_them() -> None:
+    labels = np.array([0] * 100 + [1] * 3)
+    assert np.bincount(labels[balanced_part(labels, 20)]).tolist() == [17, 3]
+
+
+def test_more_images_than_there_are() -> None:
+    with pytest.raises(ValueError, match="4 of 3 images"):
+        balanced_part(np.array([0, 1, 2]), 4)
+
+
+# The registry
+
+
+def test_a_name_is_taken_once() -> None:
+    registry: Registry[Any] = Registry("thing", package="bench.datasets")
+    registry.register("x")(load_digits)
+    registry.register("x")(load_digits)  # the same module again, as a reload does
+    with pytest.raises(UserError, match="thing 'x' is defined twice, in sklearn.*"):
+        registry.register("x")(Image.open)
+
+
+def test_every_registered_dataset_says_what_it_is(tmp_path: Path) -> None:
+    shorts = []
+    for name in datasets:
+        info = datasets.get(name)(name)
+        assert info.title
+        assert info.hint
+        assert info.here(tmp_path) == (name == "digits")
+        shorts.append(info.short)
+    assert sorted(shorts) == ["CF10", "CF100", "DIGITS", "FMNIST", "IN1K", "TIN"]

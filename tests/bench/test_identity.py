@@ -1,0 +1,183 @@
+"""What is part of a cell's identity, field by field, and what is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bench.grid import expand, load_grid
+from bench.places import Places
+from bench.plan import plan
+from bench.spec import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
+
+CELL = Cell(
+    arm="x",
+    dataset="digits",
+    train_images=100,
+    backbone="resnet_small",
+    method="byol",
+    params={"momentum": 0.9},
+    rela=Rela(prior="rand"),
+    budget=0.5,
+    seed=0,
+    protocol=Protocol(),
+)
+INPUTS = Inputs(data="d", prior="p", method_version=1, params={"momentum": 0.9, "projection": 256})
+
+# For every field of every model, another value than the one it has in CELL or INPUTS.
+OTHER: dict[type[BaseModel], dict[str, Any]] = {
+    Probe: {"epochs": 99, "batch_size": 64, "lr": 1e-3},
+    Knn: {"k": 20, "temperature": 0.2},
+    Protocol: {
+        "epochs": 99,
+        "batch_size": 64,
+        "lr": 1e-4,
+        "weight_decay": 0.1,
+        "precision": "bf16",
+        "input_size": 32,
+        "blur": False,
+        "evaluate_at": (0.5, 1.0),
+        "probe": Probe(epochs=99),
+        "knn": Knn(k=20),
+    },
+    Rela: {
+        "prior": "DIGITS-T",
+        "backbone": "resnet18",
+        "input_size": 64,
+        "phase": 0.5,
+        "train_map": True,
+        "check_every": 2,
+    },
+    Cell: {
+        "dataset": "cifar10",
+        "train_images": None,
+        "backbone": "resnet18",
+        "method": "simclr",
+        "params": {"momentum": 0.8},
+        "rela": None,
+        "budget": 0.2,
+        "seed": 1,
+        "protocol": Protocol(blur=False),
+    },
+    Inputs: {"data": "e", "prior": None, "method_version": 2, "params": {"momentum": 0.9, "projection": 128}},
+}
+
+
+def cases(*models: type[BaseModel]) -> list[Any]:
+    return [pytest.param(m, field, id=f"{m.__name__}.{field}") for m in models for field in m.model_fields]
+
+
+def changed(model: BaseModel, field: str) -> Any:
+    value = OTHER[type(model)][field]
+    assert value != getattr(model, field)
+    return model.model_copy(update={field: value})
+
+
+def with_field(model: type[BaseModel], field: str) -> Cell:
+    """CELL with another value in the field of that model in it."""
+    if model is Cell:
+        found: Cell = changed(CELL, field)
+        return found
+    if model is Rela:
+        return CELL.model_copy(update={"rela": changed(Rela(prior="rand"), field)})
+    protocol = {
+        Protocol: lambda: changed(Protocol(), field),
+        Probe: lambda: Protocol(probe=changed(Probe(), field)),
+        Knn: lambda: Protocol(knn=changed(Knn(), field)),
+    }[model]()
+    return CELL.model_copy(update={"protocol": protocol})
+
+
+@pytest.mark.parametrize(("model", "field"), [c for c in cases(Cell, Protocol, Probe, Knn, Rela) if c.id != "Cell.arm"])
+def test_a_field_of_the_cell_changes_key_and_id(model: type[BaseModel], field: str) -> None:
+    other = with_field(model, field)
+    assert other.key() != CELL.key()
+    if (model, field) != (Cell, "params"):  # of the parameters, the resolved ones count: those of the inputs
+        assert cell_id(other, INPUTS) != cell_id(CELL, INPUTS)
+
+
+@pytest.mark.parametrize(("model", "field"), cases(Inputs))
+def test_a_field_of_the_inputs_changes_the_id(model: type[BaseModel], field: str) -> None:
+    assert cell_id(CELL, changed(INPUTS, field)) != cell_id(CELL, INPUTS)
+
+
+def test_all_of_these_differ_from_each_other() -> None:
+    fields = [c.values for c in cases(Cell, Protocol, Probe, Knn, Rela) if c.id not in {"Cell.arm", "Cell.params"}]
+    assert {"seed", "budget", "blur", "temperature"} <= {field for _, field in fields}
+    found = [cell_id(with_field(*pair), INPUTS) for pair in fields if pair[1] not in {"protocol", "probe", "knn"}]
+    assert len(set(found)) == len(found)
+
+
+def test_the_arms_name_changes_nothing() -> None:
+    other = CELL.model_copy(update={"arm": "y"})
+    assert other.key() == CELL.key()
+    assert cell_id(other, INPUTS) == cell_id(CELL, INPUTS)
+
+
+def test_a_default_spelled_out_changes_the_key_alone() -> None:
+    bare = CELL.model_copy(update={"params": {}})
+    assert cell_id(bare, INPUTS) == cell_id(CELL, INPUTS)
+
+
+def test_the_order_of_parameters_changes_nothing() -> None:
+    one, two = (CELL.model_copy(update={"params": p}) for p in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
+    assert one.key() == two.key()
+
+
+def with_file(path: str) -> Cell:
+    return CELL.model_copy(update={"rela": Rela(prior=f"file:{path}", backbone="resnet_small")})
+
+
+def test_where_a_priors_file_lies_changes_nothing() -> None:
+    here, there = with_file("a/weights.pt"), with_file("/b/c/weights.pt")
+    assert here.key() == there.key()
+    assert cell_id(here, INPUTS) == cell_id(there, INPUTS)
+
+
+def test_what_a_priors_file_is_called_changes_the_key_but_not_the_id() -> None:
+    one, two = with_file("one.pt"), with_file("two.pt")
+    assert one.key() != two.key()
+    assert cell_id(one, INPUTS) == cell_id(two, INPUTS)
+    assert cell_id(one, INPUTS.model_copy(update={"prior": "q"})) != cell_id(one, INPUTS)
+
+
+def test_where_data_and_results_lie_changes_no_id(tmp_path: Path) -> None:
+    cells = expand(load_grid("quickstart"))
+    found = [
+        [task.id for task in plan(cells, cells, Places(tmp_path / a / "d", tmp_path / a / "r", name), "grid g")]
+        for a, name in (("one", "quickstart"), ("two", "other"))
+    ]
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(cells)
+
+
+def test_an_id_is_the_same_in_another_process() -> None:
+    """Python's own `hash` of a string is salted; this one must not be."""
+    code = (
+        "from bench.grid import *; import hashlib;"
+        "print(hashlib.sha256(''.join(c.key() for c in expand(load_grid('paper_table1'))).encode()).hexdigest())"
+    )
+    root = Path(__file__).parents[2]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=root,
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1] != ""
+
+
+def test_the_protocols_version_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = CELL.key(), cell_id(CELL, INPUTS)
+    monkeypatch.setattr("bench.spec.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    after = CELL.key(), cell_id(CELL, INPUTS)
+    assert before[0] != after[0]
+    assert before[1] != after[1]

@@ -1,0 +1,95 @@
+"""Records: whole and unchanged, or set aside with a reason; files: the old or the new, never a part."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.atomic import atomic_write
+from bench.grid import expand, load_grid
+from bench.spec import Inputs, cell_id
+from bench.store import Damaged, Point, Record, Score, read_record, read_records, write_record
+
+
+def record() -> Record:
+    cell = expand(load_grid("cifar_small"))[0]
+    inputs = Inputs(data="d", prior=None, method_version=1, params={"momentum": 0.99})
+    score = Score(linear=(0.1, 0.2, 0.3), knn=0.25)
+    return Record(
+        id=cell_id(cell, inputs),
+        grid="test",
+        status="done",
+        cell=cell,
+        inputs=inputs,
+        dataset_title="CIFAR-10",
+        curve=(Point(step=3, images=30, flops=10**17, seconds=1.5, loss=-0.3, score=score),),
+        provenance={"time": "now", "packages": {"torch": "2"}},
+    )
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_record(record(), tmp_path)
+    assert read_records(tmp_path) == ([record()], [])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{record().id}.json"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"schema_version": 1', '"schema_version": 99', "schema version 99 where 1 is known"),
+        ('"seed": 0', '"seed": 1', "do not hash to its id"),
+        ('"lr": 0.001', '"lr": 0.002', "do not hash to its id"),
+        ('"data": "d"', '"data": "e"', "do not hash to its id"),
+        ('"status": "done"', '"status": "won"', "status"),
+        ('"knn": 0.25', '"knn": "high"', "knn"),
+        ('"grid"', '"gird"', "grid"),
+        ('"budget": 0.1', '"budget": 1.5', "budget"),
+    ],
+)
+def test_an_edited_record_is_set_aside(old: str, new: str, reason: str, tmp_path: Path) -> None:
+    write_record(record(), tmp_path)
+    path = tmp_path / f"{record().id}.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    found = read_record(path)
+    assert isinstance(found, Damaged)
+    assert reason in found.reason
+    assert path.exists(), "set aside, never deleted"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"{}", b'{"a": NaN}']
+)
+def test_what_is_no_record_is_set_aside(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "0123456789abcdef.json"
+    path.write_bytes(content)
+    assert isinstance(read_record(path), Damaged)
+
+
+def test_a_record_under_another_name_or_cut_short_is_set_aside(tmp_path: Path) -> None:
+    write_record(record(), tmp_path)
+    path = tmp_path / f"{record().id}.json"
+    whole = path.read_bytes()
+    path.rename(tmp_path / "other.json")
+    assert isinstance(read_record(tmp_path / "other.json"), Damaged)
+    for size in range(0, len(whole), 97):
+        path.write_bytes(whole[:size])
+        assert isinstance(read_record(path), Damaged)
+
+
+def test_numbers_are_plain_json(tmp_path: Path) -> None:
+    write_record(record(), tmp_path)
+    raw = json.loads((tmp_path / f"{record().id}.json").read_text())
+    assert raw["curve"][0]["flops"] == 10**17
+    assert raw["curve"][0]["score"]["linear"] == [0.1, 0.2, 0.3]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path) as file:
+        file.write(b"old")
+    with pytest.raises(TypeError), atomic_write(path) as file:
+        file.writelines([b"new", "text"])  # type: ignore[list-item]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,56 @@
+"""Fixtures that several test files share, and `--plugin FILE` to test what a plugin registers."""
+
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.process import tune_process
+from bench.registry import load_plugin
+
+tune_process()
+
+SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+TAKEN = {"train": 100, "test": 50}  # images of each class
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugin", action="append", default=[], type=Path, help="Python file that registers something")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for path in config.getoption("--plugin"):
+        load_plugin(path)
+
+
+def _needs(path: Path) -> Path:
+    if not path.is_file():
+        pytest.skip(f"needs {path.name}, looked for {path}; BENCH_SHARED names the folder that holds it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def resnet20_weights() -> Path:
+    """The CIFAR-10 ResNet-20 with its linear head, as safetensors."""
+    return _needs(SHARED / "priors" / "resnet20_cifar10.safetensors")
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with `cifar10`: the first real JPEG files of each class, 1,000 for training and 500 for test."""
+    archive = _needs(SHARED / "datasets" / "cifar10-jpeg.tar.xz")
+    root = tmp_path_factory.mktemp("cifar10_jpeg")
+    seen: Counter[tuple[str, str]] = Counter()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            if not member.isfile() or len(parts) < 3:
+                continue
+            split, label = parts[-3:-1]
+            seen[split, label] += 1
+            if seen[split, label] <= TAKEN[split]:
+                tar.extract(member, root / "cifar10", filter="data")
+    assert len(seen) == 20
+    return root
