@@ -44,6 +44,7 @@ class _Planner:
     def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
         self.places, self.where = places, where
         self.tasks: dict[str, Task] = {}
+        self._by_id: dict[str, Cell] = {}
         self._data: dict[str, str | MissingError] = {}
         self._names: dict[tuple[str, str], str] = {}
         self.makers = {
@@ -72,7 +73,14 @@ class _Planner:
                 self.tasks[key] = Task(cell, needs=needs, missing=missing)
             else:
                 inputs = Inputs(data=data, prior=prior_digest, method_version=method.version, params=params)
-                self.tasks[key] = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
+                task = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
+                same = self._by_id.setdefault(task.id, cell)
+                if same is not cell:
+                    raise UserError(
+                        f"{self.where}: arm {cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
+                        " priors' files are read; remove one"
+                    )
+                self.tasks[key] = task
         return self.tasks[key]
 
     def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:

@@ -1,5 +1,6 @@
 """Named things that can be added from outside: methods, datasets, backbones, kinds of priors."""
 
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -78,7 +79,8 @@ def load_plugin(path: Path) -> None:
     """Import the Python file at `path`, which registers what it defines. Raises UserError when it cannot."""
     if not path.is_file():
         raise UserError(f"--plugin {path}: no such file")
-    name = f"rela_bench_plugin_{path.stem}"
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    name = f"rela_bench_plugin_{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--plugin {path}: not a Python file (it must end in .py)")
@@ -88,5 +90,5 @@ def load_plugin(path: Path) -> None:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--plugin {path}: {type(error).__name__}: {error}") from error

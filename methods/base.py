@@ -59,6 +59,7 @@ class Method(nn.Module):
             for name, parameter in inspect.signature(cls).parameters.items()
             if name not in {"backbone", "dim"}
         }
+        given = dict(params)
         for name, value in params.items():
             if name not in known:
                 raise UserError(f"{where}: params.{name}: no such parameter{did_you_mean(name, known)}")
@@ -66,7 +67,9 @@ class Method(nn.Module):
             number = isinstance(default, float) and type(value) in (int, float)
             if default is not None and not number and type(value) is not type(default):
                 raise UserError(f"{where}: params.{name}: {value!r} is not a {type(default).__name__}")
-        return known | params
+            if number:
+                given[name] = float(value)
+        return known | given
 
 
 class Momentum(nn.Module):

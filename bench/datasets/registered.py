@@ -214,7 +214,7 @@ def _unpickle(path: Path, label_key: bytes, classes: int) -> tuple[Images, list[
     """Return the images (N, 3072) and labels of a batch of a CIFAR archive. Raises UserError."""
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        images, labels = batch[b"data"].value, batch[label_key]
+        images, labels = batch[b"data"].value, list(batch[label_key])
     except Exception as error:  # pickle raises nearly anything on a damaged file
         raise UserError(f"{path}: not a readable CIFAR batch: {type(error).__name__}: {error}") from error
     if images.shape != (len(labels), 3072) or not all(type(y) is int and 0 <= y < classes for y in labels):

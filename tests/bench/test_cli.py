@@ -73,6 +73,7 @@ def bench(tmp_path: Path, *arguments: str) -> Ran:
             ["run", "--grid", "TINY", "--set", "budgets=[0.01]", "--set", "arms=[byol]", "--dry-run"],
             "less than one batch",
         ),
+        (["run", "--grid", "TINY", "--set", "arms=[byol, {method: byol, params: {momentum: 0.99}}]"], "'byol' again"),
         (["run", "--grid", "TINY", "--only", "seed=9"], "no cell has seed=9"),
         (["run", "--grid", "TINY", "--device", "gpu"], "must be auto, cpu or cuda"),
         (["run", "--grid", "TINY", "--plugin", "nowhere.py"], "no such file"),

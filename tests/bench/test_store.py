@@ -1,6 +1,7 @@
 """Records: whole and unchanged, or set aside with a reason; files: the old or the new, never a part."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,55 @@ def test_numbers_are_plain_json(tmp_path: Path) -> None:
     raw = json.loads((tmp_path / f"{record().id}.json").read_text())
     assert raw["curve"][0]["flops"] == 10**17
     assert raw["curve"][0]["score"]["linear"] == [0.1, 0.2, 0.3]
+
+
+def test_every_number_survives(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(50):
+        params = {"x": draw.uniform(-1, 1) * 10.0 ** draw.randint(-300, 300), "i": draw.getrandbits(80), "one": 1.0}
+        cell = record().cell.model_copy(update={"params": params, "budget": 1 - draw.random(), "seed": 2**70})
+        changed = record().model_copy(update={"cell": cell, "id": cell_id(cell, record().inputs)})
+        write_record(changed, tmp_path)
+        assert read_record(tmp_path / f"{changed.id}.json") == changed
+
+
+def test_damaged_files_hide_no_record(tmp_path: Path) -> None:
+    write_record(record(), tmp_path)
+    for name in ("0.json", "notes.txt", ".hidden.tmp"):
+        (tmp_path / name).write_text("{")
+    (tmp_path / "folder.json").mkdir()
+    records, damaged = read_records(tmp_path)
+    assert records == [record()]
+    assert [(d.path.name, d.reason) for d in damaged] == [
+        ("0.json", "not valid JSON"),
+        ("folder.json", "Is a directory"),
+    ]
+    assert read_records(tmp_path / "nowhere") == ([], [])
+
+
+def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "taken") as file:
+        file.write(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_old_content_is_there_until_the_new_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    for old, new in ((None, b"one"), (b"one", b"two")):
+        with atomic_write(path) as file:
+            file.write(new)
+            file.flush()
+            assert (path.read_bytes() if path.exists() else None) == old
+        assert path.read_bytes() == new
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_what_is_written_as_the_umask_says(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_write(tmp_path / "atomic") as file:
+        file.write(b"")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
