@@ -31,7 +31,10 @@ def source() -> Resident:
 
 
 def cell(arm: str) -> Cell:
-    return next(cell for cell in expand(load_grid("cifar_small")) if cell.arm == arm and cell.budget == 0.5)
+    cells = expand(
+        load_grid("cifar_small", settings=["arms=[byol, simclr, {name: Rand., method: byol, rela: {prior: rand}}]"])
+    )
+    return next(cell for cell in cells if cell.arm == arm and cell.budget == 0.5)
 
 
 @pytest.mark.benchmark(group="training step, resnet_small, batch 128, 32 px")
