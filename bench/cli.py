@@ -104,8 +104,13 @@ def report(
         names = [grid]
     for name in names:
         base, _, in_name = name.partition("@")
-        spec = load_grid(base, profile or in_name or None, settings or [])
-        print(write_report(spec, results / spec.name, out / spec.name))
+        try:
+            spec = load_grid(base, profile or in_name or None, settings or [])
+            print(write_report(spec, results / spec.name, out / spec.name))
+        except UserError as error:
+            if grid is not None:
+                raise
+            print(f"{results / name}: left out: {error}", file=sys.stderr)
 
 
 @app.command("list")
@@ -206,10 +211,15 @@ def _device(name: str) -> "torch.device":
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one sentence and exit code 2."""
+    """Run the command line; a UserError, or a path that cannot be used, becomes one sentence and exit code 2."""
     tune_process()
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

@@ -46,7 +46,6 @@ class _Planner:
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
         self._data: dict[str, str | MissingError] = {}
-        self._names: dict[tuple[str, str], str] = {}
         self.makers = {
             (self._short(cell.dataset), cell.seed): cell
             for cell in cells
@@ -89,6 +88,8 @@ class _Planner:
         if short is None:
             try:
                 prior = find_prior(cell.rela.prior, cell, self.places)
+            except MissingError:
+                raise
             except UserError as error:
                 raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
             prior.input_size = cell.rela.input_size or prior.input_size

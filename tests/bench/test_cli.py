@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], words: 
     assert ran.stderr.startswith("error: ")
     assert len(ran.stderr.splitlines()) == 1
     assert words in ran.stderr
+
+
+def test_the_shipped_report_is_that_of_the_shipped_records(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(ROOT / "results" / "cifar_small", results / "cifar_small")
+    shutil.copytree(results / "cifar_small", results / "of_another_grid")
+    ran = bench(tmp_path, "report")
+    assert ran.returncode == 0, ran.stderr
+    assert "of_another_grid: left out: unknown grid 'of_another_grid'" in ran.stderr
+    for name in ("report.md", "table.csv", "points.csv", "table.tex"):
+        shipped = ROOT / "reports" / "cifar_small" / name
+        assert (tmp_path / "reports" / "cifar_small" / name).read_text() == shipped.read_text()
+
+
+def test_a_results_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where a folder should be")
+    ran = bench(tmp_path, "run", "--grid", "TINY")
+    assert ran.returncode == 2
+    assert re.match(rf"error: {re.escape(str(tmp_path / 'results'))}.*: .+\n$", ran.stderr)
 
 
 @pytest.mark.parametrize("content", ["raise ValueError('on purpose')", "def (", "import nowhere"])
