@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.budget import total_steps
-from bench.experiment import Watch, run_cell
+from bench.experiment import Watch, build_method, run_cell
 from bench.grid import expand, load_grid
 from bench.places import Places
 from bench.plan import Task, plan
@@ -105,6 +105,14 @@ def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: P
     for outcome, other in zip(run(grid, first), run(grid, second), strict=True):
         assert outcome.task.id == other.task.id
         assert_equal(what_was_learned(outcome.task, first), what_was_learned(other.task, second))
+
+
+def test_the_trainer_moves_every_weight_of_the_backbone(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    for outcome in run(grid, places, "arms=[byol, {method: byol, rela: {prior: rand}}]"):
+        initial = build_method(outcome.task.cell, 12, 4, 1).backbone
+        trained = read_state(places.backbone(outcome.task.id))
+        assert [name for name, weight in initial.named_parameters() if torch.equal(weight, trained[name])] == []
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 9])
