@@ -1,5 +1,6 @@
 """Self-supervised methods, one small file each; `base.py` has the contract."""
 
-from methods.base import Batch, Method, Momentum, methods
+from bench.distributed import gather
+from methods.base import Batch, Method, Momentum, Queue, methods
 
-__all__ = ["Batch", "Method", "Momentum", "methods"]
+__all__ = ["Batch", "Method", "Momentum", "Queue", "gather", "methods"]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from bench.errors import UserError, did_you_mean
 from bench.registry import Registry
@@ -98,6 +99,45 @@ class Momentum(nn.Module):
     def update(self, online: nn.Module) -> None:
         """Move the copy's parameters towards those of `online`, all of them in one fused operation."""
         torch._foreach_lerp_(list(self.module.parameters()), list(online.parameters()), 1 - self.momentum)
+
+
+class Queue(nn.Module):
+    """The last rows that were pushed, first in, first out; it starts with random rows of length 1.
+
+    (lightly's memory bank leaves its rows out of the state dict, so that a resumed run would begin anew.)
+
+    Args:
+        size: how many rows it holds.
+        dim: the dimension of a row.
+    """
+
+    rows: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", normalize(torch.randn(size, dim)))
+        self.pushed = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all random rows are gone; an empty queue never is full."""
+        return 0 < len(self.rows) <= self.pushed
+
+    @torch.no_grad()
+    def push(self, batch: Tensor) -> None:
+        """Put a batch (B, dim) in the place of the oldest rows; of a batch larger than the queue, its last rows."""
+        size = len(self.rows)
+        batch = batch[len(batch) - min(size, len(batch)) :]
+        if len(batch):
+            places = (self.pushed + torch.arange(len(batch), device=batch.device)) % size
+            self.rows.index_copy_(0, places, batch.to(self.rows.dtype))
+            self.pushed += len(batch)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"pushed": self.pushed}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.pushed = state["pushed"]
 
 
 methods: Registry[type[Method]] = Registry("method", package="methods", group="rela_bench.methods")

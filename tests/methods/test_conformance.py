@@ -15,6 +15,14 @@ from methods import Batch, Method, methods
 from methods.rela import ReLA
 
 SIZE, COUNT, STEPS = 16, 32, 30
+SMALL: dict[str, dict[str, int]] = {  # of the paper's sizes, those that would only cost time here
+    "barlow_twins": {"projection": 64},
+    "dino": {"hidden": 64},
+    "moco": {"queue": COUNT},
+    "simsiam": {"projection": 64, "bottleneck": 16},
+    "swav": {"prototypes": 20, "queue": COUNT},
+    "vicreg": {"projection": 64},
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 def build(name: str, with_rela: bool) -> Method:
     torch.manual_seed(0)
     backbone = build_backbone("resnet_small", SIZE)
-    method = methods.get(name)(backbone.module, backbone.dim)
+    method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, phase_steps=STEPS) if with_rela else method
 
 

@@ -1,10 +1,11 @@
 """Losses, gradients and the momentum update against formulas written from the papers."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from methods import Batch, Momentum, methods
+from methods import Batch, Momentum, Queue, methods
 from methods.base import Method
 
 
@@ -14,10 +15,10 @@ def batch(count: int = 6) -> Batch:
     return Batch(views, torch.zeros(count, dtype=torch.int64))
 
 
-def method(name: str) -> Method:
+def method(name: str, **params: object) -> Method:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 12))
-    return methods.get(name)(backbone, 12)
+    return methods.get(name)(backbone, 12, **params)
 
 
 def assert_same_gradients(model: Method, ours: Tensor, formula: Tensor) -> None:
@@ -25,7 +26,7 @@ def assert_same_gradients(model: Method, ours: Tensor, formula: Tensor) -> None:
     gradients = torch.autograd.grad(ours, trained, retain_graph=True)
     expected = torch.autograd.grad(formula, trained)
     for one, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -66,6 +67,183 @@ def test_simclr_is_nt_xent_at_its_temperature() -> None:
     formula = cross_entropy(similarity, partner)
     torch.testing.assert_close(ours, formula, rtol=1e-5, atol=1e-5)
     assert_same_gradients(model, ours, formula)
+
+
+def test_simsiam_is_the_symmetric_negative_cosine_to_the_detached_other_view() -> None:
+    model, data = method("simsiam"), batch()
+    ours = model.loss(data)
+    z0, z1 = (model.projector(model.backbone(x)) for x in data.views)
+    terms = [(unit(model.predictor(a)) * unit(b).detach()).sum(1).mean() for a, b in ((z0, z1), (z1, z0))]
+    formula = -(terms[0] + terms[1]) / 2
+    torch.testing.assert_close(ours, formula)
+    assert_same_gradients(model, ours, formula)
+
+
+def test_barlow_twins_is_the_distance_of_the_cross_correlation_from_the_identity() -> None:
+    model, data = method("barlow_twins", projection=16), batch()
+    ours = model.loss(data)
+    za, zb = (model.projector(model.backbone(x)) for x in data.views)
+    za, zb = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (za, zb))
+    formula = torch.zeros(())
+    for i in range(16):
+        for j in range(16):
+            correlation = (za[:, i] * zb[:, j]).mean()
+            formula = formula + ((1 - correlation) ** 2 if i == j else 0.005 * correlation**2)
+    torch.testing.assert_close(ours, formula, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(model, ours, formula)
+
+
+def test_vicreg_is_invariance_variance_and_covariance() -> None:
+    model, data = method("vicreg", projection=16), batch()
+    ours = model.loss(data)
+    za, zb = (model.projector(model.backbone(x)) for x in data.views)
+
+    def variance(z: Tensor) -> Tensor:
+        return (1 - (z.var(0) + 1e-4).sqrt()).clamp(min=0).mean()
+
+    def covariance(z: Tensor) -> Tensor:
+        square = torch.cov(z.T) ** 2
+        return (square.sum() - square.diagonal().sum()) / 16
+
+    # The public code halves the variance term that the paper's equation 6 adds up.
+    formula = 25 * ((za - zb) ** 2).mean() + 25 * (variance(za) + variance(zb)) / 2 + covariance(za) + covariance(zb)
+    torch.testing.assert_close(ours, formula, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(model, ours, formula)
+
+
+def test_moco_picks_the_key_among_those_of_earlier_batches() -> None:
+    model, data = method("moco", queue=8), batch()
+    with torch.no_grad():
+        for parameter in model.key.parameters():
+            parameter.mul_(0.9)
+    rows = model.queue.rows.clone()
+    ours = model.loss(data)
+    x0, x1 = data.views
+    query = unit(model.query(x0))
+    with torch.no_grad():
+        key = unit(model.key.module(x1))
+    terms = []
+    for q, k in zip(query, key, strict=True):
+        logits = torch.stack([q @ k, *(q @ row for row in rows)]) / 0.2
+        terms.append(logits.exp().sum().log() - logits[0])
+    formula = torch.stack(terms).mean()
+    torch.testing.assert_close(ours, formula)
+    assert_same_gradients(model, ours, formula)
+    torch.testing.assert_close(model.queue.rows, torch.cat([key, rows[6:]]))
+
+
+def sinkhorn_by_hand(scores: Tensor) -> Tensor:
+    """Return the assignments (B, K): alternately equal sums over prototypes and over samples, three times."""
+    plan = (scores.double() / 0.05).exp()
+    for _ in range(3):
+        plan = plan / plan.sum(dim=0, keepdim=True)  # every prototype gets as much as the others
+        plan = plan / plan.sum(dim=1, keepdim=True)  # every sample gives as much as the others
+    return plan
+
+
+@pytest.mark.parametrize("queue", [0, 6])
+def test_swav_predicts_the_other_views_assignment(queue: int) -> None:
+    model, data = method("swav", prototypes=5, queue=queue), batch()
+    model.loss(data)  # fills a queue of one batch
+    earlier = [each.rows.clone() for each in model.queues]
+    ours = model.loss(data)
+    weight = model.prototypes.weight
+    z = [unit(model.projector(model.backbone(x))) for x in data.views]
+    scores = [each @ weight.T for each in z]
+    count = len(data.labels)
+    codes = [
+        sinkhorn_by_hand((torch.cat([each, rows]) @ weight.T).detach())[:count]
+        for each, rows in zip(z, earlier, strict=True)
+    ]
+    terms = [-(codes[1 - i] * (scores[i] / 0.1).log_softmax(dim=1)).sum(1).mean() for i in (0, 1)]
+    formula = ((terms[0] + terms[1]) / 2).float()
+    torch.testing.assert_close(ours, formula, rtol=1e-5, atol=1e-5)
+    assert_same_gradients(model, ours, formula)
+    with torch.no_grad():
+        model.prototypes.weight.mul_(3)
+    model.after_step()
+    torch.testing.assert_close(model.prototypes.weight.norm(dim=1), torch.ones(5))
+
+
+def test_dino_is_the_cross_entropy_to_the_centred_sharpened_teacher() -> None:
+    model, data = method("dino", hidden=16, bottleneck=4, outputs=7), batch()
+    with torch.no_grad():
+        for parameter in model.teacher.parameters():
+            parameter.mul_(0.9)
+        model.criterion.center.copy_(torch.randn(7))
+    centre = model.criterion.center.flatten().clone()
+    ours = model.loss(data)
+    x0, x1 = data.views
+    with torch.no_grad():
+        outputs = [model.teacher.module(x) for x in (x0, x1)]
+        t0, t1 = (((out - centre) / 0.04).softmax(dim=1) for out in outputs)
+    s0, s1 = ((model.student(x) / 0.1).log_softmax(dim=1) for x in (x0, x1))
+    formula = -((t0 * s1).sum(1).mean() + (t1 * s0).sum(1).mean()) / 2
+    torch.testing.assert_close(ours, formula)
+    assert_same_gradients(model, ours, formula)
+    moved = 0.9 * centre + 0.1 * torch.cat(outputs).mean(0)
+    torch.testing.assert_close(model.criterion.center.flatten(), moved)
+
+
+def test_dino_scores_rows_of_length_one_against_prototypes_of_length_one() -> None:
+    model, data = method("dino", hidden=16, bottleneck=4, outputs=7), batch()
+    mlp, _, last = model.student[1]
+    torch.testing.assert_close(last.weight.norm(dim=1), torch.ones(7))
+    rows = unit(mlp(model.backbone(data.views[0])))
+    torch.testing.assert_close(model.student(data.views[0]), rows @ last.weight.T)
+
+
+def test_supervised_is_the_cross_entropy_of_a_linear_classifier() -> None:
+    model, data = method("supervised", classes=10), batch()
+    data = Batch(data.views[:1], torch.tensor([0, 3, 9, 1, 1, 2]))
+    ours = model.loss(data)
+    logits = model.backbone(data.views[0]) @ model.classifier.weight.T + model.classifier.bias
+    chosen = torch.stack([row[label] for row, label in zip(logits, data.labels, strict=True)])
+    formula = (logits.exp().sum(dim=1).log() - chosen).mean()
+    torch.testing.assert_close(ours, formula)
+    assert_same_gradients(model, ours, formula)
+
+
+HEADS = {  # (in, out) of each linear layer, with d = 12, as the papers have them
+    "simsiam": [(12, 12), (12, 12), (12, 2048), (2048, 512), (512, 2048)],
+    "barlow_twins": [(12, 8192), (8192, 8192), (8192, 8192)],
+    "vicreg": [(12, 8192), (8192, 8192), (8192, 8192)],
+    "moco": [(12, 12), (12, 128)],
+    "swav": [(12, 12), (12, 128), (128, 3000)],
+    "dino": [(12, 2048), (2048, 2048), (2048, 256), (256, 2048)],
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_have_the_shapes_of_the_paper(name: str) -> None:
+    model = method(name)
+    frozen = {
+        id(module) for momentum in model.modules() if isinstance(momentum, Momentum) for module in momentum.modules()
+    }
+    backbone = {id(module) for module in model.backbone.modules()}
+    layers = [
+        module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in frozen | backbone
+    ]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == HEADS[name]
+
+
+def test_a_queue_holds_the_last_rows_that_were_pushed() -> None:
+    torch.manual_seed(0)
+    queue = Queue(7, 2)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(7))
+    pushed = torch.arange(48.0).view(24, 2)
+    for start, stop in ((0, 3), (3, 6), (6, 6), (6, 9)):
+        assert not queue.full
+        queue.push(pushed[start:stop])
+        assert {tuple(row) for row in pushed[max(0, stop - 7) : stop].tolist()} <= {
+            tuple(r) for r in queue.rows.tolist()
+        }
+    assert queue.full
+    queue.push(pushed[9:24])
+    assert {tuple(row) for row in queue.rows.tolist()} == {tuple(row) for row in pushed[17:].tolist()}
+    empty = Queue(0, 2)
+    empty.push(pushed)
+    assert not empty.full
 
 
 def test_momentum_follows_parameters_and_keeps_its_own_buffers() -> None:

@@ -1,0 +1,77 @@
+"""DINO: Caron et al. 2021, "Emerging properties in self-supervised vision transformers", arXiv 2104.14294."""
+
+import torch
+from lightly.loss import DINOLoss
+from lightly.models.modules.heads import ProjectionHead
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils.parametrizations import weight_norm
+
+from bench.views import View
+from methods.base import Batch, Method, Momentum, methods
+
+
+@methods.register("dino")
+class DINO(Method):
+    """A student predicts the momentum network's sharpened, centred distribution over outputs for the other view.
+
+    Loss: equation 2 over two global views, student temperature 0.1, teacher 0.04, centre momentum 0.9 (section 3.1).
+    As in ReLA's public code there are no local views, the head is d -> 2048 -> 2048 -> 256 -> 2048 with batch norm, and
+    the momentum is 0.99 throughout. Views: BYOL's, cropped to 0.4 of the area or more (DINO's public code).
+    """
+
+    views = (View(crop=(0.4, 1.0), blur=1.0), View(crop=(0.4, 1.0), blur=0.1, solarise=0.2))
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        outputs: int = 2048,
+        momentum: float = 0.99,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+    ) -> None:
+        super().__init__(backbone, dim)
+        self.student = nn.Sequential(self.backbone, Head(dim, hidden, bottleneck, outputs))
+        self.teacher = Momentum(self.student, momentum)
+        self.criterion = DINOLoss(outputs, teacher_temp=teacher_temperature, student_temp=student_temperature)
+
+    def loss(self, batch: Batch) -> Tensor:
+        teacher = [self.teacher(view).float() for view in batch.views]
+        student = [self.student(view).float() for view in batch.views]
+        loss: Tensor = self.criterion(teacher, student)
+        return loss
+
+    def after_step(self) -> None:
+        self.teacher.update(self.student)
+
+
+class Head(nn.Sequential):
+    """lightly's `DINOProjectionHead`, whose weight norm torch has deprecated: an MLP, rows of length 1, prototypes."""
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, outputs: int) -> None:
+        mlp = ProjectionHead(
+            [
+                (dim, hidden, nn.BatchNorm1d(hidden), nn.GELU()),
+                (hidden, hidden, nn.BatchNorm1d(hidden), nn.GELU()),
+                (hidden, bottleneck, None, None),
+            ]
+        )
+        for layer in mlp.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        last = weight_norm(nn.Linear(bottleneck, outputs, bias=False))
+        with torch.no_grad():  # prototypes of length 1 for good
+            last.parametrizations.weight.original0.fill_(1).requires_grad_(False)
+        super().__init__(mlp, Unit(), last)
+
+
+class Unit(nn.Module):
+    """Scales each row to length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(x, dim=1)
