@@ -89,11 +89,13 @@ def report(
     settings: SetOption = None,
     results: ResultsOption = Path("results"),
     out: Annotated[Path, typer.Option("--reports", help="folder to write to")] = Path("reports"),
+    plugin: PluginOption = None,
 ) -> None:
     """Make tables and plots from records; trains nothing."""
     from bench.grid import load_grid
     from bench.report import write_report
 
+    _load_plugins(plugin)
     if grid is None:
         names = sorted(path.name for path in results.glob("*/") if any(path.glob("*.json")))
         if not names:
@@ -176,10 +178,10 @@ def _plan(
     from bench.grid import expand, load_grid, select
     from bench.places import Places
 
+    _load_plugins(plugin)
     spec = load_grid(grid, profile, settings or [])
     cells = expand(spec)
     chosen = select(cells, only) if only else cells
-    _load_plugins(plugin)
     from bench.plan import plan
 
     places = Places(data=data_root, results=results, grid=spec.name)

@@ -15,6 +15,7 @@ from bench.spec import Arm, Cell, Dataset, Grid, Protocol
 
 GRIDS = Path(__file__).parent / "grids"
 MAX_BYTES = 1_000_000
+EVERY = "*"
 # Any grid, made small enough to try on a laptop's CPU. A grid's own `mini` goes on top of it.
 MINI: dict[str, Any] = {
     "backbone": "resnet_small",
@@ -134,7 +135,7 @@ def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: fl
         train_images=dataset.train_images,
         backbone=dataset.backbone or grid.backbone,
         method=arm.method,
-        params=arm.params,
+        params={**grid.params.get(arm.method, {}), **arm.params},
         rela=arm.rela,
         budget=budget,
         seed=seed,
@@ -197,12 +198,24 @@ def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
 
 
 def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn the short forms `datasets: [digits]` and `arms: [byol]` into mappings."""
+    """Turn the short forms `datasets: [digits]` and `arms: [byol]` into mappings, and method "*" into every method."""
     raw = dict(raw)
     for key, field in (("datasets", "name"), ("arms", "method")):
         if isinstance(raw.get(key), list):
             raw[key] = [{field: item} if isinstance(item, str) else item for item in raw[key]]
+    if isinstance(raw.get("arms"), list):
+        raw["arms"] = [each for arm in raw["arms"] for each in _every_method(arm)]
     return raw
+
+
+def _every_method(arm: Any) -> list[Any]:
+    """Return the arm, or one for each method when its method is "*", which then stands for the method's name."""
+    if not isinstance(arm, dict) or arm.get("method") != EVERY:
+        return [arm]
+    from methods import methods  # imports torch, which other grids can be read without
+
+    name = {"name": arm["name"]} if isinstance(arm.get("name"), str) else {}
+    return [{**arm, "method": each, **{k: v.replace(EVERY, each) for k, v in name.items()}} for each in methods]
 
 
 def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, Any]:
@@ -245,6 +258,10 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise UserError(f"{source}: {what}s[{index}]: {what} {name} is there twice; remove one")
+    used = {arm.method for arm in grid.arms}
+    for method in grid.params:
+        if method not in used:
+            raise UserError(f"{source}: params.{method}: no arm has this method{did_you_mean(method, used)}")
     for index, dataset in enumerate(grid.datasets):
         try:
             protocol_of(grid, dataset)

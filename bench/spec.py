@@ -75,7 +75,7 @@ class Arm(Model):
     """A method with its wrapper and settings."""
 
     name: str | None = None
-    method: str
+    method: str  # "*" in YAML: an arm for each method there is
     params: Params = {}
     rela: Rela | None = None
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
@@ -100,6 +100,7 @@ class Grid(Model):
     budgets: Annotated[tuple[Budget, ...], Field(strict=False, min_length=1)] = (1.0,)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
+    params: dict[str, Params] = {}  # by method: under those of its arms
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = {}
 
