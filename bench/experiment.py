@@ -1,7 +1,7 @@
 """One cell, from its data to its record."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,16 @@ from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
 from bench.provenance import provenance
-from bench.seeds import derive
-from bench.source import Order, Source, open_source
+from bench.seeds import derive, generator
+from bench.source import Order, Source, Streaming, open_source
 from bench.spec import Cell
-from bench.store import Ledger, Point, Record, Score, TargetCost
+from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
 from bench.train import CHECKPOINT_SECONDS, Every, Interrupted, Trainer
 from methods import Method, methods
 from methods.rela import ReLA
 from priors import Prior
+from priors.mapped import Mapped
+from priors.streamed import alone, load_rows, stream_targets
 from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
 from priors.weights import save_weights
 
@@ -64,15 +66,21 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
     train, test = (open_source(split, size, device, workers) for split in (data.train, data.test))
     steps = total_steps(cell, len(data.train))
     order = Order(len(data.train), cell.budget, cell.protocol.batch_size, cell.seed)
-    targets, cached = _targets(task, train, size, places, clock) if task.prior else (None, False)
+    targets, cached = _targets(task, train, size, places, clock, watch) if task.prior else (None, False)
     target_dim = targets.values.shape[1] if targets else None
     method = build_method(cell, size, target_dim, order.steps_per_epoch)
     method.to(device).to(memory_format=torch.channels_last)
     values = targets.values.to(device) if targets else None
+    if values is not None and cell.rela and cell.rela.shuffle:
+        shuffled = torch.randperm(len(values), generator=generator(cell.seed, "shuffle"))
+        values = values.permuted(shuffled) if isinstance(values, Mapped) else values[shuffled.to(device)]
     trainer = Trainer(method, train, order, values, cell.protocol, clock)
 
     checkpoint = checkpoint_path(places, task.id)
     curve = _resume(checkpoint, task.id, trainer, clock)
+    if cell.flops_of:
+        with clock.phase("other"):
+            steps = _matched_steps(task, trainer, places)
     watch.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
     due = Every(CHECKPOINT_SECONDS)
 
@@ -191,23 +199,37 @@ def make_targets(prior: Prior, train: Source, dim: int, size: int, device: torch
     Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code).
     """
     began = clock.read()["targets"]
-    with clock.phase("targets"), torch.no_grad():
-        model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
-        features: list[torch.Tensor] = []
-        flops = images = 0
-        for batch in train.plain(prior.input_size or size, prior.mean, prior.std):
-            if not features:
+    with clock.phase("targets"):
+        features, flops = zip(*_features(prior, train, size, device, clock), strict=True)
+        with torch.no_grad():
+            values, empty = reduce_features(torch.cat(features), dim)
+    seconds = clock.read()["targets"] - began
+    return Targets(values.cpu(), empty, Cost(seconds, sum(flops), len(values)))
+
+
+def _features(
+    prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, first: int = 0
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took."""
+    model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
+    flops = 0
+    for batch in train.plain(prior.input_size or size, prior.mean, prior.std, first):
+        with torch.no_grad():
+            if not flops:
                 with clock.phase("other"):
                     flops = count_flops(partial(model, batch)) // len(batch)
-            features.append(model(batch).flatten(1).float())
-            images += len(batch)
-        values, empty = reduce_features(torch.cat(features), dim)
-    seconds = clock.read()["targets"] - began
-    return Targets(values.cpu(), empty, Cost(seconds, flops * images, images))
+            features = model(batch).flatten(1).float()
+        yield features, flops * len(batch)
 
 
-def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock) -> tuple[Targets, bool]:
-    """Return the cell's targets and whether they were in the cache, which holds them after."""
+def _targets(
+    task: Task, train: Source, size: int, places: Places, clock: Clock, watch: Watch
+) -> tuple[Targets, bool]:
+    """Return the cell's targets and whether they were in the cache, which holds them after.
+
+    Those of images that stream stay in their file. Raises Interrupted between two shards of them when `watch.stop()`
+    says so.
+    """
     assert task.prior is not None
     assert task.inputs is not None
     dim = build_backbone(task.cell.backbone, size).dim
@@ -219,13 +241,43 @@ def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock)
         size=task.prior.input_size or size,
         dim=dim,
     )
-    cached = load_targets(path, len(train.labels))
+    count = len(train.labels)
+    if isinstance(train, Streaming):
+        cached = load_rows(path, count)
+        if cached:
+            return cached, True
+        with alone(path):  # then another process may have made them
+            cached = load_rows(path, count)
+            features = partial(_features, task.prior, train, size, clock.device, clock)
+            after_shard = partial(_after_shard, watch, count)
+            return cached or stream_targets(features, count, dim, path, clock, after_shard), bool(cached)
+    cached = load_targets(path, count)
     if cached:
         return cached, True
     targets = make_targets(task.prior, train, dim, size, clock.device, clock)
     with clock.phase("other"):
         save_targets(targets, path)
     return targets, False
+
+
+def _after_shard(watch: Watch, count: int, images: int) -> None:
+    """Tell that the features of the first `images` of `count` are on disk, and stop there if the user wants to."""
+    watch.event("targets", {"images": images, "of": count})
+    if watch.stop():
+        raise Interrupted
+
+
+def _matched_steps(task: Task, trainer: Trainer, places: Places) -> int:
+    """Return how many steps spend what the cell spent that this one is to match, targets included."""
+    assert task.needs is not None
+    other = read_record(record_path(places.records, task.needs.id))
+    assert isinstance(other, Record)
+    assert other.ledger is not None
+    flops = other.ledger.flops + (other.ledger.targets.flops if other.ledger.targets else 0)
+    steps = flops // trainer.flops_per_step()
+    if steps == 0:
+        raise UserError(f"arm {task.cell.arm!r}: {flops:,} FLOPs, as cell {task.needs.id} took, are less than one step")
+    return steps
 
 
 def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list[Point]:

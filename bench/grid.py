@@ -29,6 +29,8 @@ MINI: dict[str, Any] = {
     },
 }
 MINI_DATASET: dict[str, Any] = {"train_images": 640, "backbone": None, "protocol": {}}
+TOY = "toy"  # a file with this key is no grid of cells but a study of `bench.toy`
+MINI_TOY: dict[str, Any] = {"seeds": [0, 1], "early": 2, "toy": {"evaluate_at": [0, 1, 2, 5], "prior_steps": 5}}
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,6 +96,15 @@ def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = (
     Raises:
         UserError: naming the file, the key, the value and the fix.
     """
+    raw, path = read_grid(name)
+    if TOY in raw:
+        raise UserError(f"{path}: a study of the kind {TOY!r} has no cells; `run`, `status` and `report` know it")
+    raw, source = with_overrides(raw, path, profile, settings)
+    return _validated(_spelled_out(raw), source)
+
+
+def read_grid(name: str) -> tuple[dict[str, Any], Path]:
+    """Return what a grid's file says, not validated yet, and the file. Raises UserError."""
     path = find_grid(name)
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no grid is")
@@ -103,7 +114,13 @@ def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = (
         raise UserError(f"{path}: not a UTF-8 text file") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a grid is a mapping with keys such as name, datasets, arms")
-    raw = {"name": path.stem, **raw}
+    return {"name": path.stem, **raw}, path
+
+
+def with_overrides(
+    raw: dict[str, Any], path: Path, profile: str | None, settings: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """Return what a grid's file says under a profile and `KEY=VALUE` settings, and how errors name the two."""
     if profile is not None:
         raw = _with_profile(raw, profile, str(path))
     for setting in settings:
@@ -114,7 +131,7 @@ def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = (
         for part in reversed(key.strip().split(".")):
             override = {part: override}
         raw = _merge(raw, override)
-    return _validated(_spelled_out(raw), " ".join([str(path), *(f"--set {setting}" for setting in settings)]))
+    return raw, " ".join([str(path), *(f"--set {setting}" for setting in settings)])
 
 
 def expand(grid: Grid) -> list[Cell]:
@@ -137,6 +154,7 @@ def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: fl
         method=arm.method,
         params={**grid.params.get(arm.method, {}), **arm.params},
         rela=arm.rela,
+        flops_of=arm.flops_of,
         budget=budget,
         seed=seed,
         protocol=protocol,
@@ -149,6 +167,8 @@ def arm_name(arm: Arm) -> str:
         return arm.name
     params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
     name = f"{arm.method}({params})" if params else arm.method
+    if arm.flops_of:
+        name += f" at the FLOPs of {arm.flops_of}"
     return f"rela({name},{arm.rela.prior})" if arm.rela else name
 
 
@@ -223,7 +243,9 @@ def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, A
     if not isinstance(profiles, dict) or profile not in {"mini", *profiles}:
         known = {"mini", *map(str, profiles)} if isinstance(profiles, dict) else {"mini"}
         raise UserError(f"{source}: unknown profile {profile!r}{did_you_mean(profile, known)}")
-    if profile == "mini":
+    if profile == "mini" and TOY in raw:
+        raw = _merge(raw, MINI_TOY)
+    elif profile == "mini":
         raw = _spelled_out(_merge(raw, MINI))
         if isinstance(raw.get("datasets"), list):
             raw["datasets"] = [{**item, **MINI_DATASET} if isinstance(item, dict) else item for item in raw["datasets"]]
@@ -246,7 +268,7 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     try:
         grid = Grid.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error, Grid)}") from error
+        raise UserError(f"{source}: {sentence(error, Grid)}") from error
     unique: list[tuple[str, Sequence[object]]] = [
         ("dataset", [dataset.name for dataset in grid.datasets]),
         ("arm", [arm_name(arm) for arm in grid.arms]),
@@ -258,6 +280,10 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise UserError(f"{source}: {what}s[{index}]: {what} {name} is there twice; remove one")
+    arms = {arm_name(arm): arm for arm in grid.arms}
+    for index, arm in enumerate(grid.arms):
+        if arm.flops_of is not None:
+            _check_match(grid, arm, arms, f"{source}: arms[{index}].flops_of")
     used = {arm.method for arm in grid.arms}
     for method in grid.params:
         if method not in used:
@@ -266,7 +292,7 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         try:
             protocol_of(grid, dataset)
         except ValidationError as error:
-            raise UserError(f"{source}: {_sentence(error, Protocol, f'datasets[{index}].protocol')}") from error
+            raise UserError(f"{source}: {sentence(error, Protocol, f'datasets[{index}].protocol')}") from error
     first: dict[str, Arm] = {}
     for index, arm in enumerate(grid.arms):
         # What a cell's key sees of an arm: two arms that have it in common would share their records.
@@ -281,11 +307,24 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     return grid
 
 
+def _check_match(grid: Grid, arm: Arm, arms: dict[str, Arm], where: str) -> None:
+    """Raise UserError unless the arm can spend what the one it names in `flops_of` spends."""
+    other = arms.get(arm.flops_of or "")
+    if other is None:
+        raise UserError(f"{where}: {arm.flops_of!r} is not an arm{did_you_mean(arm.flops_of or '', arms)}")
+    if other.flops_of:
+        raise UserError(f"{where}: arm {arm.flops_of!r} matches another one itself; name that one")
+    if arm.rela:
+        raise UserError(f"{where}: an arm with rela cannot match another one's FLOPs; leave out one of the two")
+    for budget in sorted({*(arm.budgets or grid.budgets)} - {*(other.budgets or grid.budgets)}):
+        raise UserError(f"{where}: arm {arm.flops_of!r} has no budget {budget:g} to match; give both the same budgets")
+
+
 def _paths_differ(one: Arm, other: Arm) -> bool:
     return bool(one.rela and other.rela and one.rela.prior != other.rela.prior)
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
+def sentence(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
     """Turn pydantic's first complaint into one sentence: key (below the key `under`), value, fix."""
     complaints = error.errors(include_url=False)
     first = complaints[0]

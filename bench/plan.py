@@ -18,7 +18,10 @@ BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatev
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine."""
+    """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine.
+
+    `needs` is the cell that must be done before: the one whose backbone is its prior, or whose FLOPs it matches.
+    """
 
     cell: Cell
     id: str = ""
@@ -49,8 +52,9 @@ class _Planner:
         self.makers = {
             (self._short(cell.dataset), cell.seed): cell
             for cell in cells
-            if cell.method == BASELINE and not cell.rela and not cell.params and cell.budget == 1.0
+            if cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
         }
+        self.matched = {(cell.arm, cell.dataset, cell.budget, cell.seed): cell for cell in cells}
 
     def task(self, cell: Cell) -> Task:
         """Return the task of a cell, made once, after those it needs."""
@@ -64,14 +68,22 @@ class _Planner:
                 if cell.rela:
                     needs, prior = self._prior(cell)
                     prior_digest = prior.digest()
-                    missing = needs.missing if needs else ""
+                if cell.flops_of:
+                    needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
+                missing = needs.missing if needs else ""
                 data = self._data_digest(cell.dataset)
             except MissingError as error:
                 missing = str(error)
             if missing:
                 self.tasks[key] = Task(cell, needs=needs, missing=missing)
             else:
-                inputs = Inputs(data=data, prior=prior_digest, method_version=method.version, params=params)
+                inputs = Inputs(
+                    data=data,
+                    prior=prior_digest,
+                    method_version=method.version,
+                    params=params,
+                    flops_of=needs.id if needs and cell.flops_of else None,
+                )
                 task = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
                 same = self._by_id.setdefault(task.id, cell)
                 if same is not cell:

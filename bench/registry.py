@@ -60,6 +60,9 @@ class Registry(Generic[T]):
         self._load()
         return iter(sorted({*self._items, *self._entry_points}))
 
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
     def __contains__(self, name: str) -> bool:
         self._load()
         return name in self._items or name in self._entry_points

@@ -51,7 +51,7 @@ def to_run(tasks: Sequence[Task], places: Places) -> list[Task]:
             continue
         if not is_done(task, places, backbone_needed=task.id in pending):
             pending.add(task.id)
-            if task.needs and not is_done(task.needs, places, backbone_needed=True):
+            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
                 pending.add(task.needs.id)
     return [task for task in tasks if task.id in pending]
 
@@ -75,7 +75,7 @@ def run_tasks(
             elif task.id not in pending:
                 outcome = Outcome(task, "done", cached=True)
             elif needed and needed.status != "done":
-                outcome = Outcome(task, "skipped", reason=f"its prior's cell {needed.task.id} is {needed.status}")
+                outcome = Outcome(task, "skipped", reason=f"the cell {needed.task.id} that it needs is {needed.status}")
             else:
                 outcome = _run(task, places, device, workers, display, stop)
             outcomes[id(task)] = outcome

@@ -69,6 +69,7 @@ class Rela(Model):
     phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
     train_map: bool = False  # the reference leaves the linear map at its random initial value
     check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
+    shuffle: bool = False  # control: each image gets the targets of another
 
 
 class Arm(Model):
@@ -78,6 +79,7 @@ class Arm(Model):
     method: str  # "*" in YAML: an arm for each method there is
     params: Params = {}
     rela: Rela | None = None
+    flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
 
 
@@ -115,6 +117,7 @@ class Cell(Model):
     method: str
     params: dict[str, Any]
     rela: Rela | None
+    flops_of: str | None = None
     budget: Budget
     seed: Seed
     protocol: Protocol
@@ -125,6 +128,11 @@ class Cell(Model):
         Of a prior's file only the name is kept: where it lies decides nothing, its content is in the inputs.
         """
         settings = self.model_dump(mode="json", exclude={"arm"})
+        # Settings that came later are left out where they are off: what was run before them keeps its name.
+        if not self.flops_of:
+            del settings["flops_of"]
+        if self.rela and not self.rela.shuffle:
+            del settings["rela"]["shuffle"]
         if self.rela and self.rela.prior.startswith("file:"):
             settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
         return settings
@@ -138,13 +146,14 @@ class Inputs(Model):
     """What a cell's result depends on beyond its settings.
 
     `data` and `prior` are digests of content (of a prior that the grid trains, its cell's id); `params` are the
-    method's parameters with its defaults filled in.
+    method's parameters with its defaults filled in; `flops_of` is the id of the cell whose FLOPs are matched.
     """
 
     data: str
     prior: str | None
     method_version: int
     params: dict[str, Any]
+    flops_of: str | None = None
 
 
 def cell_id(cell: Cell, inputs: Inputs) -> str:
@@ -152,9 +161,10 @@ def cell_id(cell: Cell, inputs: Inputs) -> str:
     settings = cell.settings() | {"params": None}
     if cell.rela and cell.rela.prior.startswith("file:"):
         settings["rela"]["prior"] = "file:"
-    return digest(
-        {"protocol_version": PROTOCOL_VERSION, "settings": settings, "inputs": inputs.model_dump(mode="json")}
-    )
+    if cell.flops_of:
+        settings["flops_of"] = None  # the other arm's name decides nothing, its cell's id is in the inputs
+    known = inputs.model_dump(mode="json", exclude={"flops_of"} if inputs.flops_of is None else None)
+    return digest({"protocol_version": PROTOCOL_VERSION, "settings": settings, "inputs": known})
 
 
 def digest(value: Any) -> str:

@@ -18,6 +18,7 @@ from bench.spec import Protocol
 from bench.views import View
 from methods.base import Batch, Method
 from methods.rela import ReLA
+from priors.mapped import Mapped
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -50,7 +51,7 @@ class Trainer:
         method: what to train; every parameter that requires a gradient is optimised.
         source: the training images.
         order: which images a step sees.
-        targets: float32 (N, k) on the device, for a method wrapped in ReLA.
+        targets: float32 (N, k) on the device or in a file, for a method wrapped in ReLA.
         protocol: optimiser, precision and views.
         clock: charged with "train" for the steps and "other" for what comes between.
     """
@@ -60,7 +61,7 @@ class Trainer:
         method: Method,
         source: Source,
         order: Order,
-        targets: Tensor | None,
+        targets: Tensor | Mapped | None,
         protocol: Protocol,
         clock: Clock,
     ) -> None:
@@ -108,6 +109,15 @@ class Trainer:
                     if not torch.isfinite(loss):
                         raise TrainingError(f"the loss is {self.loss} at step {self.step}")
                 after_step()
+
+    def flops_per_step(self) -> int:
+        """Return the FLOPs of a step of the method itself, counted on the batch of step 0."""
+        if "method" not in self.spent.step_flops:
+            self.method.train()
+            views = self._without_blur(self.method.views)
+            index, images = next(self.source.batches(views, self.order, range(1)))
+            self._count("method", Batch(images, self.source.labels[index]))
+        return self.spent.step_flops["method"]
 
     def state(self) -> dict[str, Any]:
         """Return all that a later run needs to go on as if nothing had happened: tensors and plain values."""

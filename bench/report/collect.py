@@ -63,11 +63,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Family:
-    """A method with its parameters: the arm without ReLA, if the grid has it, and the ReLA arms beside it."""
+    """A method with its parameters: the plain arm, if the grid has it, and those with ReLA and controls beside it."""
 
     name: str
     plain: Arm | None
-    rela: tuple[Arm, ...]
+    others: tuple[Arm, ...]
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ def families(grid: Grid) -> tuple[Family, ...]:
         members[arm_name(Arm(method=arm.method, params=arm.params))].append(arm)
     found = []
     for name, arms in members.items():
-        plain = next((arm for arm in arms if not arm.rela), None)
-        found.append(Family(arm_name(plain) if plain else name, plain, tuple(arm for arm in arms if arm.rela)))
+        plain = next((arm for arm in arms if not (arm.rela or arm.flops_of)), None)
+        others = tuple(arm for arm in arms if arm is not plain)
+        found.append(Family(arm_name(plain) if plain else name, plain, others))
     return tuple(found)
 
 
@@ -235,13 +236,14 @@ def clock_gap(record: Record) -> float | None:
 
 def _label(arm: Arm, short: bool) -> str:
     if arm.name or not arm.rela:
-        return arm_name(arm)
+        return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
     prior = arm.rela.prior
     if prior.startswith("file:"):
         prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
     notes = [prior.removeprefix("timm:")]
     notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
     notes += ["trained map"] if arm.rela.train_map else []
+    notes += ["shuffled"] if arm.rela.shuffle else []
     label = f"ReLA ({', '.join(notes)})"
     return label if short else f"{arm_name(Arm(method=arm.method, params=arm.params))} + {label}"
 

@@ -63,8 +63,8 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for name in names:
             figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
-            files[f"{name}.png"] = _bytes(figure, "png", {"Software": None})
-            files[f"{name}.svg"] = _bytes(figure, "svg", {"Date": None})
+            files[f"{name}.png"] = to_bytes(figure, "png", {"Software": None})
+            files[f"{name}.svg"] = to_bytes(figure, "svg", {"Date": None})
     return files
 
 
@@ -203,7 +203,8 @@ def _legend_columns(labels: list[str]) -> int:
     return math.ceil(len(labels) / math.ceil(len(labels) / fit))
 
 
-def _bytes(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
+def to_bytes(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
+    """Return a figure as a file of the format `form`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
     return buffer.getvalue()

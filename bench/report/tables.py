@@ -18,6 +18,7 @@ from bench.report.collect import (
     phase_seconds,
     probe_sd,
     score_of,
+    summarise,
     target_flops,
     total_flops,
 )
@@ -56,9 +57,9 @@ def accuracy_table(found: Collected, family: Family, value: Callable[[Record], f
     Rows: datasets x budgets. Columns: the method, its ReLA arms, and the method at the full budget (the star). Bold:
     the best of at least two in a row, the star aside; underlined: better than the star. Compared before rounding.
     """
-    headers = arm_labels(family.rela, short=True)
-    arms = [family.plain, *family.rela]
-    head = ("Dataset", "Budget", family.name, *(headers[arm_name(arm)] for arm in family.rela), f"{family.name}*")
+    headers = arm_labels(family.others, short=True)
+    arms = [family.plain, *family.others]
+    head = ("Dataset", "Budget", family.name, *(headers[arm_name(arm)] for arm in family.others), f"{family.name}*")
     rows = []
     for group in found.groups:
         full = found.find(group, family.plain, 1.0)
@@ -78,6 +79,41 @@ def accuracy_table(found: Collected, family: Family, value: Callable[[Record], f
             ]
             rows.append((Entry(group.label), Entry(percent(budget)), *entries, _accuracy(full, star)))
     return Table(head, tuple(rows), names=2)
+
+
+def gain_table(found: Collected) -> Table:
+    """Return what ReLA and the controls gain over the plain method, in points of linear accuracy, paired by seed."""
+    head = ("Dataset", "Method", "Arm", "Budget", "Plain", "Arm's", "Gain", "Gain over full budget")
+    rows = []
+    for group in found.groups:
+        for family in found.families:
+            full = found.find(group, family.plain, 1.0)
+            labels = arm_labels(family.others, short=True)
+            for arm in family.others:
+                for budget in arm.budgets or found.grid.budgets:
+                    plain, result = found.find(group, family.plain, budget), found.find(group, arm, budget)
+                    rows.append(
+                        (
+                            *map(Entry, (group.label, family.name, labels[arm_name(arm)], percent(budget))),
+                            _accuracy(plain, _summary(plain, linear)),
+                            _accuracy(result, _summary(result, linear)),
+                            _gain(result, plain),
+                            _gain(result, full),
+                        )
+                    )
+    return Table(head, tuple(rows), names=4)
+
+
+def _gain(result: Result | None, baseline: Result | None) -> Entry:
+    """Return by how much a result exceeds its baseline: mean and deviation of the differences of equal seeds."""
+    if not result or not baseline:
+        return Entry(NONE)
+    base = {record.cell.seed: linear(record) for record in baseline.done}
+    gain = summarise(linear(r) - base[r.cell.seed] for r in result.done if r.cell.seed in base)
+    if not gain:
+        return Entry(NONE)
+    spread = "" if gain.sd is None else f" ± {100 * gain.sd:.1f}"
+    return Entry(f"{100 * gain.mean:+.1f}{spread}", f"(n={gain.n})")
 
 
 def cost_table(found: Collected, group: Group) -> Table:
@@ -268,9 +304,9 @@ def _latex_entry(entry: Entry) -> str:
 
 def _budgets(found: Collected, family: Family) -> Sequence[float]:
     """Return the budgets below the full one; the full one too where ReLA has it, or where there is no other."""
-    arms = [arm for arm in (family.plain, *family.rela) if arm]
+    arms = [arm for arm in (family.plain, *family.others) if arm]
     budgets = {budget for arm in arms for budget in arm.budgets or found.grid.budgets}
-    full = any(1.0 in (arm.budgets or found.grid.budgets) for arm in family.rela)
+    full = any(1.0 in (arm.budgets or found.grid.budgets) for arm in family.others)
     return sorted(budgets if full else budgets - {1.0} or budgets)
 
 

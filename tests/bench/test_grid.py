@@ -11,6 +11,7 @@ import yaml
 from bench.errors import UserError
 from bench.grid import GRIDS, MAX_BYTES, expand, load_grid, select
 from bench.spec import Cell, Grid
+from methods import methods
 
 BASE: dict[str, Any] = {
     "title": "A test",
@@ -113,6 +114,40 @@ def test_an_arm_has_its_own_budgets_and_a_dataset_its_own_protocol(load: Load) -
     assert {(c.arm, c.budget) for c in cells} == {("byol", 0.5), ("simclr(temperature=0.2)", 1.0)}
     probes = {c.dataset: (c.backbone, c.protocol.epochs, c.protocol.probe.epochs) for c in cells}
     assert probes == {"digits": ("resnet_small", 3, 100), "cifar10": ("resnet18", 3, 7)}
+
+
+def test_a_star_is_every_method_and_stands_for_its_name(load: Load) -> None:
+    grid = load(arms=[{"method": "*"}, {"method": "*", "name": "* + ReLA", "rela": {"prior": "rand"}}])
+    assert len(methods) >= 9
+    assert [arm.method for arm in grid.arms] == [*methods] * 2
+    assert {cell.arm for cell in expand(grid)} == {*methods, *(f"{name} + ReLA" for name in methods)}
+
+
+def test_the_grids_parameters_of_a_method_are_under_those_of_its_arms(load: Load) -> None:
+    arms = ["byol", {"method": "byol", "params": {"momentum": 0.5}}, "simclr"]
+    grid = load(arms=arms, params={"byol": {"momentum": 0.9, "projection": 8}}, seeds=[0])
+    assert [cell.params for cell in expand(grid)] == [
+        {"momentum": 0.9, "projection": 8},
+        {"momentum": 0.5, "projection": 8},
+        {},
+    ]
+    said = sentence(lambda: load(params={"byoll": {}}))
+    assert "params.byoll" in said
+    assert "'byol'" in said
+
+
+@pytest.mark.parametrize(
+    ("matched", "other", "why"),
+    [
+        ({"flops_of": "refa"}, {}, "did you mean 'rela'"),
+        ({"flops_of": "rela", "rela": {"prior": "rand"}}, {}, "cannot match"),
+        ({"flops_of": "rela", "budgets": [0.25]}, {}, "no budget 0.25"),
+        ({"flops_of": "second"}, {"name": "second", "method": "byol", "flops_of": "rela"}, "name that one"),
+    ],
+)
+def test_a_match_that_cannot_be(load: Load, matched: dict[str, Any], other: dict[str, Any], why: str) -> None:
+    arms = [{"name": "rela", "method": "byol", "rela": {"prior": "rand", "phase": 0.5}}, {"method": "byol", **matched}]
+    assert why in sentence(lambda: load(arms=[*arms, *([other] if other else [])]))
 
 
 def test_the_order_of_keys_in_the_file_does_not_matter(path: Path) -> None:

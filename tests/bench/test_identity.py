@@ -50,6 +50,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "phase": 0.5,
         "train_map": True,
         "check_every": 2,
+        "shuffle": True,
     },
     Cell: {
         "dataset": "cifar10",
@@ -58,11 +59,18 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "method": "simclr",
         "params": {"momentum": 0.8},
         "rela": None,
+        "flops_of": "y",
         "budget": 0.2,
         "seed": 1,
         "protocol": Protocol(blur=False),
     },
-    Inputs: {"data": "e", "prior": None, "method_version": 2, "params": {"momentum": 0.9, "projection": 128}},
+    Inputs: {
+        "data": "e",
+        "prior": None,
+        "method_version": 2,
+        "params": {"momentum": 0.9, "projection": 128},
+        "flops_of": "f",
+    },
 }
 
 

@@ -107,6 +107,50 @@ def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: P
         assert_equal(what_was_learned(outcome.task, first), what_was_learned(other.task, second))
 
 
+CONTROLS = """
+  - {name: shuffled, method: byol, rela: {prior: rand, shuffle: true}}
+  - {name: matched, method: byol, flops_of: constant}
+protocol:"""
+
+
+def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Path, tmp_path: Path) -> None:
+    grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
+    places = places_in(tmp_path)
+    outcomes = {(o.task.cell.arm, o.task.cell.budget): record(o.task, places) for o in run(grid, places)}
+    constant, matched, plain = (outcomes[arm, 0.5].ledger for arm in ("constant", "matched", "byol"))
+    assert constant is not None
+    assert matched is not None
+    assert plain is not None
+    assert constant.targets is not None
+    spent = constant.flops + constant.targets.flops
+    step = plain.flops // plain.steps
+    assert matched.steps == spent // step < plain.steps
+    assert spent - step < matched.flops <= spent
+
+
+def test_a_flop_matched_arm_waits_for_the_other_and_is_another_cell(grid: Path, tmp_path: Path) -> None:
+    grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
+    places = places_in(tmp_path)
+    cells = expand(load_grid(str(grid)))
+    tasks = plan(cells, [cell for cell in cells if cell.arm == "matched"], places, "grid tiny")
+    assert [task.cell.arm for task in tasks] == ["constant", "matched"]
+    assert tasks[1].needs is tasks[0]
+    assert len({task.id for task in tasks_of(grid, places)}) == len(cells) == 6
+
+
+def test_shuffled_targets_are_those_of_other_images_and_cost_the_same(grid: Path, tmp_path: Path) -> None:
+    arms = "arms=[{method: byol, rela: {prior: rand}}, {name: s, method: byol, rela: {prior: rand, shuffle: true}}]"
+    places = places_in(tmp_path)
+    outcomes = run(grid, places, arms)
+    one, other = (record(outcome.task, places) for outcome in outcomes)
+    assert one.ledger is not None
+    assert other.ledger is not None
+    assert one.ledger.flops == other.ledger.flops
+    assert one.curve[-1].loss != other.curve[-1].loss
+    assert other.ledger.targets is not None
+    assert other.ledger.targets.cached, "they are the same targets in another order"
+
+
 def test_the_trainer_moves_every_weight_of_the_backbone(grid: Path, tmp_path: Path) -> None:
     places = places_in(tmp_path)
     for outcome in run(grid, places, "arms=[byol, {method: byol, rela: {prior: rand}}]"):
@@ -188,7 +232,7 @@ def test_what_needs_a_failed_cell_is_skipped_and_says_why(
     monkeypatch.setitem(methods._items, "byol", methods.get("raises"))
     outcomes = run(grid, places, "arms=[{method: byol, budgets: [1.0]}, {method: simclr, rela: {prior: DIGITS-T}}]")
     assert [outcome.status for outcome in outcomes] == ["failed", "skipped"]
-    assert outcomes[1].reason == f"its prior's cell {outcomes[0].task.id} is failed"
+    assert outcomes[1].reason == f"the cell {outcomes[0].task.id} that it needs is failed"
 
 
 def test_a_lost_backbone_that_a_cell_needs_is_trained_again(grid: Path, tmp_path: Path) -> None:
