@@ -25,13 +25,7 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
 
         return [(name, _first_line(methods.get(name))) for name in methods]
     if what == "priors":
-        from priors import priors
-
-        trained = (
-            "<DATASET>-T",
-            "the backbone of the BYOL cell at the full budget of the same grid, such as CF10-T.",
-        )
-        return [*((name, _first_line(priors.get(name))) for name in priors), trained]
+        return _priors(data)
     if what == "datasets":
         from bench.datasets import datasets
 
@@ -50,6 +44,25 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
         return [*((name, _first_line(backbones.get(name))) for name in backbones), timm]
     kinds = ["methods", "priors", "datasets", "backbones", "grids"]
     raise UserError(f"list {what}: no such thing{did_you_mean(what, kinds)}")
+
+
+def _priors(data: Path) -> list[tuple[str, str]]:
+    """Return the kinds of priors, then the named ones with what they are and whether their weights are here."""
+    from priors import priors
+    from priors.catalogue import CATALOGUE
+
+    kinds = [(name, _first_line(priors.get(name))) for name in priors if name not in CATALOGUE]
+    trained = ("<DATASET>-T", "the backbone of the BYOL cell at the full budget of the same grid, such as CF10-T.")
+    named = []
+    for name, entry in CATALOGUE.items():
+        if entry.model is None and name in priors:
+            state = f"from a plugin: {_first_line(priors.get(name))}"
+        elif entry.model is None:
+            state = "bring its features in a --plugin file"
+        else:
+            state = "ready here" if entry.path(data).is_file() else f"not in {data}; `prepare` downloads it"
+        named.append((name, f"{entry.line()}; {state}"))
+    return [*kinds, trained, *named]
 
 
 def state_of(task: Task, places: Places) -> str:

@@ -1,18 +1,19 @@
-"""Fetches data and weights."""
+"""Fetches data and weights, and verifies them: what is fetched is read, and weights are loaded into their network."""
 
 import sys
 from collections.abc import Sequence
 
-from bench.datasets import dataset_digest, find_dataset
+from bench.datasets import dataset_digest, find_dataset, image_size
 from bench.errors import UserError
 from bench.places import Places
 from bench.plan import Task
+from bench.spec import Cell
 from priors import find_prior
-from priors.base import trained_on
+from priors.base import feature_dim, trained_on
 
 
 def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
-    """Fetch and read what the tasks need, say what happened to each, and return whether all is there."""
+    """Fetch and read what the tasks need, say what happened to each, and return whether all is there and whole."""
     good = True
     places.data.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(task.cell.dataset for task in tasks):
@@ -24,15 +25,23 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
         except UserError as error:
             good = False
             print(f"dataset {name}: {error}", file=sys.stderr)
-    arms = {task.cell.rela.prior: task.cell for task in tasks if task.cell.rela}
-    for name, cell in arms.items():
-        if trained_on(name):
+    for cell in {_weights(task.cell): task.cell for task in tasks}.values():
+        if cell.rela is None or trained_on(cell.rela.prior):
             continue
+        name = cell.rela.prior
         try:
             prior = find_prior(name, cell, places)
+            prior.input_size = cell.rela.input_size or prior.input_size
             prior.fetch()
-            print(f"prior {name}: digest {prior.digest()}")
+            digest, size = prior.digest(), prior.input_size or image_size(cell, places)
+            print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
         except UserError as error:
             good = False
-            print(f"prior {name}: {error}", file=sys.stderr)
+            sentence = str(error)
+            print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
     return good
+
+
+def _weights(cell: Cell) -> tuple[str | int | None, ...]:
+    """Return what names the weights of a cell's prior, and the size at which they must fit."""
+    return (cell.rela.prior, cell.rela.backbone, cell.rela.input_size) if cell.rela else ()

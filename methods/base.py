@@ -20,7 +20,7 @@ class Batch:
 
     views: list[Tensor]  # one float tensor (B, 3, size, size) for each of the method's views, normalised
     labels: Tensor  # int64 (B,); a self-supervised method does not look
-    targets: Tensor | None = None  # float32 (B, k), there when the cell has a prior
+    targets: Tensor | None = None  # float32 (B, k), there in the ReLA phase
 
 
 class Method(nn.Module):

@@ -4,19 +4,22 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import nn
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import MissingError, UserError, did_you_mean
 from bench.places import Places
 from bench.registry import Registry
 from bench.spec import Cell
 from bench.views import MEAN, STD
+from priors.catalogue import CATALOGUE
 
 
 class Prior:
     """A frozen model that makes targets. Subclass, write `model`, register.
 
-    A grid names it as `<kind>` or `<kind>:<argument>`.
+    A grid names it as `<kind>` or `<kind>:<argument>`. Any architecture is a prior for any other: of its p features the
+    targets keep k = min(d, p) components, d being the dimension of the trained network's.
 
     Args:
         argument: what follows the colon, or "".
@@ -35,6 +38,10 @@ class Prior:
     def model(self) -> nn.Module:
         """Return the network from images (B, 3, size, size) to features (B, p). Raises MissingError."""
         raise NotImplementedError
+
+    def untrained(self) -> nn.Module:
+        """Return the network with random weights, as a rehearsal uses it; by default the model itself."""
+        return self.model()
 
     def digest(self) -> str:
         """Return what identifies the model's weights: equal digests, equal targets. Raises MissingError."""
@@ -55,10 +62,26 @@ def trained_on(name: str) -> str | None:
 
 
 def find_prior(name: str, cell: Cell, places: Places) -> Prior:
-    """Return the prior that `name` (`<kind>` or `<kind>:<argument>`) stands for. Raises UserError."""
+    """Return the prior that `name` (`<kind>` or `<kind>:<argument>`) stands for.
+
+    Raises UserError, and MissingError for a name of the catalogue that nothing here or in a plugin has a model for.
+    """
     kind, _, argument = name.partition(":")
-    if kind not in priors:
-        raise UserError(
-            f"unknown prior {name!r}{did_you_mean(kind, priors)} or a dataset's short name with -T, such as CF10-T"
-        )
-    return priors.get(kind)(argument, cell, places)
+    if kind in priors:
+        return priors.get(kind)(argument, cell, places)
+    if kind in CATALOGUE:
+        raise MissingError(CATALOGUE[kind].missing(places.data))
+    near = did_you_mean(kind, {*priors, *CATALOGUE})
+    raise UserError(f"unknown prior {name!r}{near} or a dataset's short name with -T, such as CF10-T")
+
+
+@torch.no_grad()
+def feature_dim(model: nn.Module, size: int, name: str) -> int:
+    """Return the dimension p of the features that prior `name`'s model makes of an image of `size` pixels.
+
+    Leaves the model in eval mode. Raises UserError when it takes no images of that size.
+    """
+    try:
+        return int(model.eval()(torch.zeros(1, 3, size, size)).flatten(1).shape[1])
+    except Exception as error:  # architectures refuse a size by whatever they like
+        raise UserError(f"prior {name!r} takes no images of {size} pixels ({error or type(error).__name__})") from error

@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from bench.errors import MissingError, UserError, did_you_mean
 from bench.places import Places
 from bench.seeds import derive
 from bench.spec import Cell
-from priors.base import Prior, priors
+from priors.base import Prior, feature_dim, priors
 from priors.weights import load_weights, save_weights
 
 
@@ -54,10 +56,13 @@ class File(Prior):
         return f"{_sha256(path, stat.st_size, stat.st_mtime_ns)}-{self._architecture()}"
 
     def model(self) -> nn.Module:
+        model = self.untrained()
+        load_weights(model, self.path())
+        return model
+
+    def untrained(self) -> nn.Module:
         size = self.input_size or image_size(self.cell, self.places)
-        backbone = build_backbone(self._architecture(), size)
-        load_weights(backbone.module, self.path())
-        return backbone.module
+        return build_backbone(self._architecture(), size).module
 
     def _architecture(self) -> str:
         name = self.cell.rela.backbone if self.cell.rela else None
@@ -73,8 +78,11 @@ class Timm(Prior):
     Its input size and normalisation are those that timm states. Never random weights: missing ones are an error.
     """
 
+    options: ClassVar[Mapping[str, Any]] = {"num_classes": 0}  # of timm.create_model
+
     def __init__(self, argument: str, cell: Cell, places: Places) -> None:
         super().__init__(argument, cell, places)
+        self.name = f"timm:{argument}"  # in messages
         import timm
 
         name, _, tag = argument.partition(".")
@@ -84,7 +92,7 @@ class Timm(Prior):
             raise UserError(f"unknown prior 'timm:{argument}': timm has no such model with pretrained weights{near}")
         config = timm.get_pretrained_cfg(argument)
         assert config is not None
-        self.input_size = config.input_size[-1]
+        self.input_size = self.own_size = int(config.input_size[-1])
         self.mean, self.std = config.mean, config.std
 
     def path(self) -> Path:
@@ -98,10 +106,38 @@ class Timm(Prior):
         return f"{_sha256(path, stat.st_size, stat.st_mtime_ns)}-{self.argument}"
 
     def model(self) -> nn.Module:
+        model = self._network()
+        load_weights(model, self.path())
+        if self.input_size in {None, self.own_size}:
+            return model
+        assert self.input_size is not None
+        try:
+            feature_dim(model, self.input_size, self.name)
+        except UserError as error:  # its weights are for one size alone, as a transformer's mostly are
+            return self._resampled(self.input_size, error)
+        return model
+
+    def untrained(self) -> nn.Module:
+        return self._network()
+
+    def _network(self) -> nn.Module:
         import timm
 
-        model: nn.Module = timm.create_model(self.argument, pretrained=False, num_classes=0)
-        load_weights(model, self.path())
+        model: nn.Module = timm.create_model(self.argument, pretrained=False, **self.options)
+        return model
+
+    def _resampled(self, size: int, error: UserError) -> nn.Module:
+        """Return the network for images of `size` pixels, with weights that timm fits to it. Raises UserError."""
+        import timm
+
+        stored = {"file": str(self.path())}  # has been read once, so it fits at the network's own size
+        try:
+            model: nn.Module = timm.create_model(
+                self.argument, pretrained=True, pretrained_cfg_overlay=stored, img_size=size, **self.options
+            )
+        except Exception:  # an architecture refuses a size, or the argument, by whatever it likes
+            raise UserError(f"{error}; its own size is {self.own_size}: leave out rela.input_size") from error
+        feature_dim(model, size, self.name)
         return model
 
     def fetch(self) -> None:
@@ -110,9 +146,9 @@ class Timm(Prior):
         if self.path().is_file():
             return
         try:
-            model = timm.create_model(self.argument, pretrained=True, num_classes=0)
+            model = timm.create_model(self.argument, pretrained=True, **self.options)
         except Exception as error:  # the hub's client raises whatever its transport does
-            raise MissingError(f"prior 'timm:{self.argument}' cannot be downloaded: {error}") from error
+            raise MissingError(f"prior {self.name!r} cannot be downloaded: {error}") from error
         save_weights(model, self.path())
 
 
@@ -141,6 +177,22 @@ class Trained(Prior):
         backbone = build_backbone(self.maker.backbone, self.input_size)
         load_weights(backbone.module, path)
         return backbone.module
+
+
+class Untrained(Prior):
+    """Another prior's network with random weights: for a rehearsal, which needs no more."""
+
+    def __init__(self, prior: Prior, name: str) -> None:
+        super().__init__(name, prior.cell, prior.places)
+        self.prior, self.input_size, self.mean, self.std = prior, prior.input_size, prior.mean, prior.std
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.prior.untrained()
+
+    def digest(self) -> str:
+        return f"untrained {self.argument}"
 
 
 @functools.lru_cache

@@ -1,5 +1,7 @@
 """Weights on disk: read without ever running what a file contains, written whole or not at all."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from bench.atomic import atomic_write
 from bench.errors import UserError
 
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+COUNTER = "num_batches_tracked"
 HEADS = ("linear.", "fc.", "head.", "classifier.", "heads.")
 
 
@@ -41,17 +44,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load the file's tensors into `module`: all that the module needs, in the right shapes, or UserError.
+    """Load the file's tensors into `module`: all that the module needs, in the right shapes, or UserError."""
+    module.load_state_dict(fitting_state(module, path), strict=False)
+
+
+def fitting_state(module: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Return the file's tensors under the names and in the types of `module`, which may be on the device `meta`.
 
     Prefixes that wrappers add (`module.`, `backbone.`, ...) are dropped, a classifier that the module does not
-    have is left out.
+    have is left out. Raises UserError unless all is there that the module needs, in the right shapes.
     """
     state = read_state(path)
     own = module.state_dict()
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state) and not all(name.startswith(prefix) for name in own):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    needed = {name for name in own if not name.endswith(COUNTER)}
     missing = sorted(needed - state.keys())
     foreign = sorted(name for name in state.keys() - own.keys() if not name.startswith(HEADS))
     if missing or foreign:
@@ -62,7 +70,20 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if own[name].shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
             raise UserError(f"{path}: does not fit the architecture: {name} has shape {shapes}")
-    module.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    return {name: state[name].to(own[name].dtype) for name in own if name in state}
+
+
+def digest_state(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256, in hexadecimal, of tensors by name: of the same weights the same, however they are stored.
+
+    Counters of batches, which no network uses in eval mode, are left out.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(name for name in state if not name.endswith(COUNTER)):
+        value = state[name].cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

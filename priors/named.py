@@ -1,0 +1,152 @@
+"""The named priors of the catalogue, registered: the networks, their weights' digests, and how they get here."""
+
+import functools
+import http.client
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+
+from bench.backbones import build_backbone
+from bench.errors import MissingError, UserError
+from bench.places import Places
+from bench.spec import Cell, digest
+from priors.base import Prior, priors
+from priors.catalogue import CATALOGUE, Entry
+from priors.kinds import Timm
+from priors.weights import digest_state, fitting_state, load_weights, save_weights
+
+TIMEOUT = 60  # seconds without an answer
+
+
+class Named(Prior):
+    """A prior of the catalogue, whose weights are a backbone of the harness."""
+
+    entry: ClassVar[Entry]
+
+    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
+        super().__init__(argument, cell, places)
+        _check_bare(self.entry, argument, cell)
+        self.input_size, self.mean, self.std = self.entry.input_size, self.entry.mean, self.entry.std
+
+    def path(self) -> Path:
+        return self.entry.path(self.places.data)
+
+    def digest(self) -> str:
+        return weights_digest(self.entry, self.places.data)
+
+    def model(self) -> nn.Module:
+        model = build(self.entry)
+        load_weights(model, self.path())
+        return model
+
+    def untrained(self) -> nn.Module:
+        return build(self.entry)
+
+    def fetch(self) -> None:
+        if not self.path().is_file():
+            assert self.entry.url is not None
+            model = build(self.entry)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "download"
+                _download(self.entry, file)
+                try:
+                    load_weights(model, file)
+                    _check_content(self.entry, digest_state(model.state_dict()), file)
+                except UserError as error:
+                    where = f"prior {self.entry.name!r}: {self.entry.url}"
+                    raise MissingError(f"{where} sent something else than its weights: {error}") from error
+            save_weights(model, self.path())
+
+
+class NamedTimm(Timm):
+    """A prior of the catalogue, whose weights are a pretrained model of timm."""
+
+    entry: ClassVar[Entry]
+
+    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
+        assert self.entry.model is not None
+        super().__init__(self.entry.model.removeprefix("timm:"), cell, places)
+        self.name = self.entry.name
+        _check_bare(self.entry, argument, cell)
+
+    def path(self) -> Path:
+        return self.entry.path(self.places.data)
+
+    def digest(self) -> str:
+        return weights_digest(self.entry, self.places.data)
+
+
+def build(entry: Entry) -> nn.Module:
+    """Return the network of an entry that has one, with random weights, or none on the device `meta`."""
+    assert entry.model is not None
+    if not entry.model.startswith("timm:"):
+        return build_backbone(entry.model, entry.input_size).module
+    import timm
+
+    model: nn.Module = timm.create_model(entry.model.removeprefix("timm:"), pretrained=False, **entry.options)
+    return model
+
+
+def weights_digest(entry: Entry, root: Path) -> str:
+    """Return what identifies the features that an entry makes: of the network and of the tensors that it uses.
+
+    Where the file lies, what form it has, and what else is in it do not count. Raises MissingError, so that only the
+    cells that need it are left out, when the file is not there or is damaged, or holds other weights than are known.
+    """
+    path = entry.path(root)
+    if not path.is_file():
+        raise MissingError(entry.missing(root))
+    stat = path.stat()
+    try:
+        content = _content(entry.name, path, stat.st_size, stat.st_mtime_ns)
+        _check_content(entry, content, path)
+    except UserError as error:
+        raise MissingError(f"prior {entry.name!r}: {error}; delete it, and `prepare` downloads it again") from error
+    return digest({"model": entry.model, "options": dict(entry.options), "weights": content})
+
+
+@functools.lru_cache
+def _content(name: str, path: Path, size: int, modified: int) -> str:
+    """Return the digest of the tensors in use; of a file that did not change since, without reading it again."""
+    with torch.device("meta"):
+        model = build(CATALOGUE[name])
+    return digest_state(fitting_state(model, path))
+
+
+def _check_content(entry: Entry, content: str, path: Path) -> None:
+    if entry.sha256 not in {None, content}:
+        raise UserError(f"{path}: its weights have the SHA-256 {content[:16]}..., not {str(entry.sha256)[:16]}...")
+
+
+def _check_bare(entry: Entry, argument: str, cell: Cell) -> None:
+    if argument:
+        raise UserError(f"prior '{entry.name}:{argument}': {entry.name} takes nothing after a colon")
+    if cell.rela and cell.rela.backbone:
+        raise UserError(f"prior {entry.name!r} has an architecture of its own: leave out rela.backbone")
+
+
+def _download(entry: Entry, path: Path) -> None:
+    assert entry.url is not None
+    try:
+        with urllib.request.urlopen(entry.url, timeout=TIMEOUT) as answer, path.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingError(f"prior {entry.name!r}: {entry.url} cannot be downloaded: {error}") from error
+
+
+def _register(entry: Entry) -> None:
+    assert entry.model is not None
+    kind = NamedTimm if entry.model.startswith("timm:") else Named
+    attributes: Mapping[str, Any] = {"entry": entry, "options": entry.options, "__doc__": entry.line()}
+    priors.register(entry.name)(cast(type[Prior], type(kind.__name__, (kind,), dict(attributes))))
+
+
+for _entry in CATALOGUE.values():
+    if _entry.model is not None:
+        _register(_entry)

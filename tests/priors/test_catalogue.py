@@ -1,0 +1,407 @@
+"""The named priors: that the table says what timm and the built networks say, and what happens to their files."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from bench.backbones import build_backbone
+from bench.errors import MissingError, UserError
+from bench.grid import load_grid
+from bench.listing import listing
+from bench.places import Places
+from bench.plan import plan
+from bench.prepare import prepare_tasks
+from bench.registry import load_plugin
+from bench.source import Resident
+from bench.spec import Cell, Protocol, Rela
+from priors import Prior, find_prior, priors
+from priors.catalogue import CATALOGUE, Entry
+from priors.kinds import Timm
+from priors.named import Named, NamedTimm, build
+from priors.targets import reduce_features
+from priors.weights import read_state, save_tensors, save_weights
+
+OF_TIMM = [entry for entry in CATALOGUE.values() if (entry.model or "").startswith("timm:")]
+SMALL = "IN21K-MobileNetV3"  # of timm's, the quickest
+TINY_VIT = "test_vit.r160_in1k"
+PLUGIN = '''
+from torch import nn
+
+from priors import Prior, priors
+
+
+@priors.register("YOLOv9")
+class Yolo(Prior):
+    """Its features."""
+
+    def model(self):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+'''
+
+
+def asking(prior: str, trained: str = "resnet_small", **rela: Any) -> Cell:
+    return Cell(
+        arm="a",
+        dataset="digits",
+        train_images=100,
+        backbone=trained,
+        method="byol",
+        params={},
+        rela=Rela(prior=prior, **rela),
+        budget=0.5,
+        seed=0,
+        protocol=Protocol(input_size=16),
+    )
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    return Places(tmp_path / "data", tmp_path / "results", "g")
+
+
+def stored(name: str, places: Places) -> nn.Module:
+    """Return a network of an entry with random weights, which are now where the entry's are looked for."""
+    torch.manual_seed(1)
+    model = build(CATALOGUE[name]).eval()
+    save_weights(model, CATALOGUE[name].path(places.data))
+    return model
+
+
+def test_the_priors_of_the_paper_have_their_input_sizes() -> None:
+    sizes = {name: entry.input_size for name, entry in CATALOGUE.items()}
+    assert sizes == {
+        "CF10-R20": 32,
+        "IN21K-MobileNetV3": 224,
+        "IN21K-RN50": 224,
+        "CLIP-RN50": 224,
+        "CLIP-RN101": 224,
+        "CLIP-RN50x4": 288,
+        "CLIP-B32": 224,
+        "CLIP-B16": 224,
+        "CLIP-L14": 224,
+        "YOLOv9": 640,
+    }
+
+
+@pytest.mark.parametrize("entry", OF_TIMM, ids=lambda entry: entry.name)
+def test_the_catalogue_says_what_timm_says(entry: Entry, places: Places) -> None:
+    config = timm.get_pretrained_cfg(entry.model.removeprefix("timm:") if entry.model else "")
+    assert config is not None
+    assert config.input_size == (3, entry.input_size, entry.input_size)
+    assert (config.mean, config.std) == (entry.mean, entry.std)
+    assert config.license
+    assert config.license in entry.licence.lower()
+    prior = find_prior(entry.name, asking(entry.name), places)
+    assert (prior.input_size, prior.mean, prior.std) == (entry.input_size, entry.mean, entry.std)
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE.values() if e.model], ids=lambda entry: entry.name)
+def test_the_catalogue_says_what_the_network_is(entry: Entry) -> None:
+    with torch.device("meta"), torch.no_grad():
+        model = build(entry).eval()
+        features = model(torch.zeros(2, 3, entry.input_size, entry.input_size))
+    assert features.shape == (2, entry.dim)
+    assert sum(parameter.numel() for parameter in model.parameters()) == entry.parameters
+
+
+@pytest.mark.parametrize("name", ["CLIP-B32", "CLIP-B16", "CLIP-L14"])
+def test_clips_transformers_are_those_that_openai_trained(name: str) -> None:
+    """Timm has a model with QuickGELU that reads the very same weights."""
+    model = str(CATALOGUE[name].model).removeprefix("timm:")
+    native = model.replace("_clip_", "_clip_quickgelu_")
+    with torch.device("meta"):
+        assert str(build(CATALOGUE[name])) == str(timm.create_model(native))
+    ours, theirs = timm.get_pretrained_cfg(model), timm.get_pretrained_cfg(native)
+    assert ours is not None
+    assert theirs is not None
+    assert ours.hf_hub_id == theirs.hf_hub_id
+
+
+def test_a_named_prior_of_timm_is_the_stored_weights(places: Places) -> None:
+    model = stored(SMALL, places)
+    prior = find_prior(SMALL, asking(SMALL), places)
+    images = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(prior.model().eval()(images), model(images))
+
+
+def test_the_digest_is_of_the_weights_wherever_and_however_they_lie(places: Places, tmp_path: Path) -> None:
+    model = stored(SMALL, places)
+    path = CATALOGUE[SMALL].path(places.data)
+    here = find_prior(SMALL, asking(SMALL), places).digest()
+    other = Places(tmp_path / "elsewhere", tmp_path, "h")
+    wrapped = {f"module.{name}": value for name, value in reversed(model.state_dict().items())}
+    save_tensors(wrapped | {"module.classifier.weight": torch.ones(2, 1280)}, CATALOGUE[SMALL].path(other.data))
+    assert find_prior(SMALL, asking(SMALL, trained="resnet18"), other).digest() == here
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    save_weights(model, path)
+    assert find_prior(SMALL, asking(SMALL), places).digest() != here
+
+
+def test_the_public_resnet20(resnet20_weights: Path, places: Places) -> None:
+    path = CATALOGUE["CF10-R20"].path(places.data)
+    path.parent.mkdir(parents=True)
+    shutil.copy(resnet20_weights, path)
+    prior = find_prior("CF10-R20", asking("CF10-R20"), places)
+    assert re.fullmatch("[0-9a-f]{16}", prior.digest())
+    same = find_prior(f"file:{path}", asking("x", backbone="resnet20_cifar"), places).model().state_dict()
+    for name, value in prior.model().state_dict().items():
+        assert torch.equal(value, same[name])
+
+
+def test_other_weights_under_a_known_name_are_refused(places: Places) -> None:
+    stored("CF10-R20", places)
+    with pytest.raises(MissingError, match=r"'CF10-R20'.*its weights have the SHA-256 \w+\.\.\., not 2191d83b"):
+        find_prior("CF10-R20", asking("CF10-R20"), places).digest()
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_missing_weights_only_mark_the_tasks_that_need_them(name: str, places: Places) -> None:
+    cells = [asking(name), asking("rand")]
+    missing, there = plan(cells, cells, places, "grid g")
+    assert there.id
+    assert missing.missing.startswith(f"prior {name!r} ")
+    assert "\n" not in missing.missing
+    assert ("--plugin" if name == "YOLOv9" else str(CATALOGUE[name].path(places.data))) in missing.missing
+
+
+def test_a_plugin_brings_a_model_that_nothing_here_has(places: Places, tmp_path: Path) -> None:
+    plugin = tmp_path / "yolo.py"
+    plugin.write_text(PLUGIN)
+    load_plugin(plugin)
+    try:
+        task = plan([asking("YOLOv9")], [asking("YOLOv9")], places, "grid g")[0]
+        assert task.id
+        assert "from a plugin: Its features." in dict(listing("priors", places.data))["YOLOv9"]
+    finally:
+        del priors._items["YOLOv9"]
+
+
+@pytest.mark.parametrize(
+    ("rela", "sentence"),
+    [
+        ({"prior": "CLIP-RN5"}, "unknown prior 'CLIP-RN5'; did you mean 'CLIP-RN50'?"),
+        ({"prior": "yolov9"}, "did you mean 'YOLOv9'?"),
+        ({"prior": "CLIP-RN50:x"}, "takes nothing after a colon"),
+        ({"prior": "CF10-R20", "backbone": "resnet20_cifar"}, "leave out rela.backbone"),
+    ],
+)
+def test_a_mistake_is_one_sentence(rela: dict[str, str], sentence: str, places: Places) -> None:
+    cell = asking(**rela)
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        plan([cell], [cell], places, "grid g")
+    assert str(caught.value).startswith("grid g: arm 'a'")
+
+
+def test_the_list_says_what_is_ready(places: Places) -> None:
+    stored(SMALL, places)
+    lines = dict(listing("priors", places.data))
+    assert {"rand", "file", "timm", "<DATASET>-T"} <= lines.keys()
+    for name, entry in CATALOGUE.items():
+        assert f"{entry.input_size} px" in lines[name]
+        assert entry.licence in lines[name]
+    assert lines[SMALL].endswith("; ready here")
+    assert "dimension 1280, 4.2 M parameters, 17 MB, Apache-2.0" in lines[SMALL]
+    assert lines["CLIP-B16"].endswith(f"not in {places.data}; `prepare` downloads it")
+    assert lines["YOLOv9"].endswith("bring its features in a --plugin file")
+
+
+def prepared(cell: Cell, places: Places, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str, str]:
+    good = prepare_tasks(plan([cell], [cell], places, "grid g"), places)
+    said = capsys.readouterr()
+    return good, said.out, said.err
+
+
+def test_prepare_verifies_what_is_there(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(SMALL, places)
+    good, out, _ = prepared(asking(SMALL), places, capsys)
+    assert good
+    digest = find_prior(SMALL, asking(SMALL), places).digest()
+    assert f"prior {SMALL}: 1280 features at 224 pixels, digest {digest}" in out
+
+
+@pytest.mark.parametrize("how", ["cut", "noise", "other"])
+@pytest.mark.parametrize(
+    ("name", "file", "backbone"),
+    [
+        (SMALL, f"{SMALL}.safetensors", None),
+        ("file:net.safetensors", "net.safetensors", "resnet_small"),
+        (f"timm:{TINY_VIT}", f"timm/{TINY_VIT}.safetensors", None),
+    ],
+)
+def test_prepare_says_what_is_damaged(
+    name: str, file: str, backbone: str | None, how: str, places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = places.data / "priors" / file
+    save_weights(build_backbone("resnet18", 16).module, path)
+    if how != "other":
+        path.write_bytes(os.urandom(300) if how == "noise" else path.read_bytes()[:-1000])
+    good, _, err = prepared(asking(name, backbone=backbone), places, capsys)
+    assert not good
+    assert err.startswith("prior ")
+    assert str(path) in err
+    assert err.count("\n") == 1
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    good, _, err = prepared(asking("CLIP-RN50"), places, capsys)
+    assert not good
+    assert err.startswith("prior 'CLIP-RN50' cannot be downloaded: ")
+    assert err.count("\n") == 1
+    assert not CATALOGUE["CLIP-RN50"].path(places.data).exists()
+
+
+class Served(http.server.SimpleHTTPRequestHandler):
+    """A server that is quiet."""
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """The address of a local server of the folder `served`."""
+    (tmp_path / "served").mkdir()
+    handler = functools.partial(Served, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_is_converted_and_verified(
+    resnet20_weights: Path, address: str, tmp_path: Path, places: Places
+) -> None:
+    """As its publisher stores it: a dict with a state dict of a wrapped model."""
+    state = {f"module.{name}": value for name, value in read_state(resnet20_weights).items()}
+    torch.save({"best_prec1": 91.7, "state_dict": state}, tmp_path / "served" / "good.th")
+    torch.save({name: value + 1 for name, value in state.items()}, tmp_path / "served" / "changed.th")
+    (tmp_path / "served" / "cut.th").write_bytes((tmp_path / "served" / "good.th").read_bytes()[:5000])
+
+    def served(file: str) -> Prior:
+        class Here(Named):
+            entry: ClassVar[Entry] = replace(CATALOGUE["CF10-R20"], url=f"{address}/{file}")
+
+        return Here("", asking("CF10-R20"), places)
+
+    for file, sentence in (
+        ("nowhere.th", "cannot be downloaded"),
+        ("cut.th", "sent something else"),
+        ("changed.th", "sent something else than its weights.*SHA-256"),
+    ):
+        with pytest.raises(MissingError, match=sentence) as caught:
+            served(file).fetch()
+        assert f"{address}/{file}" in str(caught.value)
+        assert not CATALOGUE["CF10-R20"].path(places.data).exists()
+    served("good.th").fetch()
+    assert read_state(CATALOGUE["CF10-R20"].path(places.data)).keys() >= {"conv1.weight"}
+    served("nowhere.th").fetch()  # is there already
+    assert find_prior("CF10-R20", asking("CF10-R20"), places).digest()
+
+
+def features_at(size: int | None, name: str, places: Places) -> Tensor:
+    prior = find_prior(f"timm:{name}", asking("x"), places)
+    prior.input_size = size or prior.input_size
+    with torch.no_grad():
+        out: Tensor = prior.model().eval()(torch.ones(1, 3, size or 160, size or 160))
+    return out
+
+
+def test_a_transformer_takes_another_size_than_its_own(places: Places) -> None:
+    """As timm itself resamples its position embeddings."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(TINY_VIT, pretrained=False, num_classes=0)
+    nn.init.normal_(model.pos_embed)
+    save_weights(model, places.data / "priors" / "timm" / f"{TINY_VIT}.safetensors")
+    with torch.no_grad():
+        assert torch.equal(features_at(None, TINY_VIT, places), model.eval()(torch.ones(1, 3, 160, 160)))
+        model.set_input_size(img_size=64)
+        torch.testing.assert_close(features_at(64, TINY_VIT, places), model.eval()(torch.ones(1, 3, 64, 64)))
+    with pytest.raises(UserError, match=r"takes no images of 4 pixels .*its own size is 160: leave out") as caught:
+        features_at(4, TINY_VIT, places)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_convolutional_prior_takes_another_size_as_it_is(places: Places) -> None:
+    name = "test_resnet.r160_in1k"
+    model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    save_weights(model, places.data / "priors" / "timm" / f"{name}.safetensors")
+    with torch.no_grad():
+        assert torch.equal(features_at(64, name, places), model(torch.ones(1, 3, 64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("prior", "backbone", "input_size", "trained", "k"),
+    [
+        ("file:net.safetensors", "resnet20_cifar", 32, "resnet18_cifar", 64),  # d 512 > p 64
+        ("file:net.safetensors", "resnet18", 32, "resnet20_cifar", 64),  # d 64 < p 512
+        (f"timm:{TINY_VIT}", None, 32, "resnet18", 64),  # a transformer for a ResNet
+        ("file:net.safetensors", "resnet_small", 16, "vit_tiny_patch16_224", 128),  # a ResNet for a transformer
+        ("rand", None, 16, "vit_tiny_patch16_224", 192),
+        ("CF10-R20", None, None, "resnet18", 64),
+    ],
+)
+def test_any_architecture_is_a_prior_for_any_other(
+    prior: str,
+    backbone: str | None,
+    input_size: int | None,
+    trained: str,
+    k: int,
+    places: Places,
+    request: pytest.FixtureRequest,
+) -> None:
+    folder = places.data / "priors"
+    if backbone:
+        save_weights(build_backbone(backbone, 16).module, folder / "net.safetensors")
+    elif prior == "CF10-R20":
+        folder.mkdir(parents=True)
+        shutil.copy(request.getfixturevalue("resnet20_weights"), folder / "resnet20_cifar10.safetensors")
+    elif prior != "rand":
+        save_weights(timm.create_model(TINY_VIT, num_classes=0), folder / "timm" / f"{TINY_VIT}.safetensors")
+    cell = asking(prior, trained, backbone=backbone, input_size=input_size)
+    task = plan([cell], [cell], places, "grid g")[0]
+    assert task.prior is not None, task.missing
+    images = torch.rand(70, 3, 16, 16)
+    source = Resident((images * 255).byte(), torch.zeros(70), 16, torch.device("cpu"))
+    (batch,) = source.plain(task.prior.input_size or 16, task.prior.mean, task.prior.std)
+    with torch.no_grad():
+        features = task.prior.model().eval()(batch)
+    values, _ = reduce_features(features, build_backbone(trained, 16).dim)
+    assert values.shape == (70, k)
+    assert values.isfinite().all()
+
+
+def test_the_grids_name_priors_of_the_catalogue() -> None:
+    named = {arm.rela.prior for arm in load_grid("paper_priors").arms if arm.rela}
+    assert named == set(CATALOGUE)
+    for grid in ("paper_table1", "paper_methods"):
+        assert "CLIP-RN50" in {arm.rela.prior for arm in load_grid(grid).arms if arm.rela}
+
+
+def test_every_name_that_has_a_model_is_registered() -> None:
+    for name, entry in CATALOGUE.items():
+        assert (name in priors) == (entry.model is not None)
+        if name in priors:
+            assert issubclass(priors.get(name), NamedTimm if entry in OF_TIMM else Named)
+    assert issubclass(NamedTimm, Timm)
