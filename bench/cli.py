@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from bench.places import Places
     from bench.plan import Task
+    from bench.runner import Outcome
     from bench.spec import Grid
+    from bench.toy import ToyGrid
 
 app = typer.Typer(
     name="rela-bench",
@@ -30,6 +32,7 @@ app = typer.Typer(
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
+RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
 OnlyOption = Annotated[str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5")]
 DataOption = Annotated[Path, typer.Option("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="folder of records, one below it for each grid")]
@@ -50,36 +53,80 @@ def run(
     download: Annotated[bool, typer.Option("--download", help="first do what `prepare` does")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, what is done, and the cost")] = False,
     tflops: Annotated[float | None, typer.Option(help="device rate that --dry-run assumes, in TFLOP/s", min=0)] = None,
+    rehearse: RehearseOption = False,
 ) -> None:
     """Run the cells of a grid that are not done yet."""
+    if toy := _toy(grid, profile, settings, only):
+        from bench.toy import print_states, run_toy
+
+        (print_states if dry_run else run_toy)(toy, results)
+        return
     spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
     if download:
         _prepare(tasks, places)
         spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
     target = _device(device)
-    if dry_run:
+    if rehearse:
+        if dry_run:
+            raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
+        bad = _rehearse(spec, only, tasks, places, target, workers)
+    elif dry_run:
         from bench.estimate import print_estimate
 
         print_estimate(tasks, places, target, tflops)
         return
+    else:
+        bad = [outcome for outcome in _run(tasks, places, target, workers) if outcome.status != "done"]
+    if bad:
+        raise typer.Exit(1)
+    print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
+
+
+def _run(tasks: "list[Task]", places: "Places", device: "torch.device", workers: int) -> "list[Outcome]":
+    """Run the tasks, say what became of them, and return it."""
     from bench.progress import Display
     from bench.runner import run_tasks
     from bench.train import Interrupted
 
     try:
-        outcomes = run_tasks(tasks, places, target, workers, Display())
+        outcomes = run_tasks(tasks, places, device, workers, Display(places.mark))
     except Interrupted:
         print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
     bad = [outcome for outcome in outcomes if outcome.status != "done"]
-    done = len(outcomes) - len(bad)
     cached = sum(outcome.cached for outcome in outcomes)
-    print(f"{done} of {len(outcomes)} cells done ({cached} before); records in {places.records}")
+    print(
+        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({cached} before);"
+        f" records in {places.records}"
+    )
     for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
         print(f"{count} {state}: {reason}", file=sys.stderr)
-    if bad:
-        raise typer.Exit(1)
-    print(f"python -m bench report {spec.name}  makes tables and plots of them")
+    return outcomes
+
+
+def _rehearse(
+    spec: "Grid", only: str | None, tasks: "list[Task]", places: "Places", device: "torch.device", workers: int
+) -> "list[Outcome]":
+    """Rehearse a grid, say which of its cells (`tasks`) would fail here, and return what failed in the rehearsal."""
+    from bench.grid import expand, rehearsed, select
+    from bench.plan import plan
+    from bench.progress import describe
+    from bench.rehearsal import lay_out, obstacles, stage
+
+    short = rehearsed(spec)
+    cells = expand(short)
+    chosen = select(cells, only) if only else cells
+    there = stage(places, short.name)
+    lay_out(cells, places.data, there.data)
+    outcomes = _run(plan(cells, chosen, there, f"grid {short.name}"), there, device, workers)
+    found = obstacles(tasks, places)
+    for reason, stopped in found.items():
+        print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")
+        for task in stopped:
+            print(f"  {describe(task.cell)}")
+    if not found:
+        print(f"all {len(tasks)} cells have what they need here")
+    return [outcome for outcome in outcomes if outcome.status not in {"done", "skipped"}]
 
 
 @app.command()
@@ -90,10 +137,12 @@ def report(
     results: ResultsOption = Path("results"),
     out: Annotated[Path, typer.Option("--reports", help="folder to write to")] = Path("reports"),
     plugin: PluginOption = None,
+    rehearse: RehearseOption = False,
 ) -> None:
     """Make tables and plots from records; trains nothing."""
-    from bench.grid import load_grid
+    from bench.grid import REHEARSAL, load_grid, rehearsed
     from bench.report import write_report
+    from bench.report.toy import write_toy_report
 
     _load_plugins(plugin)
     if grid is None:
@@ -105,9 +154,14 @@ def report(
     else:
         names = [grid]
     for name in names:
-        base, _, in_name = name.partition("@")
+        short = rehearse or name.endswith(REHEARSAL)
+        base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
         try:
+            if toy := _toy(base, profile or in_name or None, settings):
+                print(write_toy_report(toy, results / toy.name, out / toy.name))
+                continue
             spec = load_grid(base, profile or in_name or None, settings or [])
+            spec = rehearsed(spec) if short else spec
             print(write_report(spec, results / spec.name, out / spec.name))
         except UserError as error:
             if grid is not None:
@@ -140,6 +194,11 @@ def status(
     plugin: PluginOption = None,
 ) -> None:
     """Show how far the cells of a grid are."""
+    if toy := _toy(grid, profile, settings, only):
+        from bench.toy import print_states
+
+        print_states(toy, results)
+        return
     from bench.listing import state_of
     from bench.progress import describe
 
@@ -161,9 +220,22 @@ def prepare(
     plugin: PluginOption = None,
 ) -> None:
     """Fetch the data and weights of a grid, and nothing else."""
+    if toy := _toy(grid, profile, settings):
+        print(f"{toy.name} draws its own data: nothing to fetch")
+        return
     _, places, tasks = _plan(grid, profile, settings, None, data_root, results, plugin)
     if not _prepare(tasks, places):
         raise typer.Exit(1)
+
+
+def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str | None = None) -> "ToyGrid | None":
+    """Return the study that `grid` names, None when it has cells."""
+    from bench.toy import find_toy
+
+    toy = find_toy(grid, profile, settings or [])
+    if toy and only:
+        raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
+    return toy
 
 
 def _plan(

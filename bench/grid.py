@@ -1,5 +1,6 @@
 """Grids: YAML to validated cells."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError, did_you_mean
-from bench.spec import Arm, Cell, Dataset, Grid, Protocol
+from bench.spec import Arm, Cell, Dataset, Grid, Knn, Probe, Protocol
 
 GRIDS = Path(__file__).parent / "grids"
 MAX_BYTES = 1_000_000
@@ -31,6 +32,10 @@ MINI: dict[str, Any] = {
 MINI_DATASET: dict[str, Any] = {"train_images": 640, "backbone": None, "protocol": {}}
 TOY = "toy"  # a file with this key is no grid of cells but a study of `bench.toy`
 MINI_TOY: dict[str, Any] = {"seeds": [0, 1], "early": 2, "toy": {"evaluate_at": [0, 1, 2, 5], "prior_steps": 5}}
+
+REHEARSAL = "@rehearsal"  # ends the name of a rehearsed grid
+REHEARSED = Protocol(epochs=2, batch_size=2, probe=Probe(epochs=3, batch_size=2), knn=Knn(k=1))
+ROOM = ("input_size", "blur")  # what a rehearsal keeps of the protocol
 
 
 class _Loader(yaml.SafeLoader):
@@ -134,6 +139,29 @@ def with_overrides(
     return raw, " ".join([str(path), *(f"--set {setting}" for setting in settings)])
 
 
+def rehearsed(grid: Grid) -> Grid:
+    """Return the grid with a handful of steps: the same cells of one seed, at least a batch an epoch at each budget."""
+    smallest = min(budget for arm in grid.arms for budget in arm.budgets or grid.budgets)
+    datasets = tuple(
+        dataset.model_copy(
+            update={
+                "train_images": math.ceil(REHEARSED.batch_size / smallest - 1e-9),
+                "protocol": {key: value for key, value in dataset.protocol.items() if key in ROOM},
+            }
+        )
+        for dataset in grid.datasets
+    )
+    return grid.model_copy(
+        update={
+            "name": grid.name + REHEARSAL,
+            "title": f"REHEARSAL of: {grid.title or grid.name}",
+            "seeds": grid.seeds[:1],
+            "datasets": datasets,
+            "protocol": REHEARSED.model_copy(update={key: getattr(grid.protocol, key) for key in ROOM}),
+        }
+    )
+
+
 def expand(grid: Grid) -> list[Cell]:
     """Return the grid's cells in the order datasets, arms, budgets, seeds."""
     cells = []
@@ -150,7 +178,7 @@ def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: fl
         arm=arm_name(arm),
         dataset=dataset.name,
         train_images=dataset.train_images,
-        backbone=dataset.backbone or grid.backbone,
+        backbone=arm.backbone or dataset.backbone or grid.backbone,
         method=arm.method,
         params={**grid.params.get(arm.method, {}), **arm.params},
         rela=arm.rela,
@@ -167,6 +195,8 @@ def arm_name(arm: Arm) -> str:
         return arm.name
     params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
     name = f"{arm.method}({params})" if params else arm.method
+    if arm.backbone:
+        name += f", {arm.backbone.removeprefix('timm:')}"
     if arm.flops_of:
         name += f" at the FLOPs of {arm.flops_of}"
     return f"rela({name},{arm.rela.prior})" if arm.rela else name
@@ -284,6 +314,9 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     for index, arm in enumerate(grid.arms):
         if arm.flops_of is not None:
             _check_match(grid, arm, arms, f"{source}: arms[{index}].flops_of")
+    for index, point in enumerate(grid.published):
+        if point.arm not in arms:
+            raise UserError(f"{source}: published[{index}].arm: {point.arm!r} is no arm{did_you_mean(point.arm, arms)}")
     used = {arm.method for arm in grid.arms}
     for method in grid.params:
         if method not in used:

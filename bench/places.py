@@ -13,11 +13,18 @@ class Places:
         data: datasets, and priors' weights under `priors/` (`--data-root`, or BENCH_DATA, or `data`).
         results: one folder of records per grid (`--results`, or `results`).
         grid: the grid's name.
+        rehearsal: whether cells are only rehearsed: untrained priors, few test images, a mark in the records.
     """
 
     data: Path
     results: Path
     grid: str
+    rehearsal: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What the name of each dataset begins with in the records."""
+        return "REHEARSAL: " if self.rehearsal else ""
 
     @property
     def cache(self) -> Path:

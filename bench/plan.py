@@ -11,7 +11,7 @@ from bench.spec import Cell, Inputs, cell_id
 from methods import methods
 from priors import Prior, find_prior
 from priors.base import trained_on
-from priors.kinds import Trained
+from priors.kinds import Trained, Untrained
 
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 
@@ -43,17 +43,20 @@ def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: s
     return list(planner.tasks.values())
 
 
+def makes_prior(cell: Cell) -> bool:
+    """Return whether the cell's backbone is a `<DATASET>-T` prior."""
+    return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
+
+
 class _Planner:
     def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
         self.places, self.where = places, where
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
         self._data: dict[str, str | MissingError] = {}
-        self.makers = {
-            (self._short(cell.dataset), cell.seed): cell
-            for cell in cells
-            if cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
-        }
+        self.makers: dict[tuple[str, int], Cell] = {}
+        for cell in filter(makes_prior, cells):  # of several architectures, the first
+            self.makers.setdefault((self._short(cell.dataset), cell.seed), cell)
         self.matched = {(cell.arm, cell.dataset, cell.budget, cell.seed): cell for cell in cells}
 
     def task(self, cell: Cell) -> Task:
@@ -105,7 +108,7 @@ class _Planner:
             except UserError as error:
                 raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
             prior.input_size = cell.rela.input_size or prior.input_size
-            return None, prior
+            return None, Untrained(prior, cell.rela.prior) if self.places.rehearsal else prior
         maker = self.makers.get((short, cell.seed))
         if maker is None:
             shorts = sorted({f"{name}-T" for name, _ in self.makers})

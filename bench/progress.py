@@ -16,9 +16,10 @@ def describe(cell: Cell) -> str:
 
 
 class Display:
-    """Shows cells done, and the running cell's step, loss and time left."""
+    """Shows cells done, and the running cell's step, loss and time left; `mark` begins the name of each cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str = "") -> None:
+        self.mark = mark
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.bars: Progress | None = None
         if self.console.is_terminal:
@@ -55,7 +56,7 @@ class Display:
         """Show that a cell begins."""
         self.score = ""
         if self.bars:
-            self.bars.reset(self.cell_bar, description=describe(cell), visible=True, loss="")
+            self.bars.reset(self.cell_bar, description=self.mark + describe(cell), visible=True, loss="")
 
     def step(self, done: int, steps: int, loss: float) -> None:
         """Show the running cell's step; the loss is the last that was looked at."""
@@ -79,7 +80,9 @@ class Display:
         """Show what became of a cell."""
         self.cells_done += 1
         result = "done before" if cached else f"{status}{f', {self.score}' if self.score else ''}"
-        line = f"[{self.cells_done}/{self.cells}] {describe(cell)}: {result}{f': {reason}' if reason else ''}"
+        line = (
+            f"[{self.cells_done}/{self.cells}] {self.mark}{describe(cell)}: {result}{f': {reason}' if reason else ''}"
+        )
         self.console.print(line, markup=False)
         if self.bars:
             self.bars.update(self.grid_bar, completed=self.cells_done)

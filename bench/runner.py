@@ -126,9 +126,10 @@ def _run(task: Task, places: Places, device: torch.device, workers: int, display
         status=status,
         cell=task.cell,
         inputs=task.inputs,
-        dataset_title=find_dataset(task.cell.dataset, places.data).title_here(places.data),
+        dataset_title=places.mark + find_dataset(task.cell.dataset, places.data).title_here(places.data),
         error=reason,
         provenance=provenance(device),
+        rehearsal=places.rehearsal,
     )
     write_record(failed, places.records)
     event(status, {"reason": reason})

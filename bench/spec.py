@@ -78,6 +78,7 @@ class Arm(Model):
     name: str | None = None
     method: str  # "*" in YAML: an arm for each method there is
     params: Params = {}
+    backbone: str | None = None  # instead of the dataset's or the grid's
     rela: Rela | None = None
     flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
@@ -92,6 +93,15 @@ class Dataset(Model):
     protocol: dict[str, Any] = {}
 
 
+class Published(Model):
+    """An accuracy that the paper reports, to be shown beside ours."""
+
+    arm: str
+    epoch: PositiveInt
+    linear: Annotated[float, Field(ge=0, le=1)]
+    source: str
+
+
 class Grid(Model):
     """A named set of cells: datasets x arms x budgets x seeds."""
 
@@ -103,6 +113,7 @@ class Grid(Model):
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
     params: dict[str, Params] = {}  # by method: under those of its arms
+    published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = {}
 

@@ -1,11 +1,12 @@
 """Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.atomic import atomic_write
 from bench.spec import Cell, Inputs, Model, cell_id
@@ -14,6 +15,7 @@ SCHEMA = 1
 MAX_BYTES = 10_000_000
 
 Status = Literal["done", "failed", "oom", "skipped"]
+Filed = TypeVar("Filed", bound=BaseModel)
 
 
 class Score(Model):
@@ -71,6 +73,7 @@ class Record(Model):
     ledger: Ledger | None = None
     error: str | None = None
     provenance: dict[str, Any]
+    rehearsal: bool = False
     schema_version: int = SCHEMA
 
     @property
@@ -100,6 +103,11 @@ def write_record(record: Record, folder: Path) -> None:
 
 def read_record(path: Path) -> Record | Damaged:
     """Return the record in a file, or why it is none: it must be whole, of this schema, and hash to its name."""
+    return read_model(path, Record, lambda record: cell_id(record.cell, record.inputs) == record.id == path.stem)
+
+
+def read_model(path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool]) -> Filed | Damaged:
+    """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
@@ -108,8 +116,8 @@ def read_record(path: Path) -> Record | Damaged:
             return Damaged(path, "not a record")
         if raw.get("schema_version") != SCHEMA:
             return Damaged(path, f"schema version {raw.get('schema_version')!r} where {SCHEMA} is known")
-        record = Record.model_validate_json(path.read_bytes())
-        if cell_id(record.cell, record.inputs) != record.id or path.stem != record.id:
+        record = model.model_validate_json(path.read_bytes())
+        if not is_its_own(record):
             return Damaged(path, "its settings do not hash to its id")
     except OSError as error:
         return Damaged(path, error.strerror or "cannot be read")

@@ -25,7 +25,7 @@ Labels = npt.NDArray[np.int64]
 class Split:
     """Images and their labels: decoded, uint8 (N, 3, H, W), or else the paths of N files to decode when needed."""
 
-    images: Images | list[Path]
+    images: Images | list[Path] | folder.Paths
     labels: Labels  # int64 (N,)
 
     def __len__(self) -> int:
@@ -74,6 +74,11 @@ class DatasetInfo:
         """Download the dataset to below `root`. Raises MissingError when that cannot be done."""
         raise MissingError(f"dataset {self.name!r} cannot be downloaded{': ' if self.hint else ''}{self.hint}")
 
+    def write(self, root: Path, train: Split, test: Split) -> None:
+        """Write decoded splits below `root` as `read` finds them: the stand-in of a rehearsal."""
+        folder.write(root / self.name / "train", np.asarray(train.images), train.labels)
+        folder.write(root / self.name / "test", np.asarray(test.images), test.labels)
+
     def here(self, root: Path) -> bool:
         """Return whether the dataset is below `root`."""
         return bool(self.files(root))
@@ -89,7 +94,7 @@ class DatasetInfo:
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(f"{root / self.name}: {len(classes)} class folders where {self.title} has {self.classes}")
         if self.streams:
-            return Split(train_files, train_labels), Split(test_files, test_labels)
+            return Split(folder.Paths(train_files), train_labels), Split(folder.Paths(test_files), test_labels)
         return (
             Split(folder.decode(train_files, self.image_size), train_labels),
             Split(folder.decode(test_files, self.image_size), test_labels),
@@ -225,7 +230,7 @@ def _image_set(info: DatasetInfo, train: Split, test: Split, digest: str, places
 def _digest(*splits: Split) -> str:
     sha = hashlib.sha256()
     for split in splits:
-        if isinstance(split.images, list):
+        if not isinstance(split.images, np.ndarray):
             for path, label in zip(split.images, split.labels, strict=True):
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
                 sha.update(f"{label} {content}\n".encode())

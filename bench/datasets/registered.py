@@ -64,6 +64,15 @@ class _Cifar(DatasetInfo):
         labels = [label for _, labels in batches for label in labels]
         return Split(pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64))
 
+    def write(self, root: Path, train: Split, test: Split) -> None:
+        (root / self.archive).mkdir(parents=True)
+        for names, split in zip(self.batches, (train, test), strict=True):
+            images = np.array_split(np.asarray(split.images).reshape(-1, 3072), len(names))
+            labels = np.array_split(split.labels, len(names))
+            for name, pixels, classes in zip(names, images, labels, strict=True):
+                batch = {b"data": pixels, self.label_key: classes.tolist()}
+                (root / self.archive / name).write_bytes(pickle.dumps(batch, protocol=2))
+
     def fetch(self, root: Path) -> None:
         import torchvision
         from torchvision.datasets.utils import download_and_extract_archive
@@ -126,6 +135,14 @@ class FashionMnist(DatasetInfo):
         if labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
             raise UserError(f"{labels_path}: not {len(images):,} labels from 0 to 9, as {images_path} needs")
         return Split(_rgb(images), labels.astype(np.int64))
+
+    def write(self, root: Path, train: Split, test: Split) -> None:
+        (root / self.name).mkdir(parents=True)
+        grey = [np.asarray(split.images)[:, 0] for split in (train, test)]
+        arrays = (grey[0], train.labels, grey[1], test.labels)
+        for stem, array in zip(self.stems, arrays, strict=True):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
+            (root / self.name / stem).write_bytes(head + array.astype(np.uint8).tobytes())
 
     def fetch(self, root: Path) -> None:
         import torchvision

@@ -9,7 +9,7 @@ from bench.report.markdown import latex_document, markdown_document, terminal_te
 from bench.report.plots import draw_plots
 from bench.spec import Grid
 
-PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops")
+PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops", "accuracy_vs_epochs")
 
 
 def write_report(grid: Grid, records: Path, out: Path) -> str:

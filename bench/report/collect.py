@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.grid import arm_name, expand
+from bench.grid import REHEARSAL, arm_name, expand
 from bench.spec import Arm, Cell, Grid
 from bench.store import Damaged, Ledger, Record, Score, read_records
 
@@ -105,7 +105,8 @@ def collect(grid: Grid, folder: Path) -> Collected:
     """Match the records of a folder to the cells of a grid. Raises UserError when no cell has a record."""
     records, damaged = read_records(folder)
     planned = {cell.key(): cell for cell in expand(grid)}
-    matched = [record for record in records if record.cell.key() in planned]
+    rehearsal = grid.name.endswith(REHEARSAL)  # whose records never count as real ones, wherever they lie
+    matched = [record for record in records if record.cell.key() in planned and record.rehearsal == rehearsal]
     left_out = len(records) - len(matched)
     if not matched:
         others = [f"{left_out} made with other settings"] * bool(left_out)
@@ -154,7 +155,7 @@ def families(grid: Grid) -> tuple[Family, ...]:
     """Return the grid's methods, each with the arms that belong to it, in the order of the arms."""
     members: dict[str, list[Arm]] = defaultdict(list)
     for arm in grid.arms:
-        members[arm_name(Arm(method=arm.method, params=arm.params))].append(arm)
+        members[_family_name(arm)].append(arm)
     found = []
     for name, arms in members.items():
         plain = next((arm for arm in arms if not (arm.rela or arm.flops_of)), None)
@@ -234,6 +235,33 @@ def clock_gap(record: Record) -> float | None:
     return missed / ledger.wall_seconds if ledger.wall_seconds else math.inf
 
 
+def has_curves(found: Collected) -> bool:
+    """Return whether there is more to a cell than its beginning and end."""
+    return bool(found.grid.published) or any(len(record.curve) > 2 for record in found.done)
+
+
+def curve_of(result: Result) -> dict[float, Summary]:
+    """Return the linear accuracy in % of a result's seeds at each evaluation, by the epochs trained until then."""
+    values: dict[float, list[float]] = {}
+    for record in result.done:
+        for epoch, accuracy in _points(record):
+            values.setdefault(epoch, []).append(accuracy)
+    return {epoch: summary for epoch, there in sorted(values.items()) if (summary := summarise(there))}
+
+
+def _points(record: Record) -> list[tuple[float, float]]:
+    steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
+    return [
+        (round(point.step * epochs / steps, 3), 100 * math.fsum(point.score.linear) / len(point.score.linear))
+        for point in record.curve
+        if point.score.linear
+    ]
+
+
+def _family_name(arm: Arm) -> str:
+    return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
+
+
 def _label(arm: Arm, short: bool) -> str:
     if arm.name or not arm.rela:
         return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
@@ -245,7 +273,7 @@ def _label(arm: Arm, short: bool) -> str:
     notes += ["trained map"] if arm.rela.train_map else []
     notes += ["shuffled"] if arm.rela.shuffle else []
     label = f"ReLA ({', '.join(notes)})"
-    return label if short else f"{arm_name(Arm(method=arm.method, params=arm.params))} + {label}"
+    return label if short else f"{_family_name(arm)} + {label}"
 
 
 def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Group]:

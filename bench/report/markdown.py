@@ -29,6 +29,7 @@ from bench.report.tables import (
     gain_table,
     one_line,
     percent,
+    published_table,
     spread_table,
     to_latex,
     to_markdown,
@@ -39,6 +40,7 @@ from bench.store import Record
 PLOT_TITLES = {
     "accuracy_vs_steps": "Linear accuracy against training steps",
     "accuracy_vs_flops": "Linear accuracy against FLOP, those of making the targets included",
+    "accuracy_vs_epochs": "Linear accuracy while training, at each arm's largest budget",
 }
 
 
@@ -55,6 +57,7 @@ def markdown_document(found: Collected, plots: Sequence[str]) -> str:
         *(f"![{PLOT_TITLES[name]}]({name}.png)" for name in plots),
         "## Gain over the plain method",
         *_gains(found),
+        *_published(found),
         "## kNN accuracy",
         *_accuracy(found, knn, _knn_caption(found)),
         "## What it cost",
@@ -167,6 +170,16 @@ def _gains(found: Collected) -> Iterable[str]:
         " mean of the differences between equal seeds ± their sample standard deviation (ddof 1), n pairs."
     )
     yield to_markdown(gain_table(found))
+
+
+def _published(found: Collected) -> Iterable[str]:
+    if found.grid.published:
+        yield "## Beside what the paper reports"
+        yield (
+            "Linear accuracy in % after as many epochs. Ours: mean ± sample standard deviation (ddof 1) over n seeds."
+            " Published: as the source in the last column has it; its n and spread are not known."
+        )
+        yield to_markdown(published_table(found))
 
 
 def _marks(table: Table, name: str) -> list[str]:

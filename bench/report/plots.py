@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bench.grid import arm_name
-from bench.report.collect import Collected, Group, Result, Summary, ledger_of, linear, total_flops
+from bench.report.collect import Collected, Group, Result, Summary, has_curves, ledger_of, linear, total_flops
+from bench.report.curves import curve_figure
 from bench.report.tables import one_line, percent
 from bench.spec import Arm
 from bench.store import Record
@@ -62,7 +63,12 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for name in names:
-            figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
+            if name in costs:
+                figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
+            elif has_curves(found):
+                figure = curve_figure(found, COLOURS, MARKERS)
+            else:
+                continue
             files[f"{name}.png"] = to_bytes(figure, "png", {"Software": None})
             files[f"{name}.svg"] = to_bytes(figure, "svg", {"Date": None})
     return files

@@ -13,6 +13,7 @@ from bench.report.collect import (
     Result,
     Summary,
     arm_labels,
+    curve_of,
     ledger_of,
     linear,
     phase_seconds,
@@ -102,6 +103,22 @@ def gain_table(found: Collected) -> Table:
                         )
                     )
     return Table(head, tuple(rows), names=4)
+
+
+def published_table(found: Collected) -> Table:
+    """Return the accuracies that the paper reports beside ours after the same number of epochs."""
+    head = ("Dataset", "Arm", "Epoch", "Ours", "Published", "Source")
+    rows = []
+    for group in found.groups:
+        for point in found.grid.published:
+            arm = next(arm for arm in found.grid.arms if arm_name(arm) == point.arm)
+            result = found.find(group, arm, 1.0)
+            ours = curve_of(result).get(float(point.epoch)) if result else None
+            spread = "" if ours is None or ours.sd is None else f" ± {ours.sd:.1f}"
+            entry = Entry(f"{ours.mean:.1f}{spread}", f"(n={ours.n})") if ours else Entry(NONE)
+            names = (Entry(group.label), Entry(point.arm), Entry(str(point.epoch)))
+            rows.append((*names, entry, Entry(f"{100 * point.linear:.0f}"), Entry(point.source)))
+    return Table(head, tuple(rows), names=2)
 
 
 def _gain(result: Result | None, baseline: Result | None) -> Entry:

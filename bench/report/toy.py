@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SIGMA, RHO = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER RHO}"
 # With colour and marker, so that lines can be told apart in grey and by colour-blind people.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -102,7 +103,7 @@ def draw_curves(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> dict[str, byt
 def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, 7.4), layout="constrained")
+    figure = Figure(figsize=(8.6, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (title, settings) in enumerate(
         [("Variance of the training samples", grid.by_sigma), ("Relabelling by a prior model", grid.by_rho)]
@@ -117,7 +118,7 @@ def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":
         accuracy.axhline(100 * grid.toy.bayes_accuracy, color="#666666", linewidth=1.0, linestyle=(0, (2, 2)))
         accuracy.set_xlabel("SGD steps (log scale)")
         if there:
-            loss.legend(frameon=False, loc="upper right" if column else "lower left", fontsize=9.5)
+            accuracy.legend(frameon=False, loc="lower right", fontsize=9.5)
     panels[0][0].set_ylabel("Test loss, nats")
     panels[1][0].set_ylabel("Test accuracy, %\n(dotted: the best possible)")
     figure.suptitle(
@@ -128,7 +129,7 @@ def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":
 
 def _draw(panel: "Axes", grid: ToyGrid, record: ToyRecord, values: Sequence[Sequence[float]], index: int) -> None:
     """Draw the mean over seeds against the step, and the sample standard deviation as a band around it."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     over_seeds = [summarise(column) for column in zip(*values, strict=True)]
     points = [(step, s) for step, s in zip(grid.toy.evaluate_at, over_seeds, strict=True) if s and step > 0]
@@ -151,6 +152,7 @@ def _draw(panel: "Axes", grid: ToyGrid, record: ToyRecord, values: Sequence[Sequ
     high = [mean + sd for mean, sd in zip(means, sds, strict=True)]
     panel.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
     panel.set_xscale("log")
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
@@ -158,10 +160,11 @@ def _document(grid: ToyGrid, found: dict[Setting, ToyRecord], table: Table, abse
     toy = grid.toy
     priors = next((record.prior_accuracy for record in found.values() if record.prior_accuracy), ())
     facts = [
-        f"Unmodified data and test: {toy.dimension} dimensions, means {toy.distance:g} apart, Σ = {toy.sigma:g} (the"
-        f" standard deviation in each direction); {toy.samples:,} training and {toy.test_samples:,} test samples. No"
-        f" classifier is right more often than {toy.bayes_accuracy:.1%}.",
-        "Modified data: another Σ of the training samples, or targets ρ · (the prior's probability) + (1 − ρ) · label.",
+        f"Unmodified data and test: {toy.dimension} dimensions, means {toy.distance:g} apart, {SIGMA} = {toy.sigma:g}"
+        f" (the standard deviation in each direction); {toy.samples:,} training and {toy.test_samples:,} test samples."
+        f" No classifier is right more often than {toy.bayes_accuracy:.1%}.",
+        f"Modified data: another {SIGMA} of the training samples, or soft targets, {RHO} · (the prior's probability) +"
+        f" (1 - {RHO}) · label.",
         f"Network: one layer of {toy.hidden} ReLU units; SGD, learning rate {toy.lr:g}, batch {toy.batch_size},"
         " cross-entropy.",
         f"Prior: the same network after {toy.prior_steps:,} steps on {toy.prior_samples:,} unmodified samples of its"
@@ -197,8 +200,8 @@ def _caption(grid: ToyGrid) -> str:
 
 def _label(grid: ToyGrid, setting: Setting) -> str:
     if setting == grid.unmodified:
-        return f"unmodified (Σ = {setting.sigma:g}, ρ = 0)"
-    return f"ρ = {setting.rho:g}" if setting.rho else f"Σ = {setting.sigma:g}"
+        return f"unmodified ({SIGMA} = {setting.sigma:g}, {RHO} = 0)"
+    return f"{RHO} = {setting.rho:g}" if setting.rho else f"{SIGMA} = {setting.sigma:g}"
 
 
 def _spread(values: Sequence[float], form: str) -> str:
