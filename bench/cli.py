@@ -61,11 +61,16 @@ def run(
 
         (print_states if dry_run else run_toy)(toy, results)
         return
-    spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
-    if download:
-        _prepare(tasks, places)
+    from bench.distributed import first_then_others, is_first, start, stop, world
+
+    target = start(_device(device))
+    with first_then_others():
         spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
-    target = _device(device)
+        if download:
+            _prepare(tasks, places)
+            spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
+    if world() > 1 and (rehearse or dry_run):
+        raise UserError(f"{'--rehearse' if rehearse else '--dry-run'} is for one process: leave torchrun out")
     if rehearse:
         if dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
@@ -77,22 +82,32 @@ def run(
         return
     else:
         bad = [outcome for outcome in _run(tasks, places, target, workers) if outcome.status != "done"]
+    first = is_first()
+    stop()
     if bad:
         raise typer.Exit(1)
-    print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
+    if first:
+        print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
 
 
 def _run(tasks: "list[Task]", places: "Places", device: "torch.device", workers: int) -> "list[Outcome]":
     """Run the tasks, say what became of them, and return it."""
+    from bench.distributed import is_first
     from bench.progress import Display
-    from bench.runner import run_tasks
+    from bench.runner import ProcessError, run_tasks
     from bench.train import Interrupted
 
     try:
         outcomes = run_tasks(tasks, places, device, workers, Display(places.mark))
     except Interrupted:
-        print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
+        if is_first():
+            print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
+    except ProcessError as error:
+        print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if not is_first():
+        return outcomes
     bad = [outcome for outcome in outcomes if outcome.status != "done"]
     cached = sum(outcome.cached for outcome in outcomes)
     print(

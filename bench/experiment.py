@@ -13,12 +13,13 @@ from bench.atomic import atomic_write
 from bench.backbones import build_backbone
 from bench.budget import evaluation_steps, total_steps
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
+from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
 from bench.errors import UserError
 from bench.evaluate import extract, knn_accuracy, linear_probe
 from bench.flops import NOT_COUNTED, count_flops
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
-from bench.plan import Task
+from bench.plan import Task, makes_prior
 from bench.provenance import provenance
 from bench.seeds import derive, generator
 from bench.source import Order, Source, Streaming, open_source
@@ -34,6 +35,8 @@ from priors.targets import Cost, Targets, cache_path, load_targets, reduce_featu
 from priors.weights import save_weights
 
 CHECKPOINT_VERSION = 1
+ASK_EVERY = 16  # steps after which several processes agree on whether to stop
+REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,25 @@ class Watch:
 def run_cell(task: Task, places: Places, device: torch.device, workers: int, watch: Watch) -> Record:
     """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
 
-    Raises Interrupted once a checkpoint is written when `watch.stop()` says so, TrainingError when the loss is not
-    finite, UserError when an input is missing or damaged.
+    Of several processes, the record of the first is whole. Raises Interrupted once a checkpoint is written when
+    `watch.stop()` says so, TrainingError when the loss is not finite, UserError when an input is missing or damaged.
     """
     cell = task.cell
     assert task.inputs is not None
     clock = Clock(device)
     reset_peak_memory(device)
-    data = part_of(load_dataset(cell.dataset, places), cell)
+    with first_then_others():
+        data = load_dataset(cell.dataset, places)
+    data = part_of(data, cell, REHEARSED_TEST_IMAGES if places.rehearsal else None)
     size = image_size(cell, places)
     train, test = (open_source(split, size, device, workers) for split in (data.train, data.test))
     steps = total_steps(cell, len(data.train))
     order = Order(len(data.train), cell.budget, cell.protocol.batch_size, cell.seed)
-    targets, cached = _targets(task, train, size, places, clock, watch) if task.prior else (None, False)
+    with first_then_others():
+        targets, cached = _targets(task, train, size, places, clock, watch) if task.prior else (None, False)
     target_dim = targets.values.shape[1] if targets else None
-    method = build_method(cell, size, target_dim, order.steps_per_epoch)
+    method = build_method(cell, size, target_dim, order.steps_per_epoch, places.rehearsal)
+    synchronise_batch_norm(method, device)
     method.to(device).to(memory_format=torch.channels_last)
     values = targets.values.to(device) if targets else None
     if values is not None and cell.rela and cell.rela.shuffle:
@@ -77,14 +84,18 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
     trainer = Trainer(method, train, order, values, cell.protocol, clock)
 
     checkpoint = checkpoint_path(places, task.id)
-    curve = _resume(checkpoint, task.id, trainer, clock)
+    with first_then_others():
+        curve = _resume(checkpoint, task.id, trainer, clock)
     if cell.flops_of:
         with clock.phase("other"):
             steps = _matched_steps(task, trainer, places)
     watch.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
     due = Every(CHECKPOINT_SECONDS)
+    ask_every = 1 if world() == 1 else ASK_EVERY
 
     def save() -> None:
+        if not is_first():
+            return
         with clock.phase("other"):
             state = {
                 "version": CHECKPOINT_VERSION,
@@ -100,7 +111,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
 
     def after_step() -> None:
         watch.step(trainer.step, steps, trainer.loss)
-        if watch.stop():
+        if trainer.step % ask_every == 0 and any_of(watch.stop()):
             save()
             raise Interrupted
         if due():
@@ -111,6 +122,8 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
         if until in evaluated:
             continue
         trainer.train(until, after_step)
+        if not is_first():
+            continue
         with clock.phase("eval"):
             features = extract(method.backbone, train, test, size)
             linear = linear_probe(features, data.classes, cell.protocol.probe, cell.seed)
@@ -129,8 +142,9 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
         if until < steps:
             save()
 
-    with clock.phase("other"):
-        save_weights(method.backbone, places.backbone(task.id))
+    if is_first() and (makes_prior(cell) or not places.rehearsal):  # gigabytes otherwise, of use to nobody
+        with clock.phase("other"):
+            save_weights(method.backbone, places.backbone(task.id))
     seconds = clock.read()
     return Record(
         id=task.id,
@@ -138,7 +152,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
         status="done",
         cell=cell,
         inputs=task.inputs,
-        dataset_title=data.title,
+        dataset_title=places.mark + data.title,
         curve=tuple(curve),
         switch_step=method.switch_step if isinstance(method, ReLA) else None,
         ledger=Ledger(
@@ -152,6 +166,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
             flops_not_counted=NOT_COUNTED,
         ),
         provenance=provenance(device),
+        rehearsal=places.rehearsal,
     )
 
 
@@ -160,11 +175,13 @@ def checkpoint_path(places: Places, identifier: str) -> Path:
     return places.work(identifier) / "checkpoint.pt"
 
 
-def build_method(cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int) -> Method:
+def build_method(
+    cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int, rehearsal: bool = False
+) -> Method:
     """Return the cell's method around its backbone, with the initial weights of the cell's seed.
 
     The backbone's initial weights are the same for all arms of a seed. `target_dim` is the dimension of the
-    targets of a cell with a prior.
+    targets of a cell with a prior. An adaptive phase, which takes thousands of steps, ends halfway in a rehearsal.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(cell.seed, "backbone"))
@@ -175,13 +192,18 @@ def build_method(cell: Cell, size: int, target_dim: int | None, steps_per_epoch:
             return method
         assert target_dim is not None
         torch.manual_seed(derive(cell.seed, "map"))
-        phase = cell.rela.phase
+        phase = 0.5 if rehearsal and cell.rela.phase == "adaptive" else cell.rela.phase
         length = None if phase == "adaptive" else int(phase * cell.protocol.epochs + 1e-9) * steps_per_epoch
         return ReLA(method, target_dim, length, cell.rela.train_map, cell.rela.check_every)
 
 
-def part_of(data: ImageSet, cell: Cell) -> ImageSet:
-    """Return the dataset with the part of its training images that the cell uses. Raises UserError."""
+def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> ImageSet:
+    """Return the dataset with the part of its training images that the cell uses. Raises UserError.
+
+    `test_images`: that many of the test images, from the start; None: all.
+    """
+    if test_images is not None:
+        data = replace(data, test=Split(data.test.images[:test_images], data.test.labels[:test_images]))
     if cell.train_images is None:
         return data
     try:
@@ -222,9 +244,7 @@ def _features(
         yield features, flops * len(batch)
 
 
-def _targets(
-    task: Task, train: Source, size: int, places: Places, clock: Clock, watch: Watch
-) -> tuple[Targets, bool]:
+def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock, watch: Watch) -> tuple[Targets, bool]:
     """Return the cell's targets and whether they were in the cache, which holds them after.
 
     Those of images that stream stay in their file. Raises Interrupted between two shards of them when `watch.stop()`

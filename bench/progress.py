@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench.distributed import is_first
 from bench.spec import Cell
 
 
@@ -16,13 +17,16 @@ def describe(cell: Cell) -> str:
 
 
 class Display:
-    """Shows cells done, and the running cell's step, loss and time left; `mark` begins the name of each cell."""
+    """Shows cells done, and the running cell's step, loss and time left; `mark` begins the name of each cell.
+
+    Silent where it is not the first of several processes.
+    """
 
     def __init__(self, mark: str = "") -> None:
         self.mark = mark
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_first())
         self.bars: Progress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and is_first():
             self.bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

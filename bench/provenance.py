@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import __version__
+from bench.distributed import world
 
 PACKAGES = ("torchvision", "timm", "lightly", "numpy")
 
@@ -30,6 +31,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "gpu": gpu,
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
+        "processes": world(),
         "platform": sys.platform,
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.datasets import find_dataset
+from bench.distributed import is_first, launch, wait, world
 from bench.errors import UserError
 from bench.experiment import Watch, checkpoint_path, run_cell
 from bench.places import Places
@@ -24,6 +25,8 @@ from bench.store import Record, Status, read_record, record_path, write_record
 from bench.train import Every, Interrupted, TrainingError
 
 HEARTBEAT_SECONDS = 5.0
+LAUNCH, FAILURE = "launch", "failure.txt"  # of several processes, in the cell's folder
+DIED = "one of the processes that trained it died"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def run_tasks(
     cell is saved when the user asks to stop; what is finished stays.
     """
     pending = {task.id for task in to_run(tasks, places)}
+    given_up = {task.id: _given_up(task, places, device) for task in tasks if task.id in pending}
+    wait()  # so that all processes have seen the same records
     outcomes: dict[int, Outcome] = {}
     with _stop_requests() as stop, display:
         display.begin(len(tasks))
@@ -74,6 +79,8 @@ def run_tasks(
                 outcome = Outcome(task, "skipped", reason=task.missing)
             elif task.id not in pending:
                 outcome = Outcome(task, "done", cached=True)
+            elif reason := given_up[task.id]:
+                outcome = Outcome(task, "failed", reason=reason)
             elif needed and needed.status != "done":
                 outcome = Outcome(task, "skipped", reason=f"the cell {needed.task.id} that it needs is {needed.status}")
             else:
@@ -85,21 +92,27 @@ def run_tasks(
     return list(outcomes.values())
 
 
+class ProcessError(Exception):
+    """One of several processes that train together has failed: those that are left cannot go on."""
+
+
 def _run(task: Task, places: Places, device: torch.device, workers: int, display: Display, stop: list[int]) -> Outcome:
     work = places.work(task.id)
     work.mkdir(parents=True, exist_ok=True)
     heartbeat = Every(HEARTBEAT_SECONDS)
 
     def event(name: str, facts: dict[str, Any]) -> None:
-        _append(work / "events.jsonl", name, facts)
-        display.event(task.cell, name, facts)
+        if is_first():
+            _append(work / "events.jsonl", name, facts)
+            display.event(task.cell, name, facts)
 
     def step(done: int, steps: int, loss: float) -> None:
         display.step(done, steps, loss)
-        if heartbeat():
+        if heartbeat() and is_first():
             _append(work / "events.jsonl", "step", {"step": done, "steps": steps})
 
     display.started(task.cell)
+    _begin(work)
     watch = Watch(step=step, event=event, stop=lambda: bool(stop))
     status: Status = "failed"
     try:
@@ -112,13 +125,26 @@ def _run(task: Task, places: Places, device: torch.device, workers: int, display
     except (torch.OutOfMemoryError, MemoryError) as error:
         status, reason = "oom", f"out of memory: {str(error).partition('.')[0]}"
     except Exception as error:  # a plugin may raise anything, and the other cells must go on
-        reason = f"{type(error).__name__}: {error}"
-        (work / "traceback.txt").write_text(traceback.format_exc())
+        reason = _why(error)
+        if is_first():
+            (work / "traceback.txt").write_text(traceback.format_exc())
     else:
-        write_record(record, places.records)
-        checkpoint_path(places, task.id).unlink(missing_ok=True)
-        event("done", {})
+        if is_first():
+            write_record(record, places.records)
+            checkpoint_path(places, task.id).unlink(missing_ok=True)
+            event("done", {})
         return Outcome(task, "done")
+    if is_first():
+        _write_failure(task, places, device, status, reason)
+        event(status, {"reason": reason})
+    elif not _lost_connection(reason):
+        (work / FAILURE).write_text(reason)
+    if world() > 1:  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
+        raise ProcessError(reason)
+    return Outcome(task, status, reason=reason)
+
+
+def _write_failure(task: Task, places: Places, device: torch.device, status: Status, reason: str) -> None:
     assert task.inputs is not None
     failed = Record(
         id=task.id,
@@ -128,12 +154,44 @@ def _run(task: Task, places: Places, device: torch.device, workers: int, display
         inputs=task.inputs,
         dataset_title=places.mark + find_dataset(task.cell.dataset, places.data).title_here(places.data),
         error=reason,
-        provenance=provenance(device),
+        provenance=provenance(device) | ({"launch": name} if (name := launch()) else {}),
         rehearsal=places.rehearsal,
     )
     write_record(failed, places.records)
-    event(status, {"reason": reason})
-    return Outcome(task, status, reason=reason)
+
+
+def _begin(work: Path) -> None:
+    """Note which launch of several processes has begun the cell: should one of them die, the next ones know of it."""
+    name = launch()
+    if name and is_first():
+        (work / FAILURE).unlink(missing_ok=True)
+        (work / LAUNCH).write_text(name)
+
+
+def _given_up(task: Task, places: Places, device: torch.device) -> str | None:
+    """Return why an earlier set of processes of this launch did not finish the cell; None when none has begun it."""
+    work, name = places.work(task.id), launch()
+    if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
+        return None
+    record = read_record(record_path(places.records, task.id))
+    # The first process records its own failure, but not that another one failed or that it was killed itself.
+    told = (work / FAILURE).read_text() if (work / FAILURE).is_file() else ""
+    known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
+    if known and not (told and _lost_connection(known)):
+        return known
+    reason = f"one of the processes that trained it failed: {told}" if told else DIED
+    if is_first():
+        _write_failure(task, places, device, "failed", reason)
+    return reason
+
+
+def _why(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return DIED if world() > 1 and _lost_connection(text) else text
+
+
+def _lost_connection(reason: str) -> bool:
+    return reason == DIED or any(word in reason for word in ("Connection closed", "Connection reset", "NCCL", "gloo"))
 
 
 def _append(path: Path, name: str, facts: dict[str, Any]) -> None:

@@ -1,17 +1,21 @@
 """Where a step's images come from: a set that lives on the device, or one that is decoded when needed."""
 
+import copy
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.budget import epoch_indices, steps_per_epoch
 from bench.datasets import Split
-from bench.datasets.folder import read_image
+from bench.datasets.folder import Paths, read_image
+from bench.distributed import share
 from bench.seeds import derive, generator
 from bench.views import MEAN, STD, View, augment, crop_boxes, normalise, resize, resized_crops
 
@@ -38,19 +42,24 @@ class Source(Protocol):
     labels: Tensor
 
     def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield, for each step, its indices (B,) and its views, each float32 (B, 3, size, size), on the device."""
+        """Yield, for each step, its indices (B,) and its views, each float32 (B, 3, size, size), on the device.
+
+        Of several processes, each yields its share of the step's images.
+        """
         ...
 
-    def plain(self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Iterator[Tensor]:
-        """Yield all images in order, un-augmented and normalised, in batches float32 (b, 3, size, size)."""
+    def plain(
+        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the images from `first` on, un-augmented and normalised, in batches float32 (b, 3, size, size)."""
         ...
 
 
 def open_source(split: Split, size: int, device: torch.device, workers: int) -> Source:
     """Return the source of a split's images at `size` pixels."""
-    if isinstance(split.images, list):
-        return Streaming(split.images, torch.from_numpy(split.labels), size, device, workers)
-    return Resident(torch.from_numpy(split.images), torch.from_numpy(split.labels), size, device)
+    if isinstance(split.images, np.ndarray):
+        return Resident(torch.from_numpy(split.images), torch.from_numpy(split.labels), size, device)
+    return Streaming(split.images, torch.from_numpy(split.labels), size, device, workers)
 
 
 class Resident:
@@ -61,49 +70,84 @@ class Resident:
 
     def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         for step in steps:
-            index = order(step).to(self.images.device, non_blocking=True)
+            rows = share(order.batch_size)
+            index = order(step)[rows].to(self.images.device, non_blocking=True)
             images = self.images[index]
             draw = generator(order.seed, "views", step)
-            yield index, [augment(images, view, self.size, draw) for view in views]
+            yield index, [augment(images, view, self.size, draw, rows, order.batch_size) for view in views]
 
-    def plain(self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Iterator[Tensor]:
-        for images in torch.split(self.images, 512):
+    def plain(
+        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+    ) -> Iterator[Tensor]:
+        for images in torch.split(self.images[first:], 512):
             yield normalise(resize(images, size), mean, std)
 
 
 class Streaming:
     """Files that worker processes decode and crop; colour and the rest happen on the device.
 
-    What a step sees depends on the seed and the step alone, not on the number of workers.
+    What a step sees depends on the seed and the step alone, not on the number of workers. Memory holds what is on
+    its way to the next steps, and of each image no more than its path, its label and its place in an epoch's order.
     """
 
-    def __init__(self, paths: list[Path], labels: Tensor, size: int, device: torch.device, workers: int) -> None:
-        self.paths, self.labels, self.size = paths, labels.to(device), size
+    BATCH = 256  # images of a plain batch
+
+    def __init__(self, paths: Sequence[Path], labels: Tensor, size: int, device: torch.device, workers: int) -> None:
+        self.paths = paths if isinstance(paths, Paths) else Paths(paths)
+        self.labels, self.size = labels.to(device), size
         self.device, self.workers = device, workers
 
     def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         crops = _Crops(self.paths, views, self.size, order.seed)
-        plan = [[(step, index) for index in order(step).tolist()] for step in steps]
         whole = [replace(view, crop=None) for view in views]
-        loader = self._loader(crops, batch_sampler=plan)
+        loader = self._loader(crops, batch_sampler=_Keys(order, steps))
         for step, batch in zip(steps, loader, strict=True):
             images = batch.to(self.device, non_blocking=True)
             draw = generator(order.seed, "views", step)
-            index = order(step).to(self.device, non_blocking=True)
-            yield index, [augment(images[:, i], view, self.size, draw) for i, view in enumerate(whole)]
+            rows, of = share(order.batch_size), order.batch_size
+            index = order(step)[rows].to(self.device, non_blocking=True)
+            yield index, [augment(images[:, i], view, self.size, draw, rows, of) for i, view in enumerate(whole)]
 
-    def plain(self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Iterator[Tensor]:
-        for images in self._loader(_Centres(self.paths, size), batch_size=256):
+    def plain(
+        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+    ) -> Iterator[Tensor]:
+        rest = range(first, len(self.paths))
+        for images in self._loader(_Centres(self.paths, size), sampler=rest, batch_size=self.BATCH):
             yield normalise(images.to(self.device, non_blocking=True).float().div_(255), mean, std)
 
     def _loader(self, dataset: Dataset[Tensor], **batching: Any) -> DataLoader[Tensor]:
-        return DataLoader(dataset, num_workers=self.workers, pin_memory=self.device.type == "cuda", **batching)
+        return DataLoader(
+            dataset,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_share_memory,
+            **batching,
+        )
+
+
+def _share_memory(worker: int) -> None:
+    """Keep the collector of a forked worker from writing to, and so copying, all that it shares with its parent."""
+    gc.freeze()
+
+
+class _Keys:
+    """The (step, index) of each image of each step, made when the step is due: no epoch's plan is ever in memory."""
+
+    def __init__(self, order: Order, steps: range) -> None:
+        self.order, self.steps = copy.copy(order), steps  # a copy: it runs ahead of the steps, maybe by an epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            yield [(step, index) for index in self.order(step)[share(self.order.batch_size)].tolist()]
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
 
 class _Crops(Dataset[Tensor]):
     """Random resized crops of files, uint8 (views, 3, size, size), by (step, index)."""
 
-    def __init__(self, paths: list[Path], views: tuple[View, ...], size: int, seed: int) -> None:
+    def __init__(self, paths: Paths, views: tuple[View, ...], size: int, seed: int) -> None:
         self.paths, self.views, self.size, self.seed = paths, views, size, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
@@ -124,7 +168,7 @@ class _Crops(Dataset[Tensor]):
 class _Centres(Dataset[Tensor]):
     """Un-augmented files, uint8 (3, size, size)."""
 
-    def __init__(self, paths: list[Path], size: int) -> None:
+    def __init__(self, paths: Paths, size: int) -> None:
         self.paths, self.size = paths, size
 
     def __getitem__(self, index: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.distributed import mean, parallel, world
 from bench.flops import step_flops
 from bench.meter import Clock
 from bench.seeds import derive
@@ -40,7 +42,7 @@ class Spent:
 
     @property
     def flops(self) -> int:
-        """FLOPs of all steps: each kind of step was counted once, on a real batch."""
+        """FLOPs of all steps, in all processes: each kind of step was counted once, on a real batch."""
         return sum(count * self.step_flops[kind] for kind, count in self.steps.items())
 
 
@@ -81,6 +83,7 @@ class Trainer:
         when it is not finite.
         """
         views: tuple[View, ...] = ()
+        step_loss: torch.nn.Module = _Loss(self.method)
         batches: Iterator[tuple[Tensor, list[Tensor]]] = iter(())
         self.method.train()
         with self.clock.phase("train"):
@@ -88,16 +91,18 @@ class Trainer:
                 if self.method.views != views:  # at the start, and where the ReLA phase ends
                     views = self.method.views
                     steps = range(self.step, until)
+                    step_loss = parallel(_Loss(self.method), self.device, unused=self._leaves_unused())
                     batches = self.source.batches(self._without_blur(views), self.order, steps)
                 index, images = next(batches)
-                batch = Batch(images, self.source.labels[index], None if self.targets is None else self.targets[index])
                 kind = "rela" if isinstance(self.method, ReLA) and self.method.in_phase else "method"
+                targets = self.targets[index] if self.targets is not None and kind == "rela" else None
+                batch = Batch(images, self.source.labels[index], targets)
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
                 torch.manual_seed(derive(self.order.seed, "step", self.step))
                 with self._autocast():
-                    loss = self.method.loss(batch)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                    loss = step_loss(batch)
+                self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
                 self.optimiser.zero_grad()
@@ -105,8 +110,8 @@ class Trainer:
                 self.step += 1
                 self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
                 if self.step % self.order.steps_per_epoch == 0 or self.step == until:
-                    self.loss = loss.item()
-                    if not torch.isfinite(loss):
+                    self.loss = mean(loss).item()
+                    if not math.isfinite(self.loss):
                         raise TrainingError(f"the loss is {self.loss} at step {self.step}")
                 after_step()
 
@@ -144,7 +149,11 @@ class Trainer:
         with self.clock.phase("other"):
             method = copy.deepcopy(self.method)
             with self._autocast():
-                self.spent.step_flops[kind] = step_flops(lambda: method.loss(batch))
+                self.spent.step_flops[kind] = world() * step_flops(lambda: method.loss(batch))
+
+    def _leaves_unused(self) -> bool:
+        """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
+        return isinstance(self.method, ReLA) and (self.method.in_phase or self.method.map.weight.requires_grad)
 
     def _autocast(self) -> AbstractContextManager[None]:
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -154,6 +163,17 @@ class Trainer:
 
     def _without_blur(self, views: tuple[View, ...]) -> tuple[View, ...]:
         return views if self.protocol.blur else tuple(replace(view, blur=0.0) for view in views)
+
+
+class _Loss(torch.nn.Module):
+    """A method as a module whose forward pass is its loss, which is how gradients of several processes are averaged."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.method.loss(batch)
 
 
 class Every:

@@ -56,14 +56,19 @@ class _Draws(NamedTuple):
     solarise: Tensor  # (B,) bool
 
 
-def augment(images: Tensor, view: View, size: int, generator: Generator) -> Tensor:
+def augment(
+    images: Tensor, view: View, size: int, generator: Generator, rows: slice | None = None, of: int | None = None
+) -> Tensor:
     """One random view of each image, independently.
 
     `images` is uint8 (B, 3, H, W) on any device and `generator` is a CPU generator; the result is float32
-    (B, 3, size, size), normalised, channels_last, on the device of `images`. Nothing waits for the device.
+    (B, 3, size, size), normalised, channels_last, on the device of `images`. Nothing waits for the device. When the
+    images are the `rows` of a batch of `of`, they get the views that they would get in the whole batch.
     """
     count, _, height, width = images.shape
-    draws = _draw(count, height, width, view, generator)
+    draws = _draw(of or count, height, width, view, generator)
+    if rows is not None:
+        draws = _Draws(*(values[rows] for values in draws))
     # On the CPU, pieces that stay in a core's cache, and that malloc serves without mapping fresh pages, can
     # be twice as fast as the whole batch; elsewhere they would only multiply kernel launches.
     pieces = math.ceil(count * 3 * size * size / _PIECE) if images.device.type == "cpu" else 1

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from bench.distributed import mean
 from bench.views import View
 from methods.base import Batch, Method
 
@@ -86,7 +87,7 @@ class ReLA(Method):
         x0, x1 = batch.views
         y0, y1 = self.map(self.backbone(x0)).float(), self.map(self.backbone(x1)).float()
         loss = 1 - (cosine_similarity(y0, batch.targets) + cosine_similarity(y1, batch.targets)).mean() / 2
-        self.switch.update(loss)
+        self.switch.update(mean(loss))
         return loss
 
     def after_step(self) -> None:

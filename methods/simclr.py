@@ -4,6 +4,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
+from bench.distributed import gather
 from bench.views import View
 from methods.base import Batch, Method, methods
 
@@ -26,6 +27,5 @@ class SimCLR(Method):
         self.criterion = NTXentLoss(temperature)
 
     def loss(self, batch: Batch) -> Tensor:
-        x0, x1 = batch.views
-        loss: Tensor = self.criterion(self.projector(self.backbone(x0)), self.projector(self.backbone(x1)))
+        loss: Tensor = self.criterion(*(gather(self.projector(self.backbone(view))) for view in batch.views))
         return loss

@@ -1,0 +1,87 @@
+"""`python together.py OUT`, alone or under torchrun: write the loss of each step of every method, in double precision.
+
+In double precision rounding cannot grow into a difference, while Adam scales a gradient that is only rounding up.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from bench.backbones import build_backbone
+from bench.datasets import load_dataset
+from bench.distributed import is_first, start, stop, synchronise_batch_norm
+from bench.meter import Clock
+from bench.places import Places
+from bench.seeds import generator
+from bench.source import Order, Resident
+from bench.spec import Protocol
+from bench.train import Trainer
+from bench.views import View
+from methods import Batch, Method, methods
+from methods.rela import ReLA
+
+CPU, SIZE, IMAGES, BATCH, STEPS, PHASE = torch.device("cpu"), 12, 64, 16, 7, 3
+SMALL: dict[str, dict[str, Any]] = {
+    "barlow_twins": {"projection": 16},
+    "dino": {"hidden": 16, "outputs": 16},
+    "moco": {"queue": 24},
+    "simsiam": {"projection": 16, "bottleneck": 8},
+    "supervised": {"classes": 10},
+    "swav": {"prototypes": 8, "queue": 24},
+    "vicreg": {"projection": 16},
+}
+
+
+class Double(Resident):
+    def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        for index, images in super().batches(views, order, steps):
+            yield index, [image.double() for image in images]
+
+
+@contextmanager
+def float_is_double(kind: type[Method]) -> Iterator[None]:
+    """Let `float()`, by which losses leave half precision, leave double precision as it is."""
+    own = kind.loss
+
+    def loss(self: Method, batch: Batch) -> Tensor:
+        with patch.object(Tensor, "float", Tensor.double):
+            return own(self, batch)
+
+    with patch.object(kind, "loss", loss):
+        yield
+
+
+def train(name: str, rela: bool) -> dict[str, Any]:
+    """Return the losses, and a number that all weights, buffers and the queue decide."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = load_dataset("digits", Places(Path(folder), Path(folder), "together")).train
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet_small", SIZE)
+    method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
+    method = (ReLA(method, 8, phase_steps=PHASE) if rela else method).double()
+    synchronise_batch_norm(method, CPU)
+    source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
+    targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
+    trainer = Trainer(method, source, Order(IMAGES, 1.0, BATCH, 0), targets, Protocol(), Clock(CPU))
+    losses = []
+    with float_is_double(type(method)):
+        for step in range(1, STEPS + 1):
+            trainer.train(step, lambda: None)
+            losses.append(trainer.loss)
+    state = [v for v in method.state_dict().values() if isinstance(v, Tensor) and v.is_floating_point()]
+    return {"losses": losses, "state": sum(value.double().abs().sum().item() for value in state)}
+
+
+start(CPU)
+found = {f"{name} {rela}": train(name, rela) for name in methods for rela in (False, True)}
+if is_first():
+    Path(sys.argv[1]).write_text(json.dumps(found))
+stop()
