@@ -167,7 +167,7 @@ def expand(grid: Grid) -> list[Cell]:
     cells = []
     for dataset in grid.datasets:
         protocol = protocol_of(grid, dataset)
-        for arm in grid.arms:
+        for arm in arms_on(grid, dataset):
             for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
                 cells.append(_cell(grid, dataset, protocol, arm, budget, seed))
     return cells
@@ -187,6 +187,11 @@ def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: fl
         seed=seed,
         protocol=protocol,
     )
+
+
+def arms_on(grid: Grid, dataset: Dataset) -> list[Arm]:
+    """Return the arms that run on a dataset of the grid."""
+    return [arm for arm in grid.arms if dataset.arms is None or arm_name(arm) in dataset.arms]
 
 
 def arm_name(arm: Arm) -> str:
@@ -322,6 +327,14 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         if method not in used:
             raise UserError(f"{source}: params.{method}: no arm has this method{did_you_mean(method, used)}")
     for index, dataset in enumerate(grid.datasets):
+        for name in dataset.arms or ():
+            if name not in arms:
+                raise UserError(f"{source}: datasets[{index}].arms: {name!r} is no arm{did_you_mean(name, arms)}")
+        for arm in arms_on(grid, dataset):
+            if arm.flops_of and arm.flops_of not in map(arm_name, arms_on(grid, dataset)):
+                raise UserError(
+                    f"{source}: datasets[{index}].arms: {arm_name(arm)!r} needs {arm.flops_of!r} there, too"
+                )
         try:
             protocol_of(grid, dataset)
         except ValidationError as error:

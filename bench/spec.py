@@ -90,6 +90,7 @@ class Dataset(Model):
     name: str
     train_images: PositiveInt | None = None  # a class-balanced part of the training set; None: all of it
     backbone: str | None = None
+    arms: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # those that run on it; None: all
     protocol: dict[str, Any] = {}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.grid import REHEARSAL, arm_name, expand
+from bench.grid import REHEARSAL, arm_name, arms_on, expand
 from bench.spec import Arm, Cell, Grid
 from bench.store import Damaged, Ledger, Record, Score, read_records
 
@@ -118,8 +118,9 @@ def collect(grid: Grid, folder: Path) -> Collected:
     groups = tuple(dict.fromkeys(group_of.values()))
     labels = arm_labels(grid.arms)
     results = []
+    arms = {dataset.name: arms_on(grid, dataset) for dataset in grid.datasets}
     for group in groups:
-        for arm in grid.arms:
+        for arm in arms[group.dataset]:
             for budget in arm.budgets or grid.budgets:
                 mine = [
                     record

@@ -93,6 +93,8 @@ def gain_table(found: Collected) -> Table:
             for arm in family.others:
                 for budget in arm.budgets or found.grid.budgets:
                     plain, result = found.find(group, family.plain, budget), found.find(group, arm, budget)
+                    if result is None:
+                        continue
                     rows.append(
                         (
                             *map(Entry, (group.label, family.name, labels[arm_name(arm)], percent(budget))),

@@ -139,6 +139,30 @@ def test_the_grids_parameters_of_a_method_are_under_those_of_its_arms(load: Load
     assert "'byol'" in said
 
 
+def test_a_dataset_may_run_some_arms_alone(load: Load) -> None:
+    datasets = ["digits", {"name": "cifar10", "arms": ["byol"]}]
+    cells = expand(load(datasets=datasets, seeds=[0]))
+    assert [(cell.dataset, cell.arm) for cell in cells] == [
+        ("digits", "byol"),
+        ("digits", "rela(byol,rand)"),
+        ("cifar10", "byol"),
+    ]
+    said = sentence(lambda: load(datasets=[{"name": "digits", "arms": ["bjol"]}]))
+    assert "datasets[0].arms: 'bjol' is no arm" in said
+    assert "'byol'" in said
+
+
+def test_an_arm_may_have_a_backbone_of_its_own(load: Load) -> None:
+    grid = load(arms=["byol", {"method": "byol", "backbone": "timm:vit_tiny_patch16_224"}], seeds=[0])
+    cells = [(cell.arm, cell.backbone) for cell in expand(grid)]
+    assert cells == [("byol", "resnet_small"), ("byol, vit_tiny_patch16_224", "timm:vit_tiny_patch16_224")]
+
+
+def test_a_published_value_belongs_to_an_arm(load: Load) -> None:
+    point = {"arm": "bjol", "epoch": 10, "linear": 0.5, "source": "nowhere"}
+    assert "published[0].arm: 'bjol' is no arm" in sentence(lambda: load(published=[point]))
+
+
 @pytest.mark.parametrize(
     ("matched", "other", "why"),
     [

@@ -1,0 +1,176 @@
+"""A rehearsal runs all that a grid has, on stand-ins, and its records are never taken for real ones."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.budget import total_steps
+from bench.cli import app
+from bench.datasets import Split, dataset_digest, datasets, load_dataset
+from bench.errors import UserError
+from bench.grid import GRIDS, expand, load_grid, rehearsed
+from bench.places import Places
+from bench.plan import plan
+from bench.rehearsal import lay_out, obstacles, stage
+from bench.spec import Cell
+from bench.store import read_records
+
+GRID = """
+backbone: resnet_small
+datasets: [cifar10, {name: fashion_mnist, protocol: {input_size: 16, batch_size: 64}}]
+budgets: [0.5]
+seeds: [3, 4]
+arms:
+  - {method: byol, budgets: [0.5, 1.0]}
+  - {name: trained, method: simclr, rela: {prior: CF10-T}}
+  - {name: named, method: byol, rela: {prior: CF10-R20}}
+"""
+SHIPPED = sorted(path.stem for path in GRIDS.glob("*.yaml") if path.stem != "paper_toy")
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def bench(tmp_path: Path, *arguments: str | Path) -> Any:
+    places = ["--results", tmp_path / "results"]
+    return CliRunner().invoke(app, list(map(str, [*arguments, *places])))
+
+
+def what(cell: Cell) -> tuple[str, str, float]:
+    return cell.dataset, cell.arm, cell.budget
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_rehearsal_has_each_cell_of_a_seed_and_a_handful_of_steps(name: str) -> None:
+    real = load_grid(name)
+    short = rehearsed(real)
+    cells = expand(short)
+    assert Counter(map(what, cells)) == Counter(what(cell) for cell in expand(real) if cell.seed == real.seeds[0])
+    sizes = {(cell.dataset, cell.arm): (cell.backbone, cell.protocol.input_size) for cell in expand(real)}
+    for cell in cells:
+        assert cell.train_images is not None
+        assert 2 <= total_steps(cell, cell.train_images) <= 40
+        assert (cell.backbone, cell.protocol.input_size) == sizes[cell.dataset, cell.arm]
+    assert short.name == f"{name}@rehearsal"
+    assert short.title.startswith("REHEARSAL")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("cifar10", "cifar-10-batches-py/data_batch_5"),
+        ("cifar100", "cifar-100-python/test"),
+        ("fashion_mnist", "fashion_mnist/t10k-labels-idx1-ubyte"),
+        ("tiny_imagenet", "tiny_imagenet/train/0199/000199.jpg"),
+        ("imagenet1k", "imagenet1k/test/0999/000999.jpg"),
+    ],
+)
+def test_a_set_that_is_not_here_has_a_stand_in_of_its_own_format(name: str, file: str, tmp_path: Path) -> None:
+    cell = expand(load_grid("quickstart"))[0].model_copy(update={"dataset": name, "train_images": 30})
+    lay_out([cell], tmp_path / "nothing", tmp_path / "stage")
+    assert (tmp_path / "stage" / file).is_file()
+    found = load_dataset(name, Places(tmp_path / "stage", tmp_path, "g"))
+    info = datasets.get(name)(name)
+    assert found.classes == info.classes
+    assert len(found.train) == max(30, found.classes)
+    assert set(found.test.labels) == set(range(found.classes))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+def test_what_is_written_is_what_is_read(name: str, tmp_path: Path) -> None:
+    info = datasets.get(name)(name)
+    assert info.classes is not None
+    draw = np.random.default_rng(1)
+    size = info.image_size
+    pixels = draw.integers(0, 256, (2, 130, 1, size, size), dtype=np.uint8).repeat(3, axis=2)
+    if name != "fashion_mnist":
+        pixels[:, :, 0] = 255 - pixels[:, :, 0]
+    train, test = (Split(part, np.arange(130, dtype=np.int64) % info.classes) for part in pixels)
+    info.write(tmp_path, train, test)
+    for one, other in zip(info.read(tmp_path), (train, test), strict=True):
+        assert np.array_equal(np.asarray(one.images), np.asarray(other.images))
+        assert np.array_equal(one.labels, other.labels)
+
+
+def test_a_set_that_is_here_is_used(tmp_path: Path) -> None:
+    for split, grey in (("train", 10), ("train", 20), ("test", 30)):
+        folder = tmp_path / "data" / "mine" / split / "one"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (grey, grey, grey)).save(folder / f"{grey}.png")
+    cell = expand(load_grid("quickstart"))[0].model_copy(update={"dataset": "mine", "train_images": 2})
+    lay_out([cell], tmp_path / "data", tmp_path / "stage")
+    lay_out([cell], tmp_path / "data", tmp_path / "stage")
+    assert (tmp_path / "data" / "mine" / "train" / "one" / "10.png").is_file(), "only the link to it went"
+    real, staged = (dataset_digest("mine", Places(tmp_path / at, tmp_path, "g")) for at in ("data", "stage"))
+    assert real == staged
+    with pytest.raises(UserError, match="unknown dataset 'other'"):
+        lay_out([cell.model_copy(update={"dataset": "other"})], tmp_path / "data", tmp_path / "stage")
+
+
+def test_a_rehearsal_runs_every_cell_and_says_which_would_fail(grid: Path, tmp_path: Path) -> None:
+    ran = bench(tmp_path, "run", "--grid", grid, "--rehearse", "--data-root", tmp_path / "nothing")
+    assert ran.exit_code == 0, ran.output
+    assert "REHEARSAL: 8 of 8 cells done" in ran.output
+    assert "6 of 16 cells would fail: dataset 'cifar10' is not there" in ran.output
+    assert "fashion_mnist named 50% seed 4" in ran.output
+    found, _ = read_records(tmp_path / "results" / "mine@rehearsal")
+    assert {what(record.cell) for record in found} == {what(cell) for cell in expand(load_grid(str(grid)))}
+    assert all(record.rehearsal and record.dataset_title.startswith("REHEARSAL: ") for record in found)
+    named = next(record for record in found if record.cell.arm == "named")
+    assert named.switch_step is not None, "both phases are rehearsed"
+    again = bench(tmp_path, "run", "--grid", grid, "--rehearse", "--data-root", tmp_path / "nothing")
+    assert "8 of 8 cells done (8 before)" in again.output
+
+
+def test_a_rehearsals_records_are_marked_everywhere_and_enter_no_real_report(grid: Path, tmp_path: Path) -> None:
+    only = ["--only", "dataset=fashion_mnist,arm=byol"]
+    assert bench(tmp_path, "run", "--grid", grid, "--rehearse", *only, "--data-root", tmp_path / "no").exit_code == 0
+    reports = ["--reports", tmp_path / "reports"]
+    said = bench(tmp_path, "report", grid, "--rehearse", *reports)
+    assert said.exit_code == 0, said.output
+    assert "REHEARSAL" in said.output
+    for name in ("report.md", "table.csv", "points.csv", "table.tex", "accuracy_vs_steps.svg"):
+        assert "REHEARSAL" in (tmp_path / "reports" / "mine@rehearsal" / name).read_text(), name
+    # Even under the real grid's name, and with settings that are the rehearsal's own.
+    shutil.copytree(tmp_path / "results" / "mine@rehearsal", tmp_path / "results" / "mine")
+    assert "no record of grid mine" in str(bench(tmp_path, "report", grid, *reports).exception)
+
+
+def test_obstacles_name_the_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path / "data", tmp_path / "results", "quickstart")
+    cells = expand(load_grid("quickstart"))
+    tasks = plan(cells, cells, places, "grid quickstart")
+    assert obstacles(tasks, places) == {}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
+    found = obstacles(tasks, places)
+    records, cache = (
+        next(reason for reason in found if str(folder) in reason) for folder in (places.records, places.cache)
+    )
+    assert "will be written there and 0.0 GB are free" in records
+    assert len(found[records]) == len(tasks)
+    # 1,437 images x 128 components x 4 bytes for each prior and seed, made once for both budgets.
+    assert len(found[cache]) == len({(t.cell.rela.prior, t.cell.seed) for t in tasks if t.cell.rela}) == 4
+
+
+def test_the_stage_is_apart(tmp_path: Path) -> None:
+    places = stage(Places(tmp_path / "data", tmp_path / "results", "g"), "g@rehearsal")
+    assert places.rehearsal
+    assert places.data.is_relative_to(tmp_path / "results" / "g@rehearsal")
+    assert places.records == tmp_path / "results" / "g@rehearsal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_grid_can_be_rehearsed(name: str, tmp_path: Path) -> None:
+    ran = bench(tmp_path, "run", "--grid", name, "--rehearse", "--data-root", tmp_path / "nothing")
+    assert ran.exit_code == 0, ran.output
