@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.spec import digest
+from priors.mapped import Mapped
 from priors.weights import save_tensors
 
 VERSION = 1  # raised whenever the code makes other targets of the same features
@@ -26,9 +27,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets float32 (N, k) of N training images, how many of the k components are empty, and their cost."""
+    """Targets float32 (N, k) of N training images, how many of the k components are empty, and their cost.
 
-    values: Tensor
+    The values are in memory, or rows of a file when the images stream.
+    """
+
+    values: Tensor | Mapped
     empty: int
     cost: Cost
 
@@ -47,17 +51,27 @@ def reduce_features(features: Tensor, dim: int) -> tuple[Tensor, int]:
     for part in torch.split(features, 16384):
         centred = part.double() - mean
         covariance += centred.T @ centred
-    values, vectors = torch.linalg.eigh(covariance / max(count - 1, 1))
-    k = min(dim, len(mean))
-    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
-    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    vectors = vectors * largest.sign()
-    full = values > values[0].clamp(min=1e-30) * 1e-12
+    values, vectors = components(covariance / max(count - 1, 1), dim)
+    full = has_variance(values)
     reduced = torch.cat([(part.double() - mean) @ vectors for part in torch.split(features, 16384)])
     reduced -= reduced.mean(dim=0)
     deviation = reduced.std(dim=0, correction=0)
     standard = torch.where(full, reduced / torch.where(full, deviation, 1.0), 0.0)
     return standard.float(), int((~full).sum())
+
+
+def components(covariance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the largest k = min(dim, p) eigenvalues (k,) of a covariance (p, p), falling, and eigenvectors (p, k)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    k = min(dim, len(values))
+    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return values, vectors * largest.sign()
+
+
+def has_variance(values: Tensor) -> Tensor:
+    """Tell which components, by their falling eigenvalues (k,), are not empty: bool (k,)."""
+    return values > values[0].clamp(min=1e-30) * 1e-12
 
 
 def cache_path(cache: Path, **identity: str | int) -> Path:
@@ -66,11 +80,12 @@ def cache_path(cache: Path, **identity: str | int) -> Path:
 
 
 def save_targets(targets: Targets, path: Path) -> None:
-    """Write targets and their cost, atomically."""
+    """Write targets that are in memory, and their cost, atomically."""
+    assert isinstance(targets.values, Tensor)
     metadata = {
         "empty": str(targets.empty),
         "cost": json.dumps(asdict(targets.cost)),
-        "digest": _digest(targets.values),
+        "digest": digest_of(targets.values),
     }
     save_tensors({"targets": targets.values.cpu()}, path, metadata)
 
@@ -86,8 +101,9 @@ def load_targets(path: Path, count: int) -> Targets | None:
         targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    return targets if len(values) == count and _digest(values) == metadata["digest"] else None
+    return targets if len(values) == count and digest_of(values) == metadata["digest"] else None
 
 
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+def digest_of(values: Tensor) -> str:
+    """Return the digest of a tensor's bytes."""
+    return hashlib.sha256(values.cpu().contiguous().numpy().data).hexdigest()[:16]

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from bench.datasets import ImageSet, balanced_part, base, dataset_digest, find_dataset, load_dataset
 from bench.datasets.base import datasets
-from bench.datasets.folder import read_image
+from bench.datasets.folder import Paths, read_image
 from bench.errors import MissingError, UserError
 from bench.places import Places
 from bench.registry import Registry
@@ -467,7 +467,7 @@ def test_a_set_that_streams_is_not_decoded(tmp_path: Path) -> None:
     image_folder(tmp_path / "imagenet1k", "jpg", classes=1000, size=8)
     found = load("imagenet1k", tmp_path)
     again = load("imagenet1k", tmp_path)
-    assert isinstance(found.train.images, list)
+    assert isinstance(found.train.images, Paths)
     assert found.train.images[0] == tmp_path / "imagenet1k" / "train" / "class0" / "0.jpg"
     assert found.train.images == again.train.images
     assert found.digest == again.digest

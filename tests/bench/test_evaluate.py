@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from lightly.utils.benchmarking import knn_predict
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn.functional import normalize
 
+from bench import evaluate
 from bench.datasets import Split
 from bench.evaluate import Features, extract, knn_accuracy, linear_probe
 from bench.source import open_source
@@ -52,6 +55,21 @@ def test_the_vote_against_a_plain_loop(features: Features) -> None:
             votes[int(features.train_labels[neighbour])] += float(torch.exp(cosines[neighbour] / 0.1))
         right += int(np.argmax(votes) == label)
     assert knn_accuracy(features, 10, knn) == pytest.approx(right / 600)
+
+
+@pytest.mark.parametrize("rows", [10**6, 1197, 500, 60, 1])
+def test_the_vote_is_lightlys_however_many_training_images_it_looks_at_a_time(
+    rows: int, features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = features.train.clone()
+    ranked = knn_predict(
+        normalize(features.test, dim=1), normalize(features.train, dim=1).T, features.train_labels, 10, 70, 0.07
+    )
+    expected = int((ranked[:, 0] == features.test_labels).sum()) / 600
+    monkeypatch.setattr(evaluate, "BANK_BYTES", 4 * 64 * rows)
+    monkeypatch.setattr(evaluate, "VOTE_BYTES", 4 * 70 * 10 * rows)
+    assert knn_accuracy(features, 10, Knn(k=70, temperature=0.07)) == expected
+    assert torch.equal(features.train, given), "the features are as they were"
 
 
 def test_k_may_exceed_the_training_set() -> None:

@@ -1,0 +1,110 @@
+"""What `test_scale.py` runs in a process of its own: `scale.py FOLDER COUNT train|targets|probe` prints JSON."""
+
+import json
+import resource
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from bench.process import tune_process
+
+tune_process()  # as the program does, before torch is imported
+# ruff: noqa: E402
+
+import torch
+from torch import nn
+
+from bench import evaluate
+from bench.datasets import folder
+from bench.experiment import _features, build_method
+from bench.grid import expand, load_grid
+from bench.meter import Clock, peak_memory
+from bench.places import Places
+from bench.source import Order, Streaming
+from bench.spec import Knn, Probe
+from bench.train import Trainer
+from priors import Prior
+from priors.mapped import Mapped, write_rows
+from priors.streamed import stream_targets
+
+CPU = torch.device("cpu")
+SIZE, DIM, BATCH, STEPS, WORKERS = 32, 128, 64, 24, 1
+SETTINGS = ["arms=[{method: byol, rela: {prior: rand}}]", "budgets=[1.0]", "seeds=[0]", f"protocol.batch_size={BATCH}"]
+CELL = expand(load_grid("cifar_small", settings=SETTINGS))[0]
+
+
+class Pixels(Prior):
+    """2,028 features that cost next to nothing: what is measured is the way of the images and of the features."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(26), nn.Flatten())
+
+
+class Enough(Exception):
+    """Enough steps were taken."""
+
+
+def source(split: folder.Listing, count: int | None = None) -> Streaming:
+    """Return a source of the first `count` images of a split."""
+    paths, labels = split
+    return Streaming(folder.Paths(paths[:count]), torch.from_numpy(labels[:count]), SIZE, CPU, WORKERS)
+
+
+def train(images: Streaming, root: Path) -> int:
+    """Take the first steps of a run of 100 epochs on targets in a file."""
+    count = len(images.labels)
+    path = root / f"rows{count}.safetensors"
+    with path.open("wb") as file:
+        write_rows(file, (count, DIM), (torch.randn(1, DIM) for _ in range(count)), dict)
+    method = build_method(CELL, SIZE, DIM, 1).to(memory_format=torch.channels_last)
+    trainer = Trainer(method, images, Order(count, 1.0, BATCH, 0), Mapped(path), CELL.protocol, Clock(CPU))
+
+    def enough() -> None:
+        if trainer.step == STEPS:
+            raise Enough
+
+    try:
+        trainer.train(100 * count // BATCH, enough)
+    except Enough:
+        return STEPS * BATCH
+    raise AssertionError
+
+
+def targets(images: Streaming, root: Path) -> int:
+    """Make the targets of all images."""
+    count, clock = len(images.labels), Clock(CPU)
+    prior = Pixels("", CELL, Places(root, root, "scale"))
+    features = partial(_features, prior, images, SIZE, CPU, clock)
+    made = stream_targets(features, count, DIM, root / f"targets{count}.safetensors", clock, shard=2048)
+    assert made.values.shape == (count, DIM)
+    return count
+
+
+def probe(images: Streaming, test: Streaming, root: Path) -> tuple[int, int]:
+    """Extract the features of all images and evaluate them; also return how many bytes they take."""
+    evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
+    found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, SIZE)
+    evaluate.linear_probe(found, 10, Probe(epochs=2), seed=0)
+    evaluate.knn_accuracy(found, 10, Knn())
+    return len(found.train) + len(found.test), 4 * (found.train.numel() + found.test.numel())
+
+
+def main(root: Path, count: int, what: str) -> None:
+    torch.set_num_threads(1)
+    train_split, test_split, _ = folder.scan(root / "jpeg")
+    images, test = source(train_split, count), source(test_split)
+    began, held = time.perf_counter(), 0
+    if what == "train":
+        seen = train(images, root)
+    elif what == "targets":
+        seen = targets(images, root)
+    else:
+        seen, held = probe(images, test, root)
+    seconds = time.perf_counter() - began
+    worker = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps({"seconds": seconds / seen, "peak": peak_memory(CPU), "worker": worker, "held": held}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

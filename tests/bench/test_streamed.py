@@ -1,0 +1,188 @@
+"""Cells whose images stream: targets in a file, made in shards; bit by bit the same after a stop."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.budget import epoch_indices
+from bench.datasets import DatasetInfo, base, datasets
+from bench.datasets.folder import Paths
+from bench.experiment import Watch, make_targets, run_cell
+from bench.grid import expand, load_grid
+from bench.meter import Clock
+from bench.places import Places
+from bench.plan import Task, plan
+from bench.source import Order, Streaming
+from bench.store import Record
+from bench.train import Interrupted
+from bench.views import View
+from priors.mapped import Mapped
+from priors.streamed import load_rows, stream_targets
+from priors.weights import read_state
+
+CPU = torch.device("cpu")
+COUNT = 600
+GRID = """
+backbone: resnet_small
+datasets: [streams]
+seeds: [3]
+budgets: [0.2]
+arms:
+  - {name: plain, method: byol, rela: {prior: rand, phase: 0.5}}
+  - {name: shuffled, method: byol, rela: {prior: rand, phase: 0.5, shuffle: true}}
+protocol: {epochs: 2, batch_size: 24, input_size: 8, blur: false, probe: {epochs: 2}, knn: {k: 5}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A dataset that streams."""
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    base._loaded.clear()
+
+    @datasets.register("streams")
+    class Streams(DatasetInfo):
+        title, short, streams = "Streams", "STR", True
+
+    yield
+    del datasets._items["streams"]
+    base._loaded.clear()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 600 + 20 images in two classes."""
+    found = tmp_path_factory.mktemp("streams")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", COUNT), ("test", 20)):
+        for index in range(count):
+            path = found / "streams" / split / f"class{index % 2}" / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, (10, 9, 3), dtype=np.uint8)).save(path)
+    return found
+
+
+@pytest.fixture
+def tasks(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Places]:
+    return planned(root, tmp_path, monkeypatch)
+
+
+def planned(root: Path, where: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Places]:
+    monkeypatch.setenv("BENCH_CACHE", str(where / "cache"))
+    (where / "streams.yaml").write_text(GRID)
+    places = Places(root, where / "results", "streams")
+    cells = expand(load_grid(str(where / "streams.yaml")))
+    return plan(cells, cells, places, "grid streams"), places
+
+
+def run(task: Task, places: Places, stop: int | None = None) -> tuple[Record, list[tuple[str, dict[str, Any]]]]:
+    """Run a cell, until `stop` images have targets, and return its record and its events."""
+    events: list[tuple[str, dict[str, Any]]] = []
+
+    def stops() -> bool:
+        return stop is not None and ("targets", {"images": stop, "of": COUNT}) in events
+
+    watch = Watch(lambda *_: None, lambda *event: events.append(event), stops)
+    return run_cell(task, places, CPU, 0, watch), events
+
+
+def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tuple[list[Task], Places]) -> None:
+    (plain, shuffled), places = tasks
+    first, events = run(plain, places)
+    second, later = run(shuffled, places)
+    assert ("targets", {"images": COUNT, "of": COUNT}) in events
+    assert [name for name, _ in later if name == "targets"] == []
+    assert first.ledger is not None
+    assert second.ledger is not None
+    cost, same = first.ledger.targets, second.ledger.targets
+    assert cost is not None
+    assert same == cost.model_copy(update={"cached": True})
+    assert cost.images == COUNT
+    assert cost.flops > 0
+    assert cost.seconds == pytest.approx(first.ledger.seconds["targets"], rel=0.2)
+    assert sum(first.ledger.seconds.values()) == pytest.approx(first.ledger.wall_seconds, rel=0.02)
+    one, other = (read_state(places.backbone(task.id)) for task in (plain, shuffled))
+    assert not all(torch.equal(value, other[name]) for name, value in one.items()), "shuffled targets are others"
+
+
+def test_a_cell_that_is_stopped_between_two_shards_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.experiment.stream_targets", in_small_shards)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    (task, _), places = planned(root, tmp_path / "whole", monkeypatch)
+    whole, _ = run(task, places)
+    expected = read_state(places.backbone(task.id))
+    (task, _), places = planned(root, tmp_path / "cut", monkeypatch)
+    with pytest.raises(Interrupted):
+        run(task, places, stop=512)
+    resumed, events = run(task, places)
+    assert [facts["images"] for name, facts in events if name == "targets"] == [600]
+    found = read_state(places.backbone(task.id))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert [point.score for point in resumed.curve] == [point.score for point in whole.curve]
+    assert resumed.ledger is not None
+    assert whole.ledger is not None
+    assert resumed.ledger.targets is not None
+    assert whole.ledger.targets is not None
+    assert resumed.ledger.targets.flops == whole.ledger.targets.flops
+    assert resumed.ledger.targets.seconds > resumed.ledger.seconds["targets"], "the shards made before are charged"
+
+
+def in_small_shards(*given: Any) -> Any:
+    return stream_targets(*given, shard=256)
+
+
+def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], Places], root: Path) -> None:
+    (task, _), places = tasks
+    run(task, places)
+    (path,) = (places.cache / "targets").glob("*.safetensors")
+    streamed = load_rows(path, COUNT)
+    assert streamed is not None
+    assert isinstance(streamed.values, Mapped)
+    assert task.prior is not None
+    train = base.load_dataset("streams", places).train
+    source = Streaming(Paths(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
+    in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, CPU, Clock(CPU))
+    torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)
+    assert (streamed.empty, streamed.cost.flops) == (in_memory.empty, in_memory.cost.flops)
+
+
+def test_plain_images_may_begin_anywhere(root: Path) -> None:
+    paths = sorted((root / "streams" / "train").rglob("*.png"))
+    for workers in (0, 2):
+        source = Streaming(paths, torch.zeros(COUNT), 8, CPU, workers)
+        whole = torch.cat(list(source.plain(8)))
+        assert torch.equal(torch.cat(list(source.plain(8, first=256))), whole[256:])
+
+
+def test_a_plan_of_years_costs_nothing(root: Path) -> None:
+    """A list of it would have 10^12 entries; an epoch of the order is redrawn when its first step is due."""
+    paths = sorted((root / "streams" / "train").rglob("*.png"))
+    order = Order(COUNT, 0.1, 20, seed=5)
+    assert order.steps_per_epoch == 3
+    batches = Streaming(paths, torch.zeros(COUNT), 8, CPU, 0).batches((View(),), order, range(2, 10**12))
+    seen = torch.cat([next(batches)[0] for _ in range(4)])
+    expected = [epoch_indices(COUNT, 0.1, epoch, 5) for epoch in (0, 1)]
+    assert torch.equal(seen, torch.cat([expected[0][40:], expected[1]]))
+
+
+def test_paths_are_kept_as_they_are(tmp_path: Path) -> None:
+    given = [tmp_path / "a b" / "ü.png", tmp_path / "x", Path("relative/\udcff.jpg")]
+    found = Paths(given)
+    assert list(found) == given
+    assert (found[-1], found[0], len(found)) == (given[-1], given[0], 3)
+    assert list(found[np.array([2, 0, 2])]) == [given[2], given[0], given[2]]
+    assert list(found[1:]) == given[1:]
+    assert found == Paths(given)
+    assert found != Paths(given[:2])
+    assert given[1] in found
+    with pytest.raises(IndexError):
+        found[3]
+    assert list(Paths([])) == []
