@@ -16,6 +16,7 @@ from bench.budget import epoch_indices, steps_per_epoch
 from bench.datasets import Split
 from bench.datasets.folder import Paths, read_image
 from bench.distributed import share
+from bench.errors import UserError
 from bench.seeds import derive, generator
 from bench.views import MEAN, STD, View, augment, crop_boxes, normalise, resize, resized_crops
 
@@ -100,7 +101,7 @@ class Streaming:
     def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         crops = _Crops(self.paths, views, self.size, order.seed)
         whole = [replace(view, crop=None) for view in views]
-        loader = self._loader(crops, batch_sampler=_Keys(order, steps))
+        loader = self._load(crops, batch_sampler=_Keys(order, steps))
         for step, batch in zip(steps, loader, strict=True):
             images = batch.to(self.device, non_blocking=True)
             draw = generator(order.seed, "views", step)
@@ -112,17 +113,21 @@ class Streaming:
         self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
     ) -> Iterator[Tensor]:
         rest = range(first, len(self.paths))
-        for images in self._loader(_Centres(self.paths, size), sampler=rest, batch_size=self.BATCH):
+        for images in self._load(_Centres(self.paths, size), sampler=rest, batch_size=self.BATCH):
             yield normalise(images.to(self.device, non_blocking=True).float().div_(255), mean, std)
 
-    def _loader(self, dataset: Dataset[Tensor], **batching: Any) -> DataLoader[Tensor]:
-        return DataLoader(
+    def _load(self, dataset: Dataset[Tensor], **batching: Any) -> Iterator[Tensor]:
+        loader = DataLoader(
             dataset,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_share_memory,
             **batching,
         )
+        try:
+            yield from loader
+        except UserError as error:  # of a worker, it comes with that process's traceback in its text
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def _share_memory(worker: int) -> None:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from bench import distributed
 from bench.datasets import Split
+from bench.errors import UserError
 from bench.source import Order, Streaming, open_source
 from bench.views import MEAN, STD, View
 
@@ -63,3 +66,31 @@ def test_resident_and_streaming_sets_give_views_of_the_same_law(tmp_path: Path) 
     )
     torch.testing.assert_close(resident.mean((0, 2, 3)), streaming.mean((0, 2, 3)), atol=0.06, rtol=0)
     torch.testing.assert_close(resident.std((0, 2, 3)), streaming.std((0, 2, 3)), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_damaged_is_one_sentence_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+    paths = folder(tmp_path, 4)
+    paths[2].write_bytes(b"not an image")
+    stream = Streaming(paths, torch.arange(4), 16, CPU, workers)
+    with pytest.raises(UserError) as caught:
+        list(stream.plain(16))
+    assert str(caught.value).startswith(f"{paths[2]}: not a readable image")
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_share_a_batch_as_one_would_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, order = folder(tmp_path, 24), Order(24, 1.0, 8, seed=1)
+    images = np.stack([np.asarray(Image.open(path).resize((20, 24))).transpose(2, 0, 1) for path in paths])
+    for source in (open_source(Split(kind, np.arange(24)), 16, CPU, 0) for kind in (images, paths)):
+        monkeypatch.undo()
+        whole = list(source.batches(VIEWS, order, range(3)))
+        shares = []
+        for rank in (0, 1):
+            monkeypatch.setattr(distributed, "world", lambda: 2)
+            monkeypatch.setattr(distributed.lightly_dist, "rank", lambda rank=rank: rank)
+            shares.append(list(source.batches(VIEWS, order, range(3))))
+        for (index, views), (first, ones), (second, others) in zip(whole, *shares, strict=True):
+            assert torch.equal(index, torch.cat([first, second]))
+            for view, one, other in zip(views, ones, others, strict=True):
+                torch.testing.assert_close(view, torch.cat([one, other]))
