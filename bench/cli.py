@@ -59,7 +59,10 @@ def run(
     if toy := _toy(grid, profile, settings, only):
         from bench.toy import print_states, run_toy
 
-        (print_states if dry_run else run_toy)(toy, results)
+        if rehearse:
+            print(f"{toy.name} takes seconds as it is: nothing to rehearse")
+        else:
+            (print_states if dry_run else run_toy)(toy, results)
         return
     from bench.distributed import first_then_others, is_first, start, stop, world
 
