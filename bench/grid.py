@@ -319,6 +319,15 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     for index, arm in enumerate(grid.arms):
         if arm.flops_of is not None:
             _check_match(grid, arm, arms, f"{source}: arms[{index}].flops_of")
+    for index, claim in enumerate(grid.claims):
+        for key, name, budget in (
+            ("arm", claim.arm, claim.budget),
+            ("baseline", claim.baseline, claim.baseline_budget),
+        ):
+            if name not in arms:
+                raise UserError(f"{source}: claims[{index}].{key}: {name!r} is no arm{did_you_mean(name, arms)}")
+            if budget not in (arms[name].budgets or grid.budgets):
+                raise UserError(f"{source}: claims[{index}]: arm {name!r} has no budget {budget:g}; give it one")
     for index, point in enumerate(grid.published):
         if point.arm not in arms:
             raise UserError(f"{source}: published[{index}].arm: {point.arm!r} is no arm{did_you_mean(point.arm, arms)}")

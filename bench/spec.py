@@ -103,6 +103,19 @@ class Published(Model):
     source: str
 
 
+class Claim(Model):
+    """An arm at a budget is no worse than a baseline, by more than `margin`, at no more than `share` of its cost."""
+
+    name: str
+    arm: str
+    budget: Budget
+    baseline: str
+    baseline_budget: Budget = 1.0
+    share: PositiveFloat
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of the test images
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of each bound
+
+
 class Grid(Model):
     """A named set of cells: datasets x arms x budgets x seeds."""
 
@@ -114,6 +127,7 @@ class Grid(Model):
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
     params: dict[str, Params] = {}  # by method: under those of its arms
+    claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.grid import protocol_of
+from bench.report.claims import claim_sentence, verdict_table
 from bench.report.collect import (
     TOLERANCE,
     Collected,
@@ -51,6 +52,7 @@ def markdown_document(found: Collected, plots: Sequence[str]) -> str:
     blocks = [
         f"# {escape_markdown(grid.title or grid.name)}",
         f"Grid `{grid.name}`: {done} of {len(found.planned)} planned cells done.",
+        *_verdicts(found),
         *_settings(found),
         "## Linear accuracy",
         *_accuracy(found, linear, _linear_caption(found)),
@@ -162,6 +164,21 @@ def _accuracy(found: Collected, value: Callable[[Record], float], caption: str) 
         table = accuracy_table(found, family, value)
         yield to_markdown(table)
         yield escape_markdown(" ".join(_marks(table, family.name)))
+
+
+def _verdicts(found: Collected) -> Iterable[str]:
+    if not found.grid.claims:
+        return
+    yield "## Verdicts"
+    yield _bullets(escape_markdown(claim_sentence(claim)) for claim in found.grid.claims)
+    yield (
+        "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
+        " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
+        " paired by seed, with one-sided bounds by Student's t over n pairs; those of seconds are geometric means of"
+        " ratios. Steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what"
+        " is inconclusive, if mean and spread stayed as they are. The prior's own training is in none of these costs."
+    )
+    yield to_markdown(verdict_table(found))
 
 
 def _gains(found: Collected) -> Iterable[str]:
