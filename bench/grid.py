@@ -135,7 +135,7 @@ def with_overrides(
         override: Any = read_yaml(value, f"--set {setting}")
         for part in reversed(key.strip().split(".")):
             override = {part: override}
-        raw = _merge(raw, override)
+        raw = _overridden(raw, override)
     return raw, " ".join([str(path), *(f"--set {setting}" for setting in settings)])
 
 
@@ -287,7 +287,21 @@ def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, A
     own = profiles.get(profile) or {}
     if not isinstance(own, dict):
         raise UserError(f"{source}: profiles.{profile} must be a mapping of keys to override")
-    return _merge(raw, own) | {"name": f"{raw['name']}@{profile}"}
+    return _overridden(raw, own) | {"name": f"{raw['name']}@{profile}"}
+
+
+def _overridden(raw: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Merge an override into a grid; other arms leave out what the grid says of those that are gone."""
+    merged = _merge(raw, override)
+    arms = override.get("arms")
+    if isinstance(arms, list):
+        for key in {"claims", "published"} - override.keys():
+            merged.pop(key, None)
+        there = {arm.get("method") if isinstance(arm, dict) else arm for arm in arms if isinstance(arm, dict | str)}
+        params = merged.get("params")
+        if isinstance(params, dict) and "params" not in override and EVERY not in there:
+            merged["params"] = {method: value for method, value in params.items() if method in there}
+    return merged
 
 
 def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

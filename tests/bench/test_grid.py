@@ -158,6 +158,15 @@ def test_an_arm_may_have_a_backbone_of_its_own(load: Load) -> None:
     assert cells == [("byol", "resnet_small"), ("byol, vit_tiny_patch16_224", "timm:vit_tiny_patch16_224")]
 
 
+def test_other_arms_leave_out_what_was_said_of_those_that_are_gone() -> None:
+    grid = load_grid("cifar_small", settings=["arms=[byol]"])
+    assert (len(grid.arms), grid.claims) == (1, ())
+    claim = "claims=[{name: c, arm: byol, budget: 0.2, baseline: byol, baseline_budget: 0.5, share: 0.5}]"
+    assert len(load_grid("cifar_small", settings=["arms=[byol]", claim]).claims) == 1
+    assert load_grid("paper_methods", settings=["arms=[byol, supervised]"]).params == {"supervised": {"classes": 10}}
+    assert load_grid("paper_methods", settings=["arms=[byol]"]).params == {}
+
+
 def test_a_published_value_belongs_to_an_arm(load: Load) -> None:
     point = {"arm": "bjol", "epoch": 10, "linear": 0.5, "source": "nowhere"}
     assert "published[0].arm: 'bjol' is no arm" in sentence(lambda: load(published=[point]))

@@ -14,7 +14,7 @@ from bench.views import augment
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 
-SIZE, COUNT, STEPS = 16, 32, 30
+SIZE, COUNT, STEPS = 12, 16, 20
 SMALL: dict[str, dict[str, int]] = {  # of the paper's sizes, those that would only cost time here
     "barlow_twins": {"projection": 64},
     "dino": {"hidden": 64},
