@@ -155,6 +155,8 @@ def test_swav_predicts_the_other_views_assignment(queue: int) -> None:
         sinkhorn_by_hand((torch.cat([each, rows]) @ weight.T).detach())[:count]
         for each, rows in zip(z, earlier, strict=True)
     ]
+    for each, rows in zip(model.queues, z, strict=True):
+        torch.testing.assert_close(each.rows, rows.detach()[:queue])
     terms = [-(codes[1 - i] * (scores[i] / 0.1).log_softmax(dim=1)).sum(1).mean() for i in (0, 1)]
     formula = ((terms[0] + terms[1]) / 2).float()
     torch.testing.assert_close(ours, formula, rtol=1e-5, atol=1e-5)
@@ -189,6 +191,7 @@ def test_dino_scores_rows_of_length_one_against_prototypes_of_length_one() -> No
     model, data = method("dino", hidden=16, bottleneck=4, outputs=7), batch()
     mlp, _, last = model.student[1]
     torch.testing.assert_close(last.weight.norm(dim=1), torch.ones(7))
+    assert not last.parametrizations.weight.original0.requires_grad, "the length stays"
     rows = unit(mlp(model.backbone(data.views[0])))
     torch.testing.assert_close(model.student(data.views[0]), rows @ last.weight.T)
 
@@ -263,12 +266,17 @@ def test_momentum_follows_parameters_and_keeps_its_own_buffers() -> None:
     assert not any(parameter.requires_grad for parameter in copy.parameters())
 
 
-def test_byol_updates_its_teacher_after_a_step_by_a_hundredth() -> None:
-    model = method("byol")
-    before = [parameter.clone() for parameter in model.teacher.parameters()]
+@pytest.mark.parametrize(
+    ("name", "online", "follower", "momentum"),
+    [("byol", "student", "teacher", 0.99), ("dino", "student", "teacher", 0.99), ("moco", "query", "key", 0.999)],
+)
+def test_a_momentum_network_follows_after_each_step(name: str, online: str, follower: str, momentum: float) -> None:
+    model = method(name)
+    network, copy = getattr(model, online), getattr(model, follower)
+    before = [parameter.clone() for parameter in copy.parameters()]
     with torch.no_grad():
-        for parameter in model.student.parameters():
+        for parameter in network.parameters():
             parameter.add_(2.0)
     model.after_step()
-    for old, new, student in zip(before, model.teacher.parameters(), model.student.parameters(), strict=True):
-        torch.testing.assert_close(new.detach(), 0.99 * old + 0.01 * student.detach())
+    for old, new, leader in zip(before, copy.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), momentum * old + (1 - momentum) * leader.detach())
