@@ -126,17 +126,14 @@ def _rehearse(
     spec: "Grid", only: str | None, tasks: "list[Task]", places: "Places", device: "torch.device", workers: int
 ) -> "list[Outcome]":
     """Rehearse a grid, say which of its cells (`tasks`) would fail here, and return what failed in the rehearsal."""
-    from bench.grid import expand, rehearsed, select
-    from bench.plan import plan
+    from bench.grid import expand, rehearsed
     from bench.progress import describe
     from bench.rehearsal import lay_out, obstacles, stage
 
     short = rehearsed(spec)
-    cells = expand(short)
-    chosen = select(cells, only) if only else cells
     there = stage(places, short.name)
-    lay_out(cells, places.data, there.data)
-    outcomes = _run(plan(cells, chosen, there, f"grid {short.name}"), there, device, workers)
+    lay_out(expand(short), places.data, there.data)
+    outcomes = _run(_tasks(short, only, there), there, device, workers)
     found = obstacles(tasks, places)
     for reason, stopped in found.items():
         print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")
@@ -265,17 +262,24 @@ def _plan(
     results: Path,
     plugin: list[Path] | None,
 ) -> "tuple[Grid, Places, list[Task]]":
-    from bench.grid import expand, load_grid, select
+    from bench.grid import load_grid
     from bench.places import Places
 
     _load_plugins(plugin)
     spec = load_grid(grid, profile, settings or [])
+    places = Places(data=data_root, results=results, grid=spec.name)
+    return spec, places, _tasks(spec, only, places)
+
+
+def _tasks(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
+    """Return the tasks of a grid, or of those of its cells that `--only` names and what these need."""
+    from bench.grid import expand, select
+
     cells = expand(spec)
-    chosen = select(cells, only) if only else cells
+    chosen = select(cells, only) if only else cells  # a mistake there is said before torch is imported
     from bench.plan import plan
 
-    places = Places(data=data_root, results=results, grid=spec.name)
-    return spec, places, plan(cells, chosen, places, f"grid {spec.name}")
+    return plan(cells, chosen, places, f"grid {spec.name}")
 
 
 def _load_plugins(paths: list[Path] | None) -> None:

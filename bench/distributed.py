@@ -134,19 +134,16 @@ def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module
         )
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return the module with every batch norm taking its statistics over all processes; unchanged in one process."""
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Let every batch norm inside the module take its statistics over all processes; nothing changes in one process."""
     if world() == 1:
-        return module
+        return
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-        return converted
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            child.__class__ = GlobalBatchNorm
-        else:
-            setattr(module, name, synchronise_batch_norm(child, device))
-    return module
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # replaces what is inside
+        return
+    for each in module.modules():
+        if isinstance(each, _BatchNorm):
+            each.__class__ = GlobalBatchNorm
 
 
 class _Sum(torch.autograd.Function):

@@ -293,7 +293,7 @@ def _matched_steps(task: Task, trainer: Trainer, places: Places) -> int:
     other = read_record(record_path(places.records, task.needs.id))
     assert isinstance(other, Record)
     assert other.ledger is not None
-    flops = other.ledger.flops + (other.ledger.targets.flops if other.ledger.targets else 0)
+    flops = other.ledger.flops_with_targets
     steps = flops // trainer.flops_per_step()
     if steps == 0:
         raise UserError(f"arm {task.cell.arm!r}: {flops:,} FLOPs, as cell {task.needs.id} took, are less than one step")

@@ -269,8 +269,10 @@ def _every_method(arm: Any) -> list[Any]:
         return [arm]
     from methods import methods  # imports torch, which other grids can be read without
 
-    name = {"name": arm["name"]} if isinstance(arm.get("name"), str) else {}
-    return [{**arm, "method": each, **{k: v.replace(EVERY, each) for k, v in name.items()}} for each in methods]
+    arms = [{**arm, "method": each} for each in methods]
+    if isinstance(arm.get("name"), str):
+        arms = [each | {"name": arm["name"].replace(EVERY, each["method"])} for each in arms]
+    return arms
 
 
 def _with_profile(raw: dict[str, Any], profile: str, source: str) -> dict[str, Any]:
@@ -333,28 +335,29 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
     for index, arm in enumerate(grid.arms):
         if arm.flops_of is not None:
             _check_match(grid, arm, arms, f"{source}: arms[{index}].flops_of")
+
+    def check_arm(name: str, key: str) -> None:
+        if name not in arms:
+            raise UserError(f"{source}: {key}: {name!r} is no arm{did_you_mean(name, arms)}")
+
     for index, claim in enumerate(grid.claims):
-        for key, name, budget in (
-            ("arm", claim.arm, claim.budget),
-            ("baseline", claim.baseline, claim.baseline_budget),
-        ):
-            if name not in arms:
-                raise UserError(f"{source}: claims[{index}].{key}: {name!r} is no arm{did_you_mean(name, arms)}")
+        sides = {"arm": (claim.arm, claim.budget), "baseline": (claim.baseline, claim.baseline_budget)}
+        for key, (name, budget) in sides.items():
+            check_arm(name, f"claims[{index}].{key}")
             if budget not in (arms[name].budgets or grid.budgets):
                 raise UserError(f"{source}: claims[{index}]: arm {name!r} has no budget {budget:g}; give it one")
     for index, point in enumerate(grid.published):
-        if point.arm not in arms:
-            raise UserError(f"{source}: published[{index}].arm: {point.arm!r} is no arm{did_you_mean(point.arm, arms)}")
+        check_arm(point.arm, f"published[{index}].arm")
     used = {arm.method for arm in grid.arms}
     for method in grid.params:
         if method not in used:
             raise UserError(f"{source}: params.{method}: no arm has this method{did_you_mean(method, used)}")
     for index, dataset in enumerate(grid.datasets):
         for name in dataset.arms or ():
-            if name not in arms:
-                raise UserError(f"{source}: datasets[{index}].arms: {name!r} is no arm{did_you_mean(name, arms)}")
-        for arm in arms_on(grid, dataset):
-            if arm.flops_of and arm.flops_of not in map(arm_name, arms_on(grid, dataset)):
+            check_arm(name, f"datasets[{index}].arms")
+        there = arms_on(grid, dataset)
+        for arm in there:
+            if arm.flops_of and arm.flops_of not in map(arm_name, there):
                 raise UserError(
                     f"{source}: datasets[{index}].arms: {arm_name(arm)!r} needs {arm.flops_of!r} there, too"
                 )

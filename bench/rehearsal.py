@@ -66,7 +66,8 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
         if task.missing:
             found[task.missing].append(task)
     needs = {task.cell.key(): _needs(task, places) for task in tasks}
-    for folder, written in ((places.records, _backbones(needs)), (places.cache, _targets(tasks, needs))):
+    backbones = {key: need.backbone for key, need in needs.items()}
+    for folder, written in ((places.records, backbones), (places.cache, _targets(tasks, needs))):
         free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
         if sum(written.values()) > free:
             reason = f"{folder}: {_gb(sum(written.values()))} will be written there and {_gb(free)} are free"
@@ -106,10 +107,6 @@ def _needs(task: Task, places: Places) -> _Need:
         entry = CATALOGUE.get(cell.rela.prior)
         features = entry.dim or dim if entry else dim
     return _Need(weights, targets + 4 * count * features, 0)
-
-
-def _backbones(needs: dict[str, _Need]) -> dict[str, int]:
-    return {key: need.backbone for key, need in needs.items()}
 
 
 def _targets(tasks: Sequence[Task], needs: dict[str, _Need]) -> dict[str, int]:

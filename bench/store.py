@@ -58,6 +58,11 @@ class Ledger(Model):
     targets: TargetCost | None
     flops_not_counted: str
 
+    @property
+    def flops_with_targets(self) -> int:
+        """FLOPs of training and of making the targets."""
+        return self.flops + (self.targets.flops if self.targets else 0)
+
 
 class Record(Model):
     """The result of a cell."""

@@ -5,8 +5,8 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 from bench.distributed import gather
-from bench.views import View
 from methods.base import Batch, Method, methods
+from methods.byol import BYOL
 
 
 @methods.register("barlow_twins")
@@ -16,7 +16,7 @@ class BarlowTwins(Method):
     Loss: equation 1 with lambda = 0.005. Head d -> 8192 -> 8192 -> 8192 (section 2.2). Views: BYOL's (section 2.2).
     """
 
-    views = (View(blur=1.0), View(blur=0.1, solarise=0.2))
+    views = BYOL.views
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 8192, off_diagonal: float = 0.005) -> None:
         super().__init__(backbone, dim)

@@ -4,10 +4,8 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 
-from bench.views import View
 from methods.base import Batch, Method, methods
-
-VIEW = View(crop=(0.2, 1.0), saturation=0.4, blur=0.5)
+from methods.moco import MoCo
 
 
 @methods.register("simsiam")
@@ -18,7 +16,7 @@ class SimSiam(Method):
     2048 -> 512 -> 2048 (section 3). Views: those of MoCo v2 (section 3).
     """
 
-    views = (VIEW, VIEW)
+    views = MoCo.views
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 2048, bottleneck: int = 512) -> None:
         super().__init__(backbone, dim)

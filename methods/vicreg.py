@@ -5,8 +5,8 @@ from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor, nn
 
 from bench.distributed import gather
-from bench.views import View
 from methods.base import Batch, Method, methods
+from methods.byol import BYOL
 
 
 @methods.register("vicreg")
@@ -17,7 +17,7 @@ class VICReg(Method):
     in the public code.
     """
 
-    views = (View(blur=1.0), View(blur=0.1, solarise=0.2))
+    views = BYOL.views
 
     def __init__(
         self,

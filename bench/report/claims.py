@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.grid import arm_name
-from bench.report.collect import Collected, Group, Result, ledger_of, linear, phase_seconds, total_flops
+from bench.report.collect import Collected, Group, Result, ledger_of, linear, pairs, phase_seconds, total_flops
 from bench.report.tables import NONE, Entry, Table, percent
 from bench.spec import Claim
 from bench.stats import Answer, interval, seeds_to_decide
@@ -62,18 +62,15 @@ class Judgement:
 
 def judge(found: Collected, claim: Claim, group: Group) -> list[Judgement]:
     """Return the claim's judgements on a group's data, one for each cost; inconclusive below two pairs of seeds."""
-    arms = {arm_name(arm): arm for arm in found.grid.arms}
-    arm = found.find(group, arms.get(claim.arm), claim.budget)
-    baseline = found.find(group, arms.get(claim.baseline), claim.baseline_budget)
-    pairs = _pairs(arm, baseline)
-    differences = [linear(one) - linear(other) for one, other in pairs]
+    paired = pairs(*_sides(found, claim, group))
+    differences = [linear(one) - linear(other) for one, other in paired]
     accuracy = interval(differences, claim.confidence)
     judgements = []
     for cost in COSTS:
-        ratios = [math.log(cost.of(one) / cost.of(other)) for one, other in pairs]
+        ratios = [math.log(cost.of(one) / cost.of(other)) for one, other in paired]
         price = _price(ratios, cost, claim)
         if accuracy is None or price is None:
-            judgements.append(Judgement(claim, group, cost, len(pairs), None, None, VERDICTS["undecided"], None))
+            judgements.append(Judgement(claim, group, cost, len(paired), None, None, VERDICTS["undecided"], None))
             continue
         good = accuracy.above(-claim.margin)
         cheap: Answer = "yes" if price[2] <= claim.share else "no" if price[1] > claim.share else "undecided"
@@ -103,7 +100,7 @@ def verdict_table(found: Collected) -> Table:
     rows = []
     for claim in found.grid.claims:
         for group in found.groups:
-            if not _planned(found, claim, group):
+            if not all(_sides(found, claim, group)):
                 continue
             for one in judge(found, claim, group):
                 rows.append(
@@ -131,9 +128,13 @@ def claim_sentence(claim: Claim) -> str:
     )
 
 
-def _planned(found: Collected, claim: Claim, group: Group) -> bool:
-    planned = {(arm_name(r.arm), r.budget) for r in found.results if r.group == group}
-    return {(claim.arm, claim.budget), (claim.baseline, claim.baseline_budget)} <= planned
+def _sides(found: Collected, claim: Claim, group: Group) -> tuple[Result | None, Result | None]:
+    """Return the results of the claim's arm and of its baseline, None where the grid does not plan one there."""
+    arms = {arm_name(arm): arm for arm in found.grid.arms}
+    return (
+        found.find(group, arms[claim.arm], claim.budget),
+        found.find(group, arms[claim.baseline], claim.baseline_budget),
+    )
 
 
 def _bounds(
@@ -143,13 +144,6 @@ def _bounds(
         return NONE
     mean, low, high = (f"{scale * value:{form}}{unit}" for value in values)
     return mean if exact else f"{mean} ({low} to {high})"
-
-
-def _pairs(arm: Result | None, baseline: Result | None) -> list[tuple[Record, Record]]:
-    if not arm or not baseline:
-        return []
-    others = {record.cell.seed: record for record in baseline.done}
-    return [(record, others[record.cell.seed]) for record in arm.done if record.cell.seed in others]
 
 
 def _price(ratios: list[float], cost: Cost, claim: Claim) -> tuple[float, float, float] | None:

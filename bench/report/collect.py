@@ -86,6 +86,11 @@ class Collected:
     replaced: tuple[Record, ...]
     damaged: tuple[Damaged, ...]
 
+    @property
+    def groups_done(self) -> list[Group]:
+        """The groups in which something is finished."""
+        return [group for group in self.groups if any(r.group == group and r.done for r in self.results)]
+
     def find(self, group: Group, arm: Arm | None, budget: float) -> Result | None:
         """Return an arm's result, None where the grid does not plan it."""
         return next((r for r in self.results if (r.group, r.arm, r.budget) == (group, arm, budget)), None)
@@ -216,7 +221,7 @@ def target_flops(record: Record) -> int:
 
 def total_flops(record: Record) -> int:
     """Return what training and making the targets took."""
-    return ledger_of(record).flops + target_flops(record)
+    return ledger_of(record).flops_with_targets
 
 
 def phase_seconds(record: Record, phase: str) -> float | None:
@@ -236,6 +241,14 @@ def clock_gap(record: Record) -> float | None:
     return missed / ledger.wall_seconds if ledger.wall_seconds else math.inf
 
 
+def pairs(one: Result | None, other: Result | None) -> list[tuple[Record, Record]]:
+    """Return the finished records of two results that have a seed in common, in the order of the seeds."""
+    if not one or not other:
+        return []
+    others = {record.cell.seed: record for record in other.done}
+    return [(record, others[record.cell.seed]) for record in one.done if record.cell.seed in others]
+
+
 def has_curves(found: Collected) -> bool:
     """Return whether there is more to a cell than its beginning and end."""
     return bool(found.grid.published) or any(len(record.curve) > 2 for record in found.done)
@@ -253,7 +266,7 @@ def curve_of(result: Result) -> dict[float, Summary]:
 def _points(record: Record) -> list[tuple[float, float]]:
     steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
     return [
-        (round(point.step * epochs / steps, 3), 100 * math.fsum(point.score.linear) / len(point.score.linear))
+        (round(point.step * epochs / steps, 3), 100 * statistics.fmean(point.score.linear))
         for point in record.curve
         if point.score.linear
     ]

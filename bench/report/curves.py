@@ -14,7 +14,7 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
     """Return each arm's curve at its largest budget, with a band of one deviation, and the published points."""
     from matplotlib.figure import Figure
 
-    groups = [group for group in found.groups if any(r.group == group and r.done for r in found.results)]
+    groups = found.groups_done
     figure = Figure(figsize=(9, 0.9 + 3.9 * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False).flatten().tolist()
     for panel, group in zip(panels, groups, strict=True):

@@ -59,7 +59,7 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
         "accuracy_vs_steps": lambda record: ledger_of(record).steps,
         "accuracy_vs_flops": total_flops,
     }
-    files = {}
+    files: dict[str, bytes] = {}
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for name in names:
@@ -69,15 +69,14 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
                 figure = curve_figure(found, COLOURS, MARKERS)
             else:
                 continue
-            files[f"{name}.png"] = to_bytes(figure, "png", {"Software": None})
-            files[f"{name}.svg"] = to_bytes(figure, "svg", {"Date": None})
+            files |= image_files(name, figure)
     return files
 
 
 def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "Figure":
     from matplotlib.figure import Figure
 
-    groups = [group for group in found.groups if any(r.group == group and r.done for r in found.results)]
+    groups = found.groups_done
     columns = min(2, len(groups))
     rows = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(9, 0.9 + 3.9 * rows), layout="constrained")
@@ -209,8 +208,15 @@ def _legend_columns(labels: list[str]) -> int:
     return math.ceil(len(labels) / math.ceil(len(labels) / fit))
 
 
-def to_bytes(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
-    """Return a figure as a file of the format `form`."""
+def image_files(name: str, figure: "Figure") -> dict[str, bytes]:
+    """Return a figure as PNG and SVG by file name. Equal figures, equal bytes."""
+    return {
+        f"{name}.png": _bytes(figure, "png", {"Software": None}),
+        f"{name}.svg": _bytes(figure, "svg", {"Date": None}),
+    }
+
+
+def _bytes(figure: "Figure", form: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
     return buffer.getvalue()

@@ -16,6 +16,7 @@ from bench.report.collect import (
     curve_of,
     ledger_of,
     linear,
+    pairs,
     phase_seconds,
     probe_sd,
     score_of,
@@ -116,8 +117,7 @@ def published_table(found: Collected) -> Table:
             arm = next(arm for arm in found.grid.arms if arm_name(arm) == point.arm)
             result = found.find(group, arm, 1.0)
             ours = curve_of(result).get(float(point.epoch)) if result else None
-            spread = "" if ours is None or ours.sd is None else f" ± {ours.sd:.1f}"
-            entry = Entry(f"{ours.mean:.1f}{spread}", f"(n={ours.n})") if ours else Entry(NONE)
+            entry = Entry(plus_minus(ours, ".1f"), f"(n={ours.n})") if ours else Entry(NONE)
             names = (Entry(group.label), Entry(point.arm), Entry(str(point.epoch)))
             rows.append((*names, entry, Entry(f"{100 * point.linear:.0f}"), Entry(point.source)))
     return Table(head, tuple(rows), names=2)
@@ -125,14 +125,14 @@ def published_table(found: Collected) -> Table:
 
 def _gain(result: Result | None, baseline: Result | None) -> Entry:
     """Return by how much a result exceeds its baseline: mean and deviation of the differences of equal seeds."""
-    if not result or not baseline:
-        return Entry(NONE)
-    base = {record.cell.seed: linear(record) for record in baseline.done}
-    gain = summarise(linear(r) - base[r.cell.seed] for r in result.done if r.cell.seed in base)
-    if not gain:
-        return Entry(NONE)
-    spread = "" if gain.sd is None else f" ± {100 * gain.sd:.1f}"
-    return Entry(f"{100 * gain.mean:+.1f}{spread}", f"(n={gain.n})")
+    gain = summarise(linear(one) - linear(other) for one, other in pairs(result, baseline))
+    return Entry(plus_minus(gain, "+.1f", 100), f"(n={gain.n})") if gain else Entry(NONE)
+
+
+def plus_minus(summary: Summary, form: str, scale: float = 1) -> str:
+    """Return mean ± sample standard deviation, in units of 1 / scale; the mean alone of one value."""
+    spread = "" if summary.sd is None else f" ± {scale * summary.sd:{form.lstrip('+')}}"
+    return f"{scale * summary.mean:{form}}{spread}"
 
 
 def cost_table(found: Collected, group: Group) -> Table:
@@ -336,9 +336,8 @@ def _summary(result: Result | None, value: Callable[[Record], float]) -> Summary
 def _accuracy(result: Result | None, summary: Summary | None, best: bool = False, beats: bool = False) -> Entry:
     if not result or not summary:
         return Entry(NONE)
-    spread = "" if summary.sd is None else f" ± {100 * summary.sd:.1f}"
     note = f"(n={summary.n})" + DAGGER * (summary.n < len(result.seeds))
-    return Entry(f"{100 * summary.mean:.1f}{spread}", note, bold=best, underline=beats)
+    return Entry(plus_minus(summary, ".1f", 100), note, bold=best, underline=beats)
 
 
 def _mean(result: Result, value: Callable[[Record], float | None], form: Callable[[float], str] = number) -> str:

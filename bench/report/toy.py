@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from bench.atomic import atomic_write
 from bench.errors import UserError
 from bench.report.collect import summarise
-from bench.report.plots import COLOURS, MARKERS, STYLE, to_bytes
-from bench.report.tables import NONE, Entry, Table, escape_markdown, one_line, to_markdown, to_text
+from bench.report.plots import COLOURS, MARKERS, STYLE, image_files
+from bench.report.tables import NONE, Entry, Table, escape_markdown, one_line, plus_minus, to_markdown, to_text
 from bench.store import Damaged
 from bench.toy import Setting, ToyGrid, ToyRecord, read_toy
 
@@ -93,11 +93,7 @@ def draw_curves(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> dict[str, byt
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure = _figure(grid, found)
-        return {
-            "curves.png": to_bytes(figure, "png", {"Software": None}),
-            "curves.svg": to_bytes(figure, "svg", {"Date": None}),
-        }
+        return image_files("curves", _figure(grid, found))
 
 
 def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":
@@ -207,9 +203,7 @@ def _label(grid: ToyGrid, setting: Setting) -> str:
 def _spread(values: Sequence[float], form: str) -> str:
     """Return mean ± sample standard deviation, the mean alone of one value."""
     summary = summarise(values)
-    if summary is None:
-        return NONE
-    return f"{summary.mean:{form}}" + ("" if summary.sd is None else f" ± {summary.sd:{form.lstrip('+')}}")
+    return plus_minus(summary, form) if summary else NONE
 
 
 def _steps(steps: Sequence[float]) -> str:
