@@ -68,6 +68,7 @@ def test_every_method_has_the_same_losses_in_one_process_and_in_two(tmp_path: Pa
     for name, expected in alone.items():
         assert together[name]["losses"] == pytest.approx(expected["losses"], rel=1e-6), name
         assert together[name]["state"] == pytest.approx(expected["state"], rel=1e-6), name
+        assert together[name].get("switch") == pytest.approx(expected.get("switch"), abs=1e-9), name
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from bench.grid import GRIDS, expand, load_grid, rehearsed
 from bench.places import Places
 from bench.plan import plan
 from bench.rehearsal import lay_out, obstacles, stage
+from bench.report.collect import collect
 from bench.spec import Cell
 from bench.store import read_records
 
@@ -144,6 +145,8 @@ def test_a_rehearsals_records_are_marked_everywhere_and_enter_no_real_report(gri
     # Even under the real grid's name, and with settings that are the rehearsal's own.
     shutil.copytree(tmp_path / "results" / "mine@rehearsal", tmp_path / "results" / "mine")
     assert "no record of grid mine" in str(bench(tmp_path, "report", grid, *reports).exception)
+    with pytest.raises(UserError, match="no record of grid mine"):
+        collect(rehearsed(load_grid(str(grid))).model_copy(update={"name": "mine"}), tmp_path / "results" / "mine")
 
 
 def test_obstacles_name_the_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ protocol:"""
 def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Path, tmp_path: Path) -> None:
     grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
     places = places_in(tmp_path)
-    outcomes = {(o.task.cell.arm, o.task.cell.budget): record(o.task, places) for o in run(grid, places)}
+    ran = run(grid, places, "protocol.batch_size=16")
+    outcomes = {(o.task.cell.arm, o.task.cell.budget): record(o.task, places) for o in ran}
     constant, matched, plain = (outcomes[arm, 0.5].ledger for arm in ("constant", "matched", "byol"))
     assert constant is not None
     assert matched is not None
@@ -125,6 +126,7 @@ def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Pat
     spent = constant.flops + constant.targets.flops
     step = plain.flops // plain.steps
     assert matched.steps == spent // step < plain.steps
+    assert spent // step > constant.flops // step, "here the targets are worth a step"
     assert spent - step < matched.flops <= spent
 
 

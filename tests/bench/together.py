@@ -77,7 +77,8 @@ def train(name: str, rela: bool) -> dict[str, Any]:
             trainer.train(step, lambda: None)
             losses.append(trainer.loss)
     state = [v for v in method.state_dict().values() if isinstance(v, Tensor) and v.is_floating_point()]
-    return {"losses": losses, "state": sum(value.double().abs().sum().item() for value in state)}
+    found = {"losses": losses, "state": sum(value.double().abs().sum().item() for value in state)}
+    return found | ({"switch": method.switch.fast.item()} if isinstance(method, ReLA) else {})
 
 
 start(CPU)
