@@ -101,6 +101,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
                 "version": CHECKPOINT_VERSION,
                 "id": task.id,
                 "seconds": clock.read(),
+                "joules": clock.joules(),
                 "wall": clock.wall,
                 "curve": [point.model_dump() for point in curve],
                 "trainer": trainer.state(),
@@ -126,14 +127,16 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
             continue
         with clock.phase("eval"):
             features = extract(method.backbone, train, test, size)
-            linear = linear_probe(features, data.classes, cell.protocol.probe, cell.seed)
-            score = Score(linear=tuple(linear), knn=knn_accuracy(features, data.classes, cell.protocol.knn))
+            linear, *further = map(tuple, linear_probe(features, data.classes, cell.protocol.probe, cell.seed))
+            knn = knn_accuracy(features, data.classes, cell.protocol.knn)
+            score = Score(linear=linear, knn=knn, further_probes=tuple(further))
         curve.append(
             Point(
                 step=until,
                 images=until * cell.protocol.batch_size,
                 flops=trainer.spent.flops,
                 seconds=clock.read()["train"],
+                joules=clock.spent("train").joules,
                 loss=trainer.loss,
                 score=score,
             )
@@ -161,6 +164,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
             flops=trainer.spent.flops,
             seconds=seconds,
             wall_seconds=clock.wall,
+            joules=clock.joules(),
             peak_memory_bytes=peak_memory(device),
             targets=TargetCost(**asdict(targets.cost), empty=targets.empty, cached=cached) if targets else None,
             flops_not_counted=NOT_COUNTED,
@@ -220,13 +224,13 @@ def make_targets(prior: Prior, train: Source, dim: int, size: int, device: torch
 
     Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code).
     """
-    began = clock.read()["targets"]
+    began = clock.spent("targets")
     with clock.phase("targets"):
         features, flops = zip(*_features(prior, train, size, device, clock), strict=True)
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(features), dim)
-    seconds = clock.read()["targets"] - began
-    return Targets(values.cpu(), empty, Cost(seconds, sum(flops), len(values)))
+    spent = clock.spent("targets") - began
+    return Targets(values.cpu(), empty, Cost(spent.seconds, sum(flops), len(values), spent.joules))
 
 
 def _features(
@@ -310,7 +314,7 @@ def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list
             return []
         curve = [Point.model_validate(point) for point in state["curve"]]
         trainer.restore(state["trainer"])
-        clock.add(state["seconds"], state["wall"])
+        clock.add(state["seconds"], state["wall"], state.get("joules"))
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError):
         path.rename(path.with_suffix(".damaged"))
         return []

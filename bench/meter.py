@@ -1,13 +1,32 @@
-"""The clock of a cell: where its wall time goes, and its peak memory."""
+"""The clock of a cell: where its wall time and its GPU's energy go, and its peak memory."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import pynvml
 import torch
 
+from bench.distributed import world
+
 PHASES = ("targets", "train", "eval", "other")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds, and the joules of the GPU in them; None where nothing measures these."""
+
+    seconds: float
+    joules: float | None
+
+    def __add__(self, other: "Spent") -> "Spent":
+        joules = None if self.joules is None or other.joules is None else self.joules + other.joules
+        return Spent(self.seconds + other.seconds, joules)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return self + Spent(-other.seconds, None if other.joules is None else -other.joules)
 
 
 class Clock:
@@ -15,13 +34,18 @@ class Clock:
 
     The device is synchronised only where a phase begins or ends.
 
+    Args:
+        device: what the cell runs on.
+        energy: reads a counter of joules; None: those that the GPU's driver counts, if it does.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, energy: Callable[[], float | None] | None = None) -> None:
         self.device = device
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._energy = energy or energy_counter(device)
+        self._since = Spent(time.perf_counter(), self._energy())
+        self._spent = dict.fromkeys(PHASES, Spent(0.0, None if self._since.joules is None else 0.0))
         self._open = ["other"]
-        self._began = self._since = time.perf_counter()
+        self._began = self._since.seconds
         self._earlier_wall = 0.0
 
     @property
@@ -29,16 +53,27 @@ class Clock:
         """Seconds of wall time, read from its own start and not from the phases."""
         return self._earlier_wall + time.perf_counter() - self._began
 
-    def add(self, seconds: dict[str, float], wall: float) -> None:
+    def add(self, seconds: dict[str, float], wall: float, joules: dict[str, float] | None = None) -> None:
         """Go on from what an interrupted run had spent."""
         for name, value in seconds.items():
-            self.seconds[name] += value
+            self._spent[name] += Spent(value, joules[name] if joules else None)
         self._earlier_wall += wall
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
         self._charge()
-        return dict(self.seconds)
+        return {name: spent.seconds for name, spent in self._spent.items()}
+
+    def joules(self) -> dict[str, float] | None:
+        """Return the joules by phase until now; None where they are not measured in all of them."""
+        self._charge()
+        known = {name: spent.joules for name, spent in self._spent.items() if spent.joules is not None}
+        return known if len(known) == len(self._spent) else None
+
+    def spent(self, phase: str) -> Spent:
+        """Return what a phase has spent until now."""
+        self._charge()
+        return self._spent[phase]
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -54,9 +89,29 @@ class Clock:
             self._open.pop()
 
     def _charge(self) -> None:
-        now = time.perf_counter()
-        self.seconds[self._open[-1]] += now - self._since
+        now = Spent(time.perf_counter(), self._energy())
+        self._spent[self._open[-1]] += now - self._since
         self._since = now
+
+
+def energy_counter(device: torch.device) -> Callable[[], float | None]:
+    """Return what reads the joules that a GPU has spent since its driver was loaded, those of other processes included.
+
+    It reads None without a GPU, on one whose driver does not count them, and beside other processes of the cell,
+    whose GPUs this one does not see.
+    """
+    if device.type != "cuda" or world() > 1:
+        return lambda: None
+
+    def read() -> float | None:
+        try:
+            pynvml.nvmlInit()  # counted by NVML: once is as good as often
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+        except pynvml.NVMLError:
+            return None
+
+    return read
 
 
 def synchronise(device: torch.device) -> None:

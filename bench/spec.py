@@ -31,11 +31,15 @@ class Model(BaseModel):
 
 
 class Probe(Model):
-    """Linear evaluation: one Linear on frozen features, Adam (paper section on evaluation, public code)."""
+    """Linear evaluation: one Linear on frozen features, Adam (paper section on evaluation, public code).
+
+    The accuracy is that of the first of `seeds` probes; the others tell how far it depends on the probe's own chance.
+    """
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 3e-4
+    seeds: PositiveInt = 1
 
 
 class Knn(Model):
@@ -159,6 +163,8 @@ class Cell(Model):
             del settings["flops_of"]
         if self.rela and not self.rela.shuffle:
             del settings["rela"]["shuffle"]
+        if self.protocol.probe.seeds == 1:
+            del settings["protocol"]["probe"]["seeds"]
         if self.rela and self.rela.prior.startswith("file:"):
             settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
         return settings

@@ -19,10 +19,14 @@ Filed = TypeVar("Filed", bound=BaseModel)
 
 
 class Score(Model):
-    """Accuracies, shares of images: one after each of the probe's last epochs."""
+    """Accuracies, shares of images: one after each of the probe's last epochs.
+
+    `further_probes`: those of the probes of further seeds.
+    """
 
     linear: tuple[float, ...]
     knn: float
+    further_probes: tuple[tuple[float, ...], ...] = ()
 
 
 class Point(Model):
@@ -34,6 +38,7 @@ class Point(Model):
     seconds: float
     loss: float
     score: Score
+    joules: float | None = None  # of the GPU; None: not measured
 
 
 class TargetCost(Model):
@@ -44,10 +49,14 @@ class TargetCost(Model):
     images: int
     empty: int
     cached: bool
+    joules: float | None = None
 
 
 class Ledger(Model):
-    """What a cell spent. `seconds` by phase add up to the wall time."""
+    """What a cell spent, seconds and joules by phase.
+
+    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured.
+    """
 
     steps: int
     images: int
@@ -57,6 +66,7 @@ class Ledger(Model):
     peak_memory_bytes: int | None
     targets: TargetCost | None
     flops_not_counted: str
+    joules: dict[str, float] | None = None
 
     @property
     def flops_with_targets(self) -> int:

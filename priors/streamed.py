@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.atomic import atomic_write
 from bench.errors import UserError
-from bench.meter import Clock
+from bench.meter import Clock, Spent
 from bench.process import give_back_memory
 from priors.mapped import Mapped, write_rows
 from priors.targets import Cost, Targets, components, digest_of, has_variance
@@ -116,7 +116,7 @@ def stream_targets(
         (folder / f"{number:05}.safetensors", first, min(shard, count - first))
         for number, first in enumerate(range(0, count, shard))
     ]
-    began = clock.read()["targets"]
+    began = clock.spent("targets")
     with clock.phase("targets"), torch.no_grad():
         moments, made, found = _first_pass(features, shards, dim, clock, after_shard)
         values, vectors = components(moments.scatter / max(count - 1, 1), dim)
@@ -133,9 +133,11 @@ def stream_targets(
                     yield part.to(clock.device).double().sub_(moments.mean).mm(matrix).float()
 
         def metadata() -> dict[str, str]:
-            seconds = clock.read()["targets"] - began + sum(cost.seconds for cost in found)
+            spent = clock.spent("targets") - began
+            for cost in found:
+                spent += Spent(cost.seconds, cost.joules)
             flops = sum(cost.flops for cost in made + found)
-            return {"empty": str(empty), "cost": json.dumps(asdict(Cost(seconds, flops, count)))}
+            return {"empty": str(empty), "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules)))}
 
         _check_room(folder, 4 * count * matrix.shape[1])
         with _writing(folder):
@@ -167,7 +169,7 @@ def _first_pass(
     made: list[Cost] = []
     found: list[Cost] = []
     space = values = torch.empty(0)
-    mark = clock.read()["targets"]
+    mark = clock.spent("targets")
     for file, first, images in shards:
         with clock.phase("other"):
             known = _read_shard(file, images)
@@ -182,7 +184,7 @@ def _first_pass(
         batches = batches or features(first)
         filled = flops = 0
         while filled < images:
-            batch, spent = next(batches)
+            batch, flops_of_it = next(batches)
             if not filled:
                 width = batch.shape[1]
                 there = sum(other.stat().st_size for other, _, _ in shards if other.is_file())
@@ -191,10 +193,10 @@ def _first_pass(
                     space = torch.empty(shards[0][2], width)  # taken once: it is as large as a shard
                 values = space[:images]
             values[filled : filled + len(batch)] = batch
-            filled, flops = filled + len(batch), flops + spent
-        now = clock.read()["targets"]
-        made.append(Cost(now - mark, flops, images))
-        mark = now
+            filled, flops = filled + len(batch), flops + flops_of_it
+        now = clock.spent("targets")
+        spent, mark = now - mark, now
+        made.append(Cost(spent.seconds, flops, images, spent.joules))
         with _writing(file.parent):
             metadata = {"cost": json.dumps(asdict(made[-1])), "digest": digest_of(values)}
             save_tensors({"features": values}, file, metadata)

@@ -23,6 +23,7 @@ class Cost:
     seconds: float
     flops: int
     images: int
+    joules: float | None = None  # of the GPU; None: not measured
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,13 @@ def probe_sd(record: Record) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def probe_seed_sd(record: Record) -> float | None:
+    """Return the standard deviation of linear accuracy over probe seeds: on the same features, other probes."""
+    score = score_of(record)
+    values = [statistics.fmean(each) for each in (score.linear, *score.further_probes)]
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 def target_flops(record: Record) -> int:
     """Return what making the cell's targets took; nothing without a prior."""
     targets = ledger_of(record).targets

@@ -256,8 +256,9 @@ def _spreads(found: Collected) -> Iterable[str]:
         yield "No cell is done yet."
         return
     yield (
-        "Standard deviations (ddof 1) of linear accuracy in percentage points: within the probe, that is over its last"
-        " epochs, as a mean over seeds (the paper's ±); and over training seeds (the ± in the tables above)."
+        "Standard deviations (ddof 1) of linear accuracy in percentage points: over the last epochs of a probe (the"
+        " paper's ±) and over probes of other seeds on the same features, both as means over training seeds; and over"
+        " training seeds (the ± in the tables above)."
     )
     yield to_markdown(spread_table(found))
 

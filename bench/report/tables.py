@@ -19,6 +19,7 @@ from bench.report.collect import (
     pairs,
     phase_seconds,
     probe_sd,
+    probe_seed_sd,
     score_of,
     summarise,
     target_flops,
@@ -178,20 +179,24 @@ def cost_table(found: Collected, group: Group) -> Table:
 
 
 def spread_table(found: Collected) -> Table:
-    """Return the spread of linear accuracy over the probe's last epochs beside the one over seeds, in points."""
-    head = ("Dataset", "Arm", "Budget", "Within the probe", "Probe epochs", "Over seeds", "Seeds")
+    """Return the spreads of linear accuracy over a probe's last epochs, probe seeds and training seeds, in points."""
+    head = ("Dataset", "Arm", "Budget", "Last epochs", "Epochs", "Probe seeds", "Probes", "Training seeds", "Seeds")
     rows = []
     for result in found.results:
         if not result.done:
             continue
         within, over = result.over_seeds(probe_sd), result.over_seeds(linear)
+        probes = result.over_seeds(probe_seed_sd)
         epochs = sorted({len(score_of(record).linear) for record in result.done})
+        counts = sorted({1 + len(score_of(record).further_probes) for record in result.done})
         texts = [
             result.group.label,
             result.label,
             percent(result.budget),
             f"{100 * within.mean:.2f}" if within else NONE,
             "n=" + " or ".join(map(str, epochs)),
+            f"{100 * probes.mean:.2f}" if probes else NONE,
+            "n=" + " or ".join(map(str, counts)),
             f"{100 * over.sd:.2f}" if over and over.sd is not None else NONE,
             f"n={len(result.done)}",
         ]

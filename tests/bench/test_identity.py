@@ -29,7 +29,7 @@ INPUTS = Inputs(data="d", prior="p", method_version=1, params={"momentum": 0.9, 
 
 # For every field of every model, another value than the one it has in CELL or INPUTS.
 OTHER: dict[type[BaseModel], dict[str, Any]] = {
-    Probe: {"epochs": 99, "batch_size": 64, "lr": 1e-3},
+    Probe: {"epochs": 99, "batch_size": 64, "lr": 1e-3, "seeds": 2},
     Knn: {"k": 20, "temperature": 0.2},
     Protocol: {
         "epochs": 99,

@@ -47,6 +47,35 @@ def test_it_goes_on_from_an_interrupted_run() -> None:
     assert 112.0 < clock.wall < 113.0
 
 
+def test_the_energy_goes_to_the_phase_in_which_it_was_spent() -> None:
+    counter = [1000.0]
+
+    def use(joules: float) -> None:
+        counter[0] += joules
+
+    clock = Clock(torch.device("cpu"), energy=lambda: counter[0])
+    use(1)
+    with clock.phase("targets"):
+        use(20)
+        before = clock.spent("targets")
+        with clock.phase("eval"):
+            use(300)
+        use(4000)
+    assert clock.joules() == {"targets": 4020, "train": 0, "eval": 300, "other": 1}
+    assert (clock.spent("targets") - before).joules == 4000
+    clock.add({"train": 1.0}, 1.0, {"train": 7.0})
+    assert clock.joules() == {"targets": 4020, "train": 7, "eval": 300, "other": 1}
+    clock.add({"train": 1.0}, 1.0)
+    assert clock.joules() is None, "a part that was not measured is not nothing"
+    assert clock.spent("eval").joules == 300
+
+
+def test_energy_is_unknown_where_nothing_measures_it() -> None:
+    clock = Clock(torch.device("cpu"))
+    assert clock.joules() is None
+    assert (clock.spent("train") + clock.spent("eval")).joules is None
+
+
 def test_peak_memory_sees_a_large_tensor() -> None:
     """In a process of its own: memory that this one has freed before would be used again."""
     code = (

@@ -201,7 +201,29 @@ def test_spreads_are_kept_apart(tmp_path: Path, grid: Grid) -> None:
     row = next(row for row in rows_of(markdown, "## Spreads, kept apart", "Digits") if row[1:3] == ["byol", "50%"])
     within = np.std([-0.004, 0, 0.007], ddof=1)
     over = seeds(cells, "byol", 0.5).std(ddof=1)
-    assert row[3:] == [f"{100 * within:.2f}", "n=3", f"{100 * over:.2f}", "n=3"]
+    assert row[3:] == [f"{100 * within:.2f}", "n=3", "—", "n=1", f"{100 * over:.2f}", "n=3"]
+
+
+def test_the_spread_over_probe_seeds_is_that_of_the_probes_means(tmp_path: Path, grid: Grid) -> None:
+    cells = expand(grid)
+    further = {0: ((0.5, 0.52, 0.51), (0.4, 0.5, 0.6)), 1: ((0.61, 0.61, 0.61), (0.7, 0.6, 0.65)), 2: ()}
+    records = []
+    for cell in cells:
+        record = record_of(cell)
+        score = record.curve[-1].score.model_copy(update={"further_probes": further[cell.seed]})
+        point = record.curve[-1].model_copy(update={"score": score})
+        records.append(record.model_copy(update={"curve": (*record.curve[:-1], point)}))
+    _, markdown = report(tmp_path, grid, records)
+    row = next(row for row in rows_of(markdown, "## Spreads, kept apart", "Digits") if row[1:3] == ["byol", "50%"])
+    means = [
+        [np.mean(probe_of(cell)), 0.51, 0.5] for cell in cells if (cell.arm, cell.budget, cell.seed) == ("byol", 0.5, 0)
+    ]
+    means += [
+        [np.mean(probe_of(cell)), 0.61, 0.65]
+        for cell in cells
+        if (cell.arm, cell.budget, cell.seed) == ("byol", 0.5, 1)
+    ]
+    assert row[5:7] == [f"{100 * np.mean([np.std(each, ddof=1) for each in means]):.2f}", "n=1 or 3"]
 
 
 def test_costs(tmp_path: Path, grid: Grid) -> None:
