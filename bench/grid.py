@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from bench.claims import statements
 from bench.errors import UserError, did_you_mean
-from bench.spec import Arm, Cell, Dataset, Grid, Knn, Probe, Protocol
+from bench.spec import EVERY, Arm, Cell, Dataset, Grid, Knn, Probe, Protocol, arm_name
 
 GRIDS = Path(__file__).parent / "grids"
 MAX_BYTES = 1_000_000
-EVERY = "*"
 # Any grid, made small enough to try on a laptop's CPU. A grid's own `mini` goes on top of it.
 MINI: dict[str, Any] = {
     "backbone": "resnet_small",
@@ -194,19 +194,6 @@ def arms_on(grid: Grid, dataset: Dataset) -> list[Arm]:
     return [arm for arm in grid.arms if dataset.arms is None or arm_name(arm) in dataset.arms]
 
 
-def arm_name(arm: Arm) -> str:
-    """Return the arm's own name, or one made of its method, wrapper and prior."""
-    if arm.name:
-        return arm.name
-    params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
-    name = f"{arm.method}({params})" if params else arm.method
-    if arm.backbone:
-        name += f", {arm.backbone.removeprefix('timm:')}"
-    if arm.flops_of:
-        name += f" at the FLOPs of {arm.flops_of}"
-    return f"rela({name},{arm.rela.prior})" if arm.rela else name
-
-
 def protocol_of(grid: Grid, dataset: Dataset) -> Protocol:
     """Return the grid's protocol with the dataset's own overrides. Raises ValidationError."""
     return Protocol.model_validate(_merge(grid.protocol.model_dump(), dataset.protocol))
@@ -340,12 +327,10 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         if name not in arms:
             raise UserError(f"{source}: {key}: {name!r} is no arm{did_you_mean(name, arms)}")
 
-    for index, claim in enumerate(grid.claims):
-        sides = {"arm": (claim.arm, claim.budget), "baseline": (claim.baseline, claim.baseline_budget)}
-        for key, (name, budget) in sides.items():
-            check_arm(name, f"claims[{index}].{key}")
-            if budget not in (arms[name].budgets or grid.budgets):
-                raise UserError(f"{source}: claims[{index}]: arm {name!r} has no budget {budget:g}; give it one")
+    try:
+        statements(grid)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     for index, point in enumerate(grid.published):
         check_arm(point.arm, f"published[{index}].arm")
     used = {arm.method for arm in grid.arms}

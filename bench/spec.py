@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+EVERY = "*"  # each method, arm or budget there is
+MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
 Budget = Annotated[float, Field(gt=0, le=1)]
@@ -108,16 +110,21 @@ class Published(Model):
 
 
 class Claim(Model):
-    """An arm at a budget is no worse than a baseline, by more than `margin`, at no more than `share` of its cost."""
+    """An arm at a budget is no worse than a baseline, by more than `margin`, at no more than `share` of its cost.
+
+    A margin below 0 asks for as much more. Arm "*": each with ReLA around it but the shuffled controls; budget "*":
+    each of the arm's.
+    """
 
     name: str
     arm: str
-    budget: Budget
-    baseline: str
-    baseline_budget: Budget = 1.0
-    share: PositiveFloat
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of the test images
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of each bound
+    budget: Budget | Literal["*"]
+    baseline: str | None = None  # None: the arm's method without ReLA
+    baseline_budget: Budget | Literal["same"] = 1.0
+    share: PositiveFloat | None = None  # None: nothing is said about cost
+    margin: Annotated[float, Field(gt=-1, lt=1)] = MARGIN  # of the test images
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = CONFIDENCE  # of each bound
+    datasets: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # None: all
 
 
 class Grid(Model):
@@ -132,9 +139,23 @@ class Grid(Model):
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
     params: dict[str, Params] = {}  # by method: under those of its arms
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
+    targets_share: PositiveFloat | None = None  # claim: making targets takes no more of the plain method's full cost
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = {}
+
+
+def arm_name(arm: Arm) -> str:
+    """Return the arm's own name, or one made of its method, wrapper and prior."""
+    if arm.name:
+        return arm.name
+    params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
+    name = f"{arm.method}({params})" if params else arm.method
+    if arm.backbone:
+        name += f", {arm.backbone.removeprefix('timm:')}"
+    if arm.flops_of:
+        name += f" at the FLOPs of {arm.flops_of}"
+    return f"rela({name},{arm.rela.prior})" if arm.rela else name
 
 
 class Cell(Model):

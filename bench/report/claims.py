@@ -2,133 +2,223 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.grid import arm_name
-from bench.report.collect import Collected, Group, Result, ledger_of, linear, pairs, phase_seconds, total_flops
-from bench.report.tables import NONE, Entry, Table, percent
-from bench.spec import Claim
+from bench.claims import Statement, statements
+from bench.report.collect import Collected, Group, Result, linear, pairs
+from bench.report.costs import (
+    ALONE,
+    CURRENCIES,
+    FLOP,
+    JOULES,
+    LEDGERS,
+    PRIOR,
+    SECONDS,
+    TARGETS,
+    Costs,
+    Currency,
+    Ledgers,
+)
+from bench.report.tables import NONE, Entry, Table, number, percent
+from bench.spec import arm_name
 from bench.stats import Answer, interval, seeds_to_decide
 from bench.store import Record
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
-WITHOUT, WITH = "training alone", "with making the targets"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A currency under a ledger. `exact`: the same in every run of a cell, so that it has no spread to allow for."""
-
-    currency: str
-    ledger: str
-    of: Callable[[Record], float]
-    exact: bool = True
-
-
-COSTS = (
-    Cost("steps", WITHOUT, lambda record: ledger_of(record).steps),
-    Cost("images", WITHOUT, lambda record: ledger_of(record).images),
-    Cost("FLOP", WITHOUT, lambda record: ledger_of(record).flops),
-    Cost("FLOP", WITH, total_flops),
-    Cost("seconds", WITHOUT, lambda record: phase_seconds(record, "train") or math.nan, exact=False),
-    Cost(
-        "seconds",
-        WITH,
-        lambda record: (phase_seconds(record, "train") or math.nan) + (phase_seconds(record, "targets") or 0.0),
-        exact=False,
-    ),
-)
+Bounds = tuple[float, float, float]  # mean, lower and upper one-sided bound
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a claim on a group's data under one cost.
+    """What became of a claim on a group's data, under one way of counting the cost.
 
-    `difference` is arm minus baseline in accuracy as a share of the images, (mean, low, high) of n pairs; `ratio` the
-    arm's cost as a share of the baseline's, (mean, low, high). `seeds`: pairs in all that would decide; None where it
-    is decided, or a thousand would not.
+    `difference` is arm minus baseline in accuracy as a share of the images, of n pairs; `ratio` the arm's cost as a
+    share of the baseline's, None where one of the two is not known. `seeds`: pairs in all that would decide; None where
+    it is decided, a thousand would not, or it is no question of seeds.
     """
 
-    claim: Claim
+    claim: Statement
     group: Group
-    cost: Cost
+    currency: Currency
+    ledger: Ledgers
     n: int
-    difference: tuple[float, float, float] | None
-    ratio: tuple[float, float, float] | None
+    difference: Bounds | None
+    ratio: Bounds | None
     verdict: str
     seeds: int | None
 
 
-def judge(found: Collected, claim: Claim, group: Group) -> list[Judgement]:
-    """Return the claim's judgements on a group's data, one for each cost; inconclusive below two pairs of seeds."""
+def judge(found: Collected, claim: Statement, group: Group) -> list[Judgement]:
+    """Return the claim's judgements on a group's data, by ledger and currency; inconclusive below two pairs of seeds.
+
+    Currencies that no record knows are left out, and so are the ledgers of a claim that says nothing about cost.
+    """
+    costs = Costs(found)
     paired = pairs(*_sides(found, claim, group))
+    return [
+        _judgement(claim, group, currency, ledger, paired, costs)
+        for ledger in (LEDGERS if claim.share is not None else (ALONE,))
+        for currency in CURRENCIES
+        if costs.measured(currency)
+    ]
+
+
+def _judgement(
+    claim: Statement,
+    group: Group,
+    currency: Currency,
+    ledger: Ledgers,
+    paired: list[tuple[Record, Record]],
+    costs: Costs,
+) -> Judgement:
     differences = [linear(one) - linear(other) for one, other in paired]
+    ratios = [_log_ratio(*(costs.of(record, currency, ledger) for record in pair)) for pair in paired]
+    known = [ratio for ratio in ratios if ratio is not None]
     accuracy = interval(differences, claim.confidence)
-    judgements = []
-    for cost in COSTS:
-        ratios = [math.log(cost.of(one) / cost.of(other)) for one, other in paired]
-        price = _price(ratios, cost, claim)
-        if accuracy is None or price is None:
-            judgements.append(Judgement(claim, group, cost, len(paired), None, None, VERDICTS["undecided"], None))
-            continue
-        good = accuracy.above(-claim.margin)
-        cheap: Answer = "yes" if price[2] <= claim.share else "no" if price[1] > claim.share else "undecided"
-        answer: Answer = "no" if "no" in (good, cheap) else "yes" if good == cheap == "yes" else "undecided"
-        seeds = None
-        if answer == "undecided":
-            seeds = _seeds(differences, ratios, good, cheap, claim)
-        judgements.append(
-            Judgement(
-                claim,
-                group,
-                cost,
-                accuracy.n,
-                (accuracy.mean, accuracy.low, accuracy.high),
-                price,
-                VERDICTS[answer],
-                seeds,
-            )
-        )
-    return judgements
-
-
-def verdict_table(found: Collected) -> Table:
-    """Return the judgements of the grid's claims; groups in which a claim's arms do not run are left out."""
-    names = ("Claim", "Dataset", "Cost", "Verdict")
-    head = (*names, "Accuracy, arm minus baseline", "Cost, share of the baseline's", "n", "Seeds")
-    rows = []
-    for claim in found.grid.claims:
-        for group in found.groups:
-            if not all(_sides(found, claim, group)):
-                continue
-            for one in judge(found, claim, group):
-                rows.append(
-                    (
-                        Entry(claim.name),
-                        Entry(group.label),
-                        Entry(f"{one.cost.currency}, {one.cost.ledger}"),
-                        Entry(one.verdict, bold=one.verdict != VERDICTS["undecided"]),
-                        Entry(_bounds(one.difference, 100, "+.1f")),
-                        Entry(_bounds(one.ratio, 100, ".1f", "%", exact=one.cost.exact)),
-                        Entry(str(one.n)),
-                        Entry("" if one.verdict != VERDICTS["undecided"] else str(one.seeds or NONE)),
-                    )
-                )
-    return Table(head, tuple(rows), names=len(names))
-
-
-def claim_sentence(claim: Claim) -> str:
-    """Return what a claim says, in words."""
-    margin = f"{100 * claim.margin:g} point{'s' * (claim.margin != 0.01)}"
-    return (
-        f"{claim.name}: {claim.arm} at {percent(claim.budget)} of the steps is at most {margin} of"
-        f" linear accuracy below {claim.baseline} at {percent(claim.baseline_budget)}, at no more than"
-        f" {percent(claim.share)} of its cost. Each bound has {percent(claim.confidence)} confidence."
+    price = _price(known, currency, claim) if len(known) == len(paired) else None
+    good: Answer = accuracy.above(-claim.margin) if accuracy else "undecided"
+    cheap: Answer = "yes"
+    if claim.share is not None:
+        cheap = "undecided" if price is None else _at_most(price, claim.share)
+    answer: Answer = "no" if "no" in (good, cheap) else "yes" if good == cheap == "yes" else "undecided"
+    needed = []
+    if accuracy and good == "undecided":
+        needed.append(seeds_to_decide(differences, -claim.margin, claim.confidence))
+    if cheap == "undecided" and claim.share is not None:
+        needed.append(seeds_to_decide(known, math.log(claim.share), claim.confidence) if price else None)
+    decide = [seeds for seeds in needed if seeds is not None]
+    return Judgement(
+        claim=claim,
+        group=group,
+        currency=currency,
+        ledger=ledger,
+        n=len(paired),
+        difference=(accuracy.mean, accuracy.low, accuracy.high) if accuracy else None,
+        ratio=price,
+        verdict=VERDICTS[answer],
+        seeds=max(decide) if answer == "undecided" and needed and len(decide) == len(needed) else None,
     )
 
 
-def _sides(found: Collected, claim: Claim, group: Group) -> tuple[Result | None, Result | None]:
+def judged(found: Collected) -> list[list[Judgement]]:
+    """Return the judgements of all claims of the grid, a list for each claim and group in which its arms run."""
+    return [
+        judge(found, claim, group)
+        for claim in statements(found.grid)
+        for group in found.groups
+        if all(_sides(found, claim, group)) and (claim.datasets is None or group.dataset in claim.datasets)
+    ]
+
+
+def overall(judgements: list[Judgement]) -> str:
+    """Return a claim's verdict in a word or two: what it is under every way of counting that is known."""
+    verdicts = {one.verdict for one in judgements if one.ratio or one.claim.share is None}
+    if not verdicts:
+        return VERDICTS["undecided"]
+    return verdicts.pop() if len(verdicts) == 1 else "depends on how cost is counted"
+
+
+def verdict_table(found: Collected) -> Table:
+    """Return the judgements of the grid's claims: a row for each ledger, a column for each currency."""
+    currencies = [currency for currency in CURRENCIES if Costs(found).measured(currency)]
+    names = ("Claim", "Dataset", "Ledger")
+    head = (
+        *names,
+        "Accuracy, arm minus baseline",
+        *(f"{c.name[0].upper()}{c.name[1:]}" for c in currencies),
+        "n",
+        "Seeds",
+    )
+    rows = []
+    for judgements in judged(found):
+        for ledger in LEDGERS:
+            there = {one.currency: one for one in judgements if one.ledger == ledger}
+            if not there:
+                continue
+            first = next(iter(there.values()))
+            seeds = [one.seeds for one in there.values() if one.verdict == VERDICTS["undecided"]]
+            rows.append(
+                (
+                    *map(Entry, (first.claim.name, first.group.label, ledger if first.claim.share is not None else "")),
+                    Entry(_bounds(first.difference, "+.1f")),
+                    *(_verdict(there[currency]) for currency in currencies),
+                    Entry(str(first.n)),
+                    Entry("" if not seeds else NONE if None in seeds else str(max(s for s in seeds if s))),
+                )
+            )
+    return Table(head, tuple(rows), names=len(names))
+
+
+def targets_table(found: Collected) -> Table:
+    """Return whether making the targets costs more than the grid's `targets_share` of the plain method's training."""
+    limit = found.grid.targets_share
+    assert limit is not None
+    costs = Costs(found)
+    currencies = [c for c in CURRENCIES if c in (FLOP, SECONDS, JOULES) and costs.measured(c)]
+    head = ("Dataset", "Arm", *(f"Targets, share of {currency.name}" for currency in currencies), "n")
+    rows = []
+    for group in found.groups:
+        for family in found.families:
+            star = found.find(group, family.plain, 1.0)
+            for arm in family.others:
+                results = [r for r in found.results if (r.group, r.arm) == (group, arm) and r.done and arm.rela]
+                paired = pairs(results[0], star) if results else []
+                if not paired:
+                    continue
+                entries = []
+                for currency in currencies:
+                    shares = [_targets_share(costs, currency, *pair) for pair in paired]
+                    known = [share for share in shares if share is not None]
+                    mean = statistics.fmean(known) if known else math.nan
+                    verdict = VERDICTS["yes" if mean <= limit else "no"]
+                    entries.append(Entry(verdict, f"({_share(mean)})", bold=True) if known else Entry(NONE))
+                rows.append((Entry(group.label), Entry(results[0].label), *entries, Entry(str(len(paired)))))
+    return Table(head, tuple(rows), names=2)
+
+
+def rooms(found: Collected) -> list[str]:
+    """Return, for each claim that holds with targets, what a prior of unknown training may have cost for it to hold."""
+    costs, lines = Costs(found), []
+    for judgements in judged(found):
+        by = {(one.ledger, one.currency): one for one in judgements}
+        with_targets, with_prior = by.get((TARGETS, FLOP)), by.get((PRIOR, FLOP))
+        if not with_targets or not with_prior or with_prior.ratio or with_targets.verdict != VERDICTS["yes"]:
+            continue
+        claim = with_targets.claim
+        paired = pairs(*_sides(found, claim, with_targets.group))
+        spent = [[costs.of(record, FLOP, TARGETS) or 0.0 for record in pair] for pair in paired]
+        room = statistics.fmean((claim.share or 0.0) * baseline - arm for arm, baseline in spent)
+        share = room / statistics.fmean(baseline for _, baseline in spent)
+        lines.append(
+            f"{claim.name}, {with_targets.group.label}: the training of the prior is not known. The claim holds while a"
+            f" cell's part of it is at most {number(room / 1e12)} TFLOP, {_share(share)} of what the baseline took"
+            f" (mean, n={len(paired)})."
+        )
+    return lines
+
+
+def claim_sentence(claim: Statement) -> str:
+    """Return what a claim says, in words."""
+    points = abs(round(100 * claim.margin, 4))
+    amount = f"{points:g} point{'s' * (points != 1)} of linear accuracy"
+    level = f"at most {amount} below" if claim.margin > 0 else f"at least {amount} above" if claim.margin else "above"
+    cost = f", at no more than {percent(claim.share)} of its cost" if claim.share is not None else ""
+    return (
+        f"{claim.name}: {claim.arm} at {percent(claim.budget)} of the steps is {level} {claim.baseline} at"
+        f" {percent(claim.baseline_budget)}{cost}. Each bound has {percent(claim.confidence)} confidence."
+    )
+
+
+def claim_sentences(found: Collected) -> Iterable[str]:
+    """Yield the claims of the grid in words, and what became of each."""
+    for judgements in judged(found):
+        first = judgements[0]
+        where = f" ({first.group.label})" if len(found.groups) > 1 else ""
+        yield f"{claim_sentence(first.claim)}{where} {overall(judgements).capitalize()}."
+
+
+def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | None, Result | None]:
     """Return the results of the claim's arm and of its baseline, None where the grid does not plan one there."""
     arms = {arm_name(arm): arm for arm in found.grid.arms}
     return (
@@ -137,32 +227,44 @@ def _sides(found: Collected, claim: Claim, group: Group) -> tuple[Result | None,
     )
 
 
-def _bounds(
-    values: tuple[float, float, float] | None, scale: float, form: str, unit: str = "", exact: bool = False
-) -> str:
+def _verdict(one: Judgement) -> Entry:
+    decided = one.verdict != VERDICTS["undecided"]
+    cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
+    return Entry(one.verdict, f"({cost})", bold=decided) if one.ratio or one.n else Entry(NONE)
+
+
+def _bounds(values: Bounds | None, form: str, unit: str = "", exact: bool = False) -> str:
     if values is None:
         return NONE
-    mean, low, high = (f"{scale * value:{form}}{unit}" for value in values)
-    return mean if exact else f"{mean} ({low} to {high})"
+    mean, low, high = (f"{100 * value:{form}}{unit}" for value in values)
+    return mean if exact else f"{mean}; {low} to {high}" if unit else f"{mean} ({low} to {high})"
 
 
-def _price(ratios: list[float], cost: Cost, claim: Claim) -> tuple[float, float, float] | None:
+def _share(value: float) -> str:
+    return f"{100 * value:.2g}%"
+
+
+def _log_ratio(one: float | None, other: float | None) -> float | None:
+    return math.log(one / other) if one and other and math.isfinite(one / other) else None
+
+
+def _targets_share(costs: Costs, currency: Currency, one: Record, other: Record) -> float | None:
+    """Return what making the targets of one cell cost, as a share of the other's training."""
+    alone, with_targets = (costs.of(one, currency, ledger) for ledger in (ALONE, TARGETS))
+    baseline = costs.of(other, currency, ALONE)
+    return (with_targets - alone) / baseline if with_targets is not None and alone is not None and baseline else None
+
+
+def _price(ratios: list[float], currency: Currency, claim: Statement) -> Bounds | None:
     """Return the cost as a share of the baseline's with its bounds: the geometric mean over the pairs."""
-    if not ratios or not all(map(math.isfinite, ratios)):
+    if len(ratios) < 2:
         return None
-    if cost.exact:
+    if currency.exact:
         mean = math.exp(statistics.fmean(ratios))
         return mean, mean, mean
     found = interval(ratios, claim.confidence)
     return (math.exp(found.mean), math.exp(found.low), math.exp(found.high)) if found else None
 
 
-def _seeds(differences: list[float], ratios: list[float], good: Answer, cheap: Answer, claim: Claim) -> int | None:
-    """Return how many pairs would decide what is undecided."""
-    needed = []
-    if good == "undecided":
-        needed.append(seeds_to_decide(differences, -claim.margin, claim.confidence))
-    if cheap == "undecided":
-        needed.append(seeds_to_decide(ratios, math.log(claim.share), claim.confidence))
-    known = [n for n in needed if n is not None]
-    return max(known) if len(known) == len(needed) else None
+def _at_most(price: Bounds, share: float) -> Answer:
+    return "yes" if price[2] <= share else "no" if price[1] > share else "undecided"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.grid import REHEARSAL, arm_name, arms_on, expand
-from bench.spec import Arm, Cell, Grid
+from bench.grid import REHEARSAL, arms_on, expand
+from bench.spec import Arm, Cell, Grid, arm_name
 from bench.store import Damaged, Ledger, Record, Score, read_records
 
 TOLERANCE = 0.02  # of the wall time, that the phases may miss

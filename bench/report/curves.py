@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from bench.grid import arm_name
 from bench.report.collect import Collected, Group, Result, curve_of
 from bench.report.tables import one_line, percent
+from bench.spec import arm_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

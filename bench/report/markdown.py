@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.grid import protocol_of
-from bench.report.claims import claim_sentence, verdict_table
+from bench.report.claims import claim_sentences, rooms, verdict_table
 from bench.report.collect import (
     TOLERANCE,
     Collected,
@@ -170,15 +170,18 @@ def _verdicts(found: Collected) -> Iterable[str]:
     if not found.grid.claims:
         return
     yield "## Verdicts"
-    yield _bullets(escape_markdown(claim_sentence(claim)) for claim in found.grid.claims)
+    yield _bullets(map(escape_markdown, claim_sentences(found)))
     yield (
         "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
         " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
-        " paired by seed, with one-sided bounds by Student's t over n pairs; those of seconds are geometric means of"
-        " ratios. Steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what"
-        " is inconclusive, if mean and spread stayed as they are. The prior's own training is in none of these costs."
+        " paired by seed, with one-sided bounds by Student's t over n pairs. In brackets the cost as a share of the"
+        " baseline's, a geometric mean over pairs; steps, images and FLOP are counted and have no spread to allow for."
+        " Seeds: how many would decide what is inconclusive, if mean and spread stayed as they are. Ledgers: training"
+        " alone; with making the targets, charged in full to each cell; with the prior's own training, shared by the"
+        " cells that use it."
     )
     yield to_markdown(verdict_table(found))
+    yield _bullets(map(escape_markdown, rooms(found)))
 
 
 def _gains(found: Collected) -> Iterable[str]:

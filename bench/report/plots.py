@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bench.grid import arm_name
 from bench.report.collect import Collected, Group, Result, Summary, has_curves, ledger_of, linear, total_flops
 from bench.report.curves import curve_figure
 from bench.report.tables import one_line, percent
-from bench.spec import Arm
+from bench.spec import Arm, arm_name
 from bench.store import Record
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.grid import arm_name
 from bench.report.collect import (
     Collected,
     Family,
@@ -25,6 +24,7 @@ from bench.report.collect import (
     target_flops,
     total_flops,
 )
+from bench.spec import arm_name
 from bench.store import Record
 
 NONE = "—"  # not planned, or not measured
