@@ -61,8 +61,14 @@ class Judgement:
 
 
 def judge(found: Collected, claim: Claim, group: Group) -> list[Judgement]:
-    """Return the claim's judgements on a group's data, one for each cost; inconclusive below two pairs of seeds."""
-    paired = pairs(*_sides(found, claim, group))
+    """Return the claim's judgements on a group's data, one for each cost; none where its arms do not run there.
+
+    Below two pairs of seeds all are inconclusive.
+    """
+    sides = _sides(found, claim, group)
+    if not all(sides):
+        return []
+    paired = pairs(*sides)
     differences = [linear(one) - linear(other) for one, other in paired]
     accuracy = interval(differences, claim.confidence)
     judgements = []
@@ -100,8 +106,6 @@ def verdict_table(found: Collected) -> Table:
     rows = []
     for claim in found.grid.claims:
         for group in found.groups:
-            if not all(_sides(found, claim, group)):
-                continue
             for one in judge(found, claim, group):
                 rows.append(
                     (
@@ -109,7 +113,7 @@ def verdict_table(found: Collected) -> Table:
                         Entry(group.label),
                         Entry(f"{one.cost.currency}, {one.cost.ledger}"),
                         Entry(one.verdict, bold=one.verdict != VERDICTS["undecided"]),
-                        Entry(_bounds(one.difference, 100, "+.1f")),
+                        Entry(difference(one)),
                         Entry(_bounds(one.ratio, 100, ".1f", "%", exact=one.cost.exact)),
                         Entry(str(one.n)),
                         Entry("" if one.verdict != VERDICTS["undecided"] else str(one.seeds or NONE)),
@@ -118,11 +122,16 @@ def verdict_table(found: Collected) -> Table:
     return Table(head, tuple(rows), names=len(names))
 
 
+def difference(judgement: Judgement) -> str:
+    """Return by how many points the arm is above its baseline, with bounds."""
+    return _bounds(judgement.difference, 100, "+.1f")
+
+
 def claim_sentence(claim: Claim) -> str:
     """Return what a claim says, in words."""
     margin = f"{100 * claim.margin:g} point{'s' * (claim.margin != 0.01)}"
     return (
-        f"{claim.name}: {claim.arm} at {percent(claim.budget)} of the steps is at most {margin} of"
+        f"{claim.arm} at {percent(claim.budget)} of the steps is at most {margin} of"
         f" linear accuracy below {claim.baseline} at {percent(claim.baseline_budget)}, at no more than"
         f" {percent(claim.share)} of its cost. Each bound has {percent(claim.confidence)} confidence."
     )
