@@ -4,12 +4,15 @@ from pathlib import Path
 
 from bench.atomic import atomic_write
 from bench.report.collect import collect
+from bench.report.document import report_document
 from bench.report.frames import points_frame, results_frame, to_csv
-from bench.report.markdown import latex_document, markdown_document, terminal_text
+from bench.report.latex import latex_document
+from bench.report.markdown import markdown_document
 from bench.report.plots import draw_plots
+from bench.report.terminal import terminal_text
 from bench.spec import Grid
 
-PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops", "accuracy_vs_epochs")
+PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops", "accuracy_vs_epochs", "saving_vs_target")
 
 
 def write_report(grid: Grid, records: Path, out: Path) -> str:
@@ -18,13 +21,12 @@ def write_report(grid: Grid, records: Path, out: Path) -> str:
     Reads records only and trains nothing. Raises UserError when the grid has no record.
     """
     found = collect(grid, records)
-    plots = draw_plots(found, PLOTS)
     files = {
-        "report.md": markdown_document(found, [name for name in PLOTS if f"{name}.png" in plots]).encode(),
+        "report.md": markdown_document(report_document(found)).encode(),
         "table.csv": to_csv(results_frame(found)),
         "points.csv": to_csv(points_frame(found)),
         "table.tex": latex_document(found).encode(),
-        **plots,
+        **draw_plots(found, PLOTS),
     }
     for name in PLOTS:  # of an earlier report, when there is nothing to draw any more
         for suffix in ("png", "svg"):

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.claims import Statement, statements
@@ -141,7 +140,7 @@ def verdict_table(found: Collected) -> Table:
             rows.append(
                 (
                     *map(Entry, (first.claim.name, first.group.label, ledger if first.claim.share is not None else "")),
-                    Entry(_bounds(first.difference, "+.1f")),
+                    Entry(difference(first)),
                     *(_verdict(there[currency]) for currency in currencies),
                     Entry(str(first.n)),
                     Entry("" if not seeds else NONE if None in seeds else str(max(s for s in seeds if s))),
@@ -205,17 +204,14 @@ def claim_sentence(claim: Statement) -> str:
     level = f"at most {amount} below" if claim.margin > 0 else f"at least {amount} above" if claim.margin else "above"
     cost = f", at no more than {percent(claim.share)} of its cost" if claim.share is not None else ""
     return (
-        f"{claim.name}: {claim.arm} at {percent(claim.budget)} of the steps is {level} {claim.baseline} at"
+        f"{claim.arm} at {percent(claim.budget)} of the steps is {level} {claim.baseline} at"
         f" {percent(claim.baseline_budget)}{cost}. Each bound has {percent(claim.confidence)} confidence."
     )
 
 
-def claim_sentences(found: Collected) -> Iterable[str]:
-    """Yield the claims of the grid in words, and what became of each."""
-    for judgements in judged(found):
-        first = judgements[0]
-        where = f" ({first.group.label})" if len(found.groups) > 1 else ""
-        yield f"{claim_sentence(first.claim)}{where} {overall(judgements).capitalize()}."
+def difference(judgement: Judgement) -> str:
+    """Return by how many points the arm is above its baseline, with bounds."""
+    return _bounds(judgement.difference, "+.1f")
 
 
 def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | None, Result | None]:

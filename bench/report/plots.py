@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bench.report.collect import Collected, Group, Result, Summary, has_curves, ledger_of, linear, total_flops
-from bench.report.curves import curve_figure
+from bench.report.curves import curve_figure, saving_figure
+from bench.report.saving import has_savings
 from bench.report.tables import one_line, percent
 from bench.spec import Arm, arm_name
 from bench.store import Record
@@ -58,14 +59,16 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
         "accuracy_vs_steps": lambda record: ledger_of(record).steps,
         "accuracy_vs_flops": total_flops,
     }
+    drawn: dict[str, Callable[[Collected], bool]] = {"accuracy_vs_epochs": has_curves, "saving_vs_target": has_savings}
+    figures = {"accuracy_vs_epochs": curve_figure, "saving_vs_target": saving_figure}
     files: dict[str, bytes] = {}
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for name in names:
             if name in costs:
                 figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
-            elif has_curves(found):
-                figure = curve_figure(found, COLOURS, MARKERS)
+            elif drawn[name](found):
+                figure = figures[name](found, COLOURS, MARKERS)
             else:
                 continue
             files |= image_files(name, figure)

@@ -16,6 +16,7 @@ from bench.store import Record
 
 RESAMPLES = 4000
 TABLE_TARGETS, CURVE_TARGETS = 5, 40
+Seeds = dict[int, list[Record]]  # an arm's records at all budgets, by seed
 WAYS: tuple[tuple[Currency, Ledgers], ...] = ((STEPS, ALONE), (FLOP, TARGETS), (SECONDS, TARGETS))
 
 
@@ -24,15 +25,16 @@ class Saving:
     """What an arm saves of a baseline's cost until it reaches a target accuracy.
 
     Medians over n seeds, infinite where half of the seeds do not get there. `share` is 1 - arm / baseline: 0.5 is half
-    the cost, below 0 a loss, -inf where the arm does not get there, None where the baseline does not. `low` and `high`
-    bound it in 95 % of the bootstrap's resamples of the seeds.
+    the cost, below 0 a loss, -inf where only the arm does not get there, inf where only the baseline does not, nan for
+    both. `low` and `high` bound it in 95 % of the bootstrap's resamples of the seeds in which one of them gets there;
+    None with one seed.
     """
 
     target: float
     n: int
     arm: float
     baseline: float
-    share: float | None
+    share: float
     low: float | None
     high: float | None
 
@@ -53,48 +55,56 @@ def cost_to_target(
     return min((cost for cost in spent if cost is not None), default=math.inf)
 
 
-def star(found: Collected, group: Group, plain: Arm | None) -> float | None:
-    """Return the target: the plain method's median accuracy over seeds at the full budget."""
-    result = found.find(group, plain, 1.0)
-    return statistics.median(map(linear, result.done)) if result and result.done else None
-
-
 def saving(
-    found: Collected, group: Group, arm: Arm, baseline: Arm, target: float, currency: Currency, ledger: Ledgers
+    ours: Seeds, theirs: Seeds, target: float, costs: Costs, currency: Currency, ledger: Ledgers
 ) -> Saving | None:
-    """Return what an arm saves at a target, over the seeds that both have; None without any."""
-    ours, theirs = (_by_seed(found, group, side) for side in (arm, baseline))
+    """Return what an arm saves at a target, over the seeds that it and the baseline both have; None without any."""
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
-    costs = Costs(found)
     spent = np.array(
         [[cost_to_target(side[seed], target, costs, currency, ledger) for seed in seeds] for side in (ours, theirs)]
     )
-    medians = np.median(spent, axis=1)
+    arm, baseline = map(float, np.median(spent, axis=1))
     low = high = None
     if len(seeds) > 1:
         drawn = np.random.default_rng(0).integers(0, len(seeds), (RESAMPLES, len(seeds)))
-        shares = np.sort([_share(*pair) for pair in np.median(spent[:, drawn], axis=2).T])
-        low, high = (float(shares[round(q * (RESAMPLES - 1))]) for q in (0.025, 0.975))
-    share = _share(*medians) if math.isfinite(medians[1]) else None
-    return Saving(target, len(seeds), float(medians[0]), float(medians[1]), share, low, high)
+        resampled = (_share(*pair) for pair in np.median(spent[:, drawn], axis=2).T.tolist())
+        shares = sorted(share for share in resampled if not math.isnan(share))
+        if shares:
+            low, high = (shares[round(q * (len(shares) - 1))] for q in (0.025, 0.975))
+    return Saving(target, len(seeds), arm, baseline, _share(arm, baseline), low, high)
 
 
-def targets(found: Collected, group: Group, plain: Arm, count: int) -> list[float]:
+def by_seed(found: Collected, group: Group, arm: Arm | None) -> Seeds:
+    """Return an arm's finished records at all budgets, by seed."""
+    seeds: dict[int, list[Record]] = {}
+    for result in found.results:
+        if (result.group, result.arm) == (group, arm):
+            for record in result.done:
+                seeds.setdefault(record.cell.seed, []).append(record)
+    return seeds
+
+
+def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> list[float]:
     """Return `count` targets from the lowest accuracy that the plain method showed to its median at full budget."""
-    top = star(found, group, plain)
-    seen = [
+    full = found.find(group, plain, 1.0)
+    if not full or not full.done:
+        return []
+    top = statistics.median(map(linear, full.done))
+    bottom = min(
         statistics.fmean(point.score.linear)
-        for records in _by_seed(found, group, plain).values()
+        for records in by_seed(found, group, plain).values()
         for record in records
         for point in record.curve
         if point.score.linear
-    ]
-    if top is None or not seen:
-        return []
-    bottom = min(seen)
+    )
     return [bottom + (top - bottom) * index / (count - 1) for index in range(count)]
+
+
+def has_savings(found: Collected) -> bool:
+    """Return whether any arm can be compared with a plain method that was trained at full budget."""
+    return bool(saving_table(found).rows)
 
 
 def saving_table(found: Collected) -> Table:
@@ -102,18 +112,19 @@ def saving_table(found: Collected) -> Table:
     names = ("Dataset", "Arm", "Target accuracy")
     head = (*names, *(f"{currency.name}, {ledger}" for currency, ledger in WAYS), "n")
     rows = []
+    costs = Costs(found)
     for group in found.groups_done:
         for family in found.families:
-            if family.plain is None:
-                continue
+            theirs = by_seed(found, group, family.plain)
             for arm in family.others:
+                ours = by_seed(found, group, arm)
                 for target in targets(found, group, family.plain, TABLE_TARGETS):
-                    savings = [saving(found, group, arm, family.plain, target, *way) for way in WAYS]
-                    there = [one for one in savings if one]
-                    if len(there) == len(WAYS):
-                        label = next(r.label for r in found.results if r.arm == arm)
-                        names_ = (Entry(group.label), Entry(label), Entry(f"{100 * target:.1f}%"))
-                        rows.append((*names_, *map(_saving, there), Entry(str(there[0].n))))
+                    savings = [saving(ours, theirs, target, costs, *way) for way in WAYS]
+                    there = [_entry(one) for one in savings if one]
+                    if there:
+                        label = next(result.label for result in found.results if result.arm == arm)
+                        what = (Entry(group.label), Entry(label), Entry(f"{100 * target:.1f}%"))
+                        rows.append((*what, *there, Entry(str(len(ours.keys() & theirs.keys())))))
     return Table(head, tuple(rows), names=2)
 
 
@@ -178,30 +189,21 @@ def _percentage(logs: list[float], currency: Currency) -> str:
     return f"{mean} ({100 * math.exp(bounds.low):.1f} to {100 * math.exp(bounds.high):.1f}%)"
 
 
-def _by_seed(found: Collected, group: Group, arm: Arm) -> dict[int, list[Record]]:
-    """Return an arm's finished records at all budgets, by seed."""
-    seeds: dict[int, list[Record]] = {}
-    for result in found.results:
-        if (result.group, result.arm) == (group, arm):
-            for record in result.done:
-                seeds.setdefault(record.cell.seed, []).append(record)
-    return seeds
-
-
 def _share(arm: float, baseline: float) -> float:
-    if math.isinf(arm):
-        return -math.inf
-    return 1.0 if math.isinf(baseline) else 1 - arm / baseline
+    """Return the share saved: -inf where the arm does not get there, inf where only the arm does, nan for neither."""
+    if math.isinf(arm) or math.isinf(baseline):
+        return math.nan if arm == baseline else math.inf if math.isinf(baseline) else -math.inf
+    return 1 - arm / baseline
 
 
-def _saving(one: Saving) -> Entry:
-    if one.share is None:
-        return Entry("only the arm gets there" if math.isfinite(one.arm) else "neither gets there")
-    if math.isinf(one.share):
-        return Entry("does not get there")
-    bounds = f"({_bound(one.low)} to {_bound(one.high)})" if one.low is not None and one.high is not None else ""
-    return Entry(f"{100 * one.share:.0f}%", bounds)
+def _entry(one: Saving) -> Entry:
+    if not math.isfinite(one.share):
+        return Entry(_percent(one.share))
+    bounds = "" if one.low is None or one.high is None else f"({_percent(one.low)} to {_percent(one.high)})"
+    return Entry(_percent(one.share), bounds)
 
 
-def _bound(value: float) -> str:
-    return "not reached" if math.isinf(value) else f"{100 * value:.0f}%"
+def _percent(share: float) -> str:
+    if math.isnan(share):
+        return "neither gets there"
+    return f"{100 * share:.0f}%" if math.isfinite(share) else "only the arm" if share > 0 else "not reached"

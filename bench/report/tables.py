@@ -1,6 +1,5 @@
-"""Tables as plain data, and as Markdown, LaTeX and text."""
+"""Tables as plain data."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -225,105 +224,10 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def to_markdown(table: Table) -> str:
-    """Return a table in GitHub's Markdown."""
-    lines = [
-        [escape_markdown(text) for text in table.head],
-        ["---" if column < table.names else "---:" for column in range(len(table.head))],
-        *([_markdown_entry(entry) for entry in row] for row in table.rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def to_latex(table: Table) -> str:
-    """Return a table as a tabular for the package booktabs."""
-    numbers = len(table.head) - table.names
-    lines = [
-        rf"\begin{{tabular}}{{{'l' * table.names}{'r' * numbers}}}",
-        r"\toprule",
-        rf"{' & '.join(escape_latex(text) for text in table.head)} \\",
-        r"\midrule",
-    ]
-    before = None
-    for row in table.rows:
-        if before not in (None, row[0].text):
-            lines.append(r"\midrule")
-        first = "" if row[0].text == before else escape_latex(row[0].text)
-        lines.append(rf"{' & '.join([first, *map(_latex_entry, row[1:])])} \\")
-        before = row[0].text
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def to_text(table: Table) -> str:
-    """Return a table for a terminal."""
-    lines = [list(map(one_line, table.head))]
-    lines += [[one_line(f"{entry.text} {entry.note}") for entry in row] for row in table.rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column < table.names else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def one_line(text: str, limit: int = 400) -> str:
+def one_line(text: str, limit: int | None = 400) -> str:
     """Return text without line breaks and control characters, cut where it is too long for a report."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that Markdown, with the HTML in it, shows as it is."""
-    text = re.sub(r"([\\`*_{}\[\]|~$#])", r"\\\1", one_line(text))
-    text = re.sub(r"^(\d*)([-+=.)])(?=\s|$|[-=]+$)", r"\1\\\2", text)  # what would begin a list or rule off a title
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-# In braces: a bracket or a star at the beginning of a row would be taken for an argument of the line break before it.
-_LATEX = {
-    **{c: f"\\{c}" for c in "{}$&#_%"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    "±": r"$\pm$",
-    "—": "---",
-    "…": r"\ldots{}",
-    "†": r"$^\dag$",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it is; a letter that pdflatex may not know is given by its code point."""
-    return "".join(
-        _LATEX.get(c) or (c if c.isascii() or _is_accented(c) else f"{{[}}U+{ord(c):04X}{{]}}") for c in one_line(text)
-    )
-
-
-def _is_accented(c: str) -> bool:
-    return "À" <= c <= "ÿ" and c not in "\xd7\xf7ÐðÞþ"  # the signs for times and divided by
-
-
-def _markdown_entry(entry: Entry) -> str:
-    text = escape_markdown(entry.text)
-    text = f"<u>{text}</u>" if entry.underline else text
-    text = f"**{text}**" if entry.bold else text
-    return f"{text} {escape_markdown(entry.note)}".rstrip()
-
-
-def _latex_entry(entry: Entry) -> str:
-    text = escape_latex(entry.text)
-    text = rf"\textbf{{{text}}}" if entry.bold else text
-    text = rf"\underline{{{text}}}" if entry.underline else text
-    return f"{text} {escape_latex(entry.note)}".rstrip()
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _budgets(found: Collected, family: Family) -> Sequence[float]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from bench.atomic import atomic_write
 from bench.errors import UserError
 from bench.report.collect import summarise
+from bench.report.markdown import escape_markdown, to_markdown
 from bench.report.plots import COLOURS, MARKERS, STYLE, image_files
-from bench.report.tables import NONE, Entry, Table, escape_markdown, one_line, plus_minus, to_markdown, to_text
+from bench.report.tables import NONE, Entry, Table, one_line, plus_minus
+from bench.report.terminal import to_text
 from bench.store import Damaged
 from bench.toy import Setting, ToyGrid, ToyRecord, read_toy
 

@@ -9,6 +9,7 @@ from bench.errors import UserError
 from bench.grid import load_grid
 from bench.report.claims import judge, verdict_table
 from bench.report.collect import Collected, collect, linear
+from bench.report.document import report_document
 from bench.report.markdown import markdown_document
 
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
@@ -57,7 +58,7 @@ def test_a_cost_above_the_share_is_not_what_was_claimed() -> None:
 
 def test_the_report_begins_with_the_verdicts() -> None:
     of = collect(load_grid("cifar_small"), RECORDS)
-    text = markdown_document(of, [])
+    text = markdown_document(report_document(of))
     assert text.index("## Verdicts") < text.index("## Linear accuracy")
     assert "half the cost: CF10-R20 at 50% of the steps is at most 1 point of linear accuracy below byol" in text
     assert len(verdict_table(of).rows) == 6 * len(of.grid.claims)

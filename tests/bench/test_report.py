@@ -16,9 +16,12 @@ from bench.errors import UserError
 from bench.grid import expand, load_grid
 from bench.report import write_report
 from bench.report.collect import collect
+from bench.report.document import report_document
 from bench.report.frames import results_frame
-from bench.report.markdown import latex_document, markdown_document, terminal_text
-from bench.report.tables import escape_latex, escape_markdown, number
+from bench.report.latex import escape_latex, latex_document
+from bench.report.markdown import escape_markdown, markdown_document
+from bench.report.tables import number
+from bench.report.terminal import terminal_text
 from bench.spec import Cell, Grid, Inputs, cell_id
 from bench.store import Ledger, Point, Record, Score, TargetCost, write_record
 
@@ -114,7 +117,7 @@ def report(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, str]
     for record in records:
         write_record(record, tmp_path / "records")
     found = collect(grid, tmp_path / "records")
-    return terminal_text(found, []), markdown_document(found, [])
+    return terminal_text(found, []), markdown_document(report_document(found))
 
 
 def files(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, Path]:

@@ -1,0 +1,423 @@
+"""The sections of a report, built once from what was collected, for every renderer.
+
+A section is a function that yields blocks, its heading first, and a name in SECTIONS.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from bench.grid import protocol_of
+from bench.report.blocks import (
+    Block,
+    Bullets,
+    Card,
+    Cards,
+    Code,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Strong,
+    TableBlock,
+    Text,
+    Verdict,
+)
+from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
+from bench.report.collect import (
+    TOLERANCE,
+    Collected,
+    Result,
+    clock_gap,
+    has_curves,
+    knn,
+    ledger_of,
+    linear,
+    reason,
+    score_of,
+)
+from bench.report.saving import saving_table, smallest_table
+from bench.report.tables import (
+    DAGGER,
+    NONE,
+    Table,
+    accuracy_table,
+    cost_table,
+    gain_table,
+    one_line,
+    percent,
+    published_table,
+    spread_table,
+)
+from bench.spec import CONFIDENCE, MARGIN
+from bench.store import Record
+
+NOTHING = "No cell is done yet."
+FEWER = f"{DAGGER} fewer seeds than planned."
+
+
+def report_document(found: Collected) -> Document:
+    """Return the report."""
+    return Document(found.grid.title or found.grid.name, tuple(b for section in SECTIONS for b in section(found)))
+
+
+def settings(found: Collected) -> list[str]:
+    """Return a line on each dataset: what was trained on it, and how."""
+    grid = found.grid
+    lines = []
+    for dataset in grid.datasets:
+        titles = ", ".join(group.label for group in found.groups if group.dataset == dataset.name)
+        images = f"{dataset.train_images:,} training images" if dataset.train_images else "all training images"
+        protocol = protocol_of(grid, dataset)
+        lines.append(
+            f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"
+            f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
+            f" {_count(len(grid.seeds), 'seed')} planned."
+        )
+    return lines
+
+
+def linear_caption(found: Collected) -> str:
+    """Return what a linear accuracy is a mean of."""
+    epochs = sorted({len(score_of(record).linear) for record in found.done})
+    last = (
+        f" A seed's value is the mean over the probe's last {' or '.join(map(str, epochs))} epochs." if epochs else ""
+    )
+    return (
+        f"Share of the test images that a linear probe on frozen features gets right, in %. {_over_seeds(found)}{last}"
+    )
+
+
+def _knn_caption(found: Collected) -> str:
+    ks = sorted({record.cell.protocol.knn.k for record in found.done})
+    of = f" of the {' or '.join(map(str, ks))} nearest training images" if ks else ""
+    return f"Share of the test images that a weighted vote{of} gets right, in %. {_over_seeds(found)}"
+
+
+def _over_seeds(found: Collected) -> str:
+    if not found.done:
+        return NOTHING
+    text = "Means over n training seeds"
+    if several_seeds(found):
+        text += "; ± is the sample standard deviation over them (ddof 1)"
+    if any(len(result.done) == 1 for result in found.results):
+        text += "; one seed (n=1) has no spread, and a difference between single seeds may be chance"
+    return text + "."
+
+
+def several_seeds(found: Collected) -> bool:
+    """Return whether anything has a spread over seeds."""
+    return any(len(result.done) > 1 for result in found.results)
+
+
+def _lead(found: Collected) -> Iterator[Block]:
+    count = f": {found.cells_done} of {len(found.planned)} planned cells done."
+    yield Paragraph(("Grid ", Code(found.grid.name), count))
+
+
+def _verdicts(found: Collected) -> Iterator[Block]:
+    if not found.grid.claims:
+        return
+    yield Heading("Verdicts")
+    yield Cards(tuple(_card(judgements) for judgements in judged(found)))
+    yield Paragraph(
+        "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
+        " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
+        " paired by seed, with one-sided bounds by Student's t over n pairs. In brackets: the cost as a share of the"
+        " baseline's, a geometric mean over pairs; steps, images and FLOP are counted and have no spread to allow for."
+        " Seeds: how many would decide what is inconclusive, if mean and spread stayed as they are. Three ledgers:"
+        " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
+        " by the cells that use it."
+    )
+    yield TableBlock("verdicts", verdict_table(found))
+    yield Bullets(tuple(map(one_line, rooms(found))))
+
+
+def _card(judgements: list[Judgement]) -> Card:
+    """Return a claim with its verdicts on a group's data and the costs in which each holds."""
+    first, verdicts = judgements[0], []
+    for answer in dict.fromkeys(one.verdict for one in judgements):
+        those = [one for one in judgements if one.verdict == answer]
+        costs = "; ".join(
+            f"{', '.join(one.currency.name for one in those if one.ledger == ledger)} {ledger}"
+            for ledger in dict.fromkeys(one.ledger for one in those)
+        )
+        costs = "every cost" if len(those) == len(judgements) else costs
+        numbers = f"{difference(first)} points, n={first.n}"
+        verdicts.append(Verdict(first.group.label, answer, costs, numbers))
+    return Card(first.claim.name, claim_sentence(first.claim), tuple(verdicts))
+
+
+def _targets(found: Collected) -> Iterator[Block]:
+    if found.grid.targets_share is None:
+        return
+    yield Heading("What making the targets costs")
+    yield Paragraph(
+        f"Claim: at most {percent(found.grid.targets_share)} of the plain method's training at full budget. Means over"
+        " n pairs of seeds; the targets are charged in full to each cell."
+    )
+    yield TableBlock("targets", targets_table(found))
+
+
+def _savings(found: Collected) -> Iterator[Block]:
+    table = saving_table(found)
+    if not table.rows:
+        return
+    yield Heading("What reaching an accuracy costs")
+    yield Paragraph(
+        "The saving at a target accuracy: 1 minus the arm's cost as a share of the plain method's. A seed's cost is"
+        " that of its cheapest evaluation, at any budget, that reaches the target; one that never does is infinite and"
+        " stays in the median over n seeds. In brackets: 95 % of the medians when the seeds are drawn anew (bootstrap),"
+        " which few seeds make coarse. The highest target is the plain method's median at full budget."
+    )
+    yield TableBlock("savings", table)
+    yield Figure((("Saving at each target accuracy", "saving_vs_target"),))
+
+
+def _smallest_budget(found: Collected) -> Iterator[Block]:
+    table = smallest_table(found)
+    if not table.rows:
+        return
+    yield Heading("The smallest sufficient budget")
+    yield Paragraph(
+        f"Suffices: the smallest budget tried at which the arm is at most {percent(MARGIN)} of the images below the"
+        f" plain method at full budget, with {percent(CONFIDENCE)} confidence (paired by seed, n pairs). Ruled out:"
+        " budgets at which it is further below with that confidence; the true smallest one lies between the two. Costs"
+        " are those of the budget that suffices, as shares of the plain method's at full budget."
+    )
+    yield TableBlock("smallest", table)
+
+
+def _settings(found: Collected) -> Iterator[Block]:
+    yield Bullets(tuple(map(one_line, settings(found))))
+
+
+def _linear(found: Collected) -> Iterator[Block]:
+    yield Heading("Linear accuracy")
+    yield from _accuracy(found, "linear", linear, linear_caption(found))
+    if found.done:
+        yield Figure(
+            (
+                ("Linear accuracy against training steps", "accuracy_vs_steps"),
+                ("Linear accuracy against FLOP, those of making the targets included", "accuracy_vs_flops"),
+            )
+        )
+        if has_curves(found):
+            yield Figure((("Linear accuracy while training, at each arm's largest budget", "accuracy_vs_epochs"),))
+
+
+def _knn(found: Collected) -> Iterator[Block]:
+    yield Heading("kNN accuracy")
+    yield from _accuracy(found, "knn", knn, _knn_caption(found))
+
+
+def _accuracy(found: Collected, name: str, value: Callable[[Record], float], caption: str) -> Iterator[Block]:
+    yield Paragraph(caption)
+    for index, family in enumerate(found.families, start=1):
+        if len(found.families) > 1:
+            yield Heading(family.name, 3)
+        table = accuracy_table(found, family, value)
+        yield TableBlock(f"{name}-{index}", table)
+        yield Paragraph(one_line(" ".join(marks(table, family.name))))
+
+
+def _gains(found: Collected) -> Iterator[Block]:
+    yield Heading("Gain over the plain method")
+    yield Paragraph(
+        "Linear accuracy in percentage points above the plain method at the same budget, and above it at the full one:"
+        " mean of the differences between equal seeds ± their sample standard deviation (ddof 1), n pairs."
+    )
+    yield TableBlock("gains", gain_table(found))
+
+
+def _published(found: Collected) -> Iterator[Block]:
+    if not found.grid.published:
+        return
+    yield Heading("Beside what the paper reports")
+    yield Paragraph(
+        "Linear accuracy in % after as many epochs. Ours: mean ± sample standard deviation (ddof 1) over n seeds."
+        " Published: as the source in the last column has it; its n and spread are not known."
+    )
+    yield TableBlock("published", published_table(found))
+
+
+def marks(table: Table, name: str) -> list[str]:
+    """Return what the marks in a table of accuracies mean."""
+    entries = [entry for row in table.rows for entry in row]
+    lines = [f"{name}* is {name} at the full budget, repeated in each row."]
+    if any(entry.bold for entry in entries):
+        lines.append("Bold: the best at that budget.")
+    if any(entry.underline for entry in entries):
+        lines.append(f"Underlined: better than {name}*.")
+    if any(entry.bold or entry.underline for entry in entries):
+        lines.append("Means are compared before rounding.")
+    if any(entry.text == NONE for entry in entries):
+        lines.append(f"{NONE}: no result.")
+    if table.uses(DAGGER):
+        lines.append(FEWER)
+    return lines
+
+
+def _costs(found: Collected) -> Iterator[Block]:
+    yield Heading("What it cost")
+    if not found.done:
+        yield Paragraph(NOTHING)
+        return
+    yield Paragraph(
+        "Means over the n seeds. TFLOP: 10^12 floating-point operations, 2 per multiply-add. Each cell is charged for"
+        " making its targets in full, even where they were cached; the wall time is what the cell itself took, without"
+        " targets that were cached. The share is that of the targets in the TFLOP of training and targets together."
+        " The prior's own training is not counted."
+    )
+    for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
+        yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))
+    for index, group in enumerate(found.groups, start=1):
+        table = cost_table(found, group)
+        if table.rows:
+            yield Heading(group.label, 3)
+            yield TableBlock(f"costs-{index}", table)
+    gaps = [(result, record, gap) for result in found.results for record in result.done if (gap := clock_gap(record))]
+    if gaps:
+        yield Paragraph(f"In these cells the phases do not add up to the wall time within {percent(TOLERANCE)}:")
+        yield Bullets(
+            tuple(
+                one_line(f"{_cell(result, record)} ({record.id}): the phases are {_gap(gap)} the wall time")
+                for result, record, gap in gaps
+            )
+        )
+    wrapped = [record for record in found.done if record.cell.rela]
+    if wrapped and all(record.switch_step is None for record in wrapped):
+        yield Paragraph(
+            "ReLA never switched: its cells were trained on the ReLA loss to the end, and never on the loss of the"
+            " method that they wrap."
+        )
+
+
+def _gap(gap: float) -> str:
+    return f"{abs(gap):.1%} {'more' if gap > 0 else 'less'} than"
+
+
+def _spreads(found: Collected) -> Iterator[Block]:
+    yield Heading("Spreads, kept apart")
+    if not found.done:
+        yield Paragraph(NOTHING)
+        return
+    yield Paragraph(
+        "Standard deviations (ddof 1) of linear accuracy in percentage points: over the last epochs of a probe (the"
+        " paper's ±) and over probes of other seeds on the same features, both as means over training seeds; and over"
+        " training seeds (the ± in the tables above)."
+    )
+    yield TableBlock("spreads", spread_table(found))
+
+
+def _absent(found: Collected) -> Iterator[Block]:
+    yield Heading("What is not in the numbers")
+    there = absences(found)
+    if not there:
+        yield Paragraph(f"Nothing: all {len(found.planned)} planned cells are done, and every record was used.")
+    for title, lines in there:
+        yield Heading(title, 3)
+        yield Bullets(tuple(map(one_line, lines)))
+
+
+def absences(found: Collected) -> list[tuple[str, list[str]]]:
+    """Return what is not in the numbers, by kind, and why."""
+    budgets: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for result in found.results:
+        if result.missing:
+            seeds = f"{'seed' if len(result.missing) == 1 else 'seeds'} {', '.join(map(str, result.missing))}"
+            budgets[f"{result.group.label}, {result.label}", seeds].append(percent(result.budget))
+    missing = [f"missing: {arm} at {', '.join(shares)}: {seeds}" for (arm, seeds), shares in budgets.items()]
+    failed = [
+        f"{record.status}: {_cell(result, record)}: {reason(record)}"
+        for result in found.results
+        for record in result.failed
+    ]
+    damaged = [f"damaged: {one.path.name}: {one.reason}" for one in found.damaged]
+    other = [f"left out: {_count(found.left_out, 'record')} made with settings that the grid does not have"]
+    other = other if found.left_out else []
+    other += [
+        f"left out: record {record.id} ({record.dataset_title}, {record.cell.arm} at {percent(record.cell.budget)},"
+        f" seed {record.cell.seed}): there is a newer one, or one of a newer method or prior"
+        for record in found.replaced
+    ]
+    kinds = [("Missing", missing), ("Failed", failed), ("Damaged files", damaged), ("Records left out", other)]
+    return [(title, lines) for title, lines in kinds if lines]
+
+
+def _cell(result: Result, record: Record) -> str:
+    return f"{result.group.label}, {result.label} at {percent(result.budget)}, seed {record.cell.seed}"
+
+
+def _origin(found: Collected) -> Iterator[Block]:
+    yield Heading("Where the numbers come from")
+    yield Bullets(tuple(_provenance(found)))
+
+
+def _provenance(found: Collected) -> Iterator[Text]:
+    """Yield a line for each fact about the finished records' origin, with the counts where they differ."""
+    records = found.done or [record for result in found.results for record in result.failed]
+    facts: dict[str, Callable[[Record], Any]] = {
+        "Code": lambda record: _code(record.provenance.get("code")),
+        "Device": lambda record: record.provenance.get("device"),
+        "GPU": lambda record: record.provenance.get("gpu"),
+        "CPU": lambda record: record.provenance.get("cpu"),
+        "CPU threads": lambda record: record.provenance.get("threads"),
+        "Platform": lambda record: record.provenance.get("platform"),
+        "Python": lambda record: record.provenance.get("python"),
+        "CUDA": lambda record: record.provenance.get("cuda"),
+    }
+    packages = [record.provenance.get("packages") for record in records]
+    for name in sorted({name for each in packages if isinstance(each, dict) for name in each}):
+        facts[name] = lambda record, name=name: (record.provenance.get("packages") or {}).get(name)  # type: ignore[misc]
+    for method in sorted({record.cell.method for record in records}):
+        facts[f"Version of method {method}"] = lambda record, method=method: (  # type: ignore[misc]
+            record.inputs.method_version if record.cell.method == method else None
+        )
+    for group in found.groups:
+        if group.data:
+            yield one_line(f"Data digest of {group.label}: {group.data}")
+    for name, fact in facts.items():
+        counts = Counter(_plain(value) for record in records if (value := fact(record)) is not None)
+        if len(counts) == 1:
+            yield one_line(f"{name}: {next(iter(counts))}")
+        elif counts:
+            values = "; ".join(f"{value} ({_count(count, 'record')})" for value, count in sorted(counts.items()))
+            yield Strong("Mixed:"), f" {one_line(f'{name}: {values}')}"
+    times = sorted(_plain(time) for record in records if (time := record.provenance.get("time")))
+    if times:
+        yield one_line(f"Made: {times[0]}" + (f" to {times[-1]}" if times[0] != times[-1] else ""))
+
+
+def _code(code: Any) -> str | None:
+    if not isinstance(code, dict):
+        return None
+    commit = f"commit {code['commit']}" if code.get("commit") else "not from a git checkout"
+    return f"{code.get('version')}, {commit}" + (", with uncommitted changes" if code.get("dirty") else "")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+SECTIONS: tuple[Callable[[Collected], Iterable[Block]], ...] = (
+    _lead,
+    _verdicts,
+    _settings,
+    _linear,
+    _gains,
+    _smallest_budget,
+    _savings,
+    _targets,
+    _published,
+    _knn,
+    _costs,
+    _spreads,
+    _absent,
+    _origin,
+)
