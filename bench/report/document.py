@@ -37,6 +37,7 @@ from bench.report.collect import (
     reason,
     score_of,
 )
+from bench.report.costs import JOULES, Costs
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
@@ -268,7 +269,8 @@ def _costs(found: Collected) -> Iterator[Block]:
         "Means over the n seeds. TFLOP: 10^12 floating-point operations, 2 per multiply-add. Each cell is charged for"
         " making its targets in full, even where they were cached; the wall time is what the cell itself took, without"
         " targets that were cached. The share is that of the targets in the TFLOP of training and targets together."
-        " The prior's own training is not counted."
+        " Prior's TFLOP: the training of a prior that the grid makes, shared by the cells that use it;"
+        f" {NONE}: not known.{' Joules are those of the GPU.' * Costs(found).measured(JOULES)}"
     )
     for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
         yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))

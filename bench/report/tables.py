@@ -23,6 +23,7 @@ from bench.report.collect import (
     target_flops,
     total_flops,
 )
+from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS, Costs, Currency, Ledgers
 from bench.spec import arm_name
 from bench.store import Record
 
@@ -137,6 +138,12 @@ def plus_minus(summary: Summary, form: str, scale: float = 1) -> str:
 
 def cost_table(found: Collected, group: Group) -> Table:
     """Return what the arms spent on a group's data: means over the seeds."""
+    costs = Costs(found)
+
+    def part(record: Record, currency: Currency, ledger: Ledgers, below: Ledgers) -> float | None:
+        more, less = (costs.of(record, currency, each) for each in (ledger, below))
+        return None if more is None or less is None else more - less
+
     head = (
         "Arm",
         "Budget",
@@ -145,12 +152,14 @@ def cost_table(found: Collected, group: Group) -> Table:
         "Images",
         "Train TFLOP",
         "Targets TFLOP",
+        "Prior's TFLOP",
         "Targets, share",
         "Train s",
         "Targets s",
         "Eval s",
         "Other s",
         "Wall s",
+        *(["Train J", "Targets J"] if costs.measured(JOULES) else []),
         "Peak MiB",
         "ReLA switched",
     )
@@ -167,9 +176,18 @@ def cost_table(found: Collected, group: Group) -> Table:
             _mean(result, lambda record: ledger_of(record).images, whole),
             _mean(result, lambda record: ledger_of(record).flops / 1e12),
             _mean(result, lambda record: target_flops(record) / 1e12),
+            _mean(result, lambda record: _tera(part(record, FLOP, PRIOR, TARGETS))),
             f"{number(100 * share.mean)}%" if share else NONE,
             *(_mean(result, partial(phase_seconds, phase=phase)) for phase in ("train", "targets", "eval", "other")),
             _mean(result, lambda record: ledger_of(record).wall_seconds),
+            *(
+                [
+                    _mean(result, lambda record: costs.of(record, JOULES, ALONE)),
+                    _mean(result, lambda record: part(record, JOULES, TARGETS, ALONE)),
+                ]
+                if costs.measured(JOULES)
+                else []
+            ),
             _mean(result, _peak_mib, whole),
             _switch(result),
         ]
@@ -252,6 +270,10 @@ def _accuracy(result: Result | None, summary: Summary | None, best: bool = False
 def _mean(result: Result, value: Callable[[Record], float | None], form: Callable[[float], str] = number) -> str:
     summary = result.over_seeds(value)
     return form(summary.mean) if summary else NONE
+
+
+def _tera(value: float | None) -> float | None:
+    return None if value is None else value / 1e12
 
 
 def _peak_mib(record: Record) -> float | None:

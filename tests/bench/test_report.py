@@ -253,10 +253,10 @@ def test_costs(tmp_path: Path, grid: Grid) -> None:
     _, markdown = report(tmp_path, grid, records)
     rows = {(row[0], row[1]): row[2:] for row in rows_of(markdown, "### Digits", "byol")}
     # n, steps, images, TFLOP, targets' TFLOP and share (2 of 2 + 5), seconds (the cached targets in full), wall, MiB
-    costs = ["3", "500", "32,000", "5.00", "2.00", "28.6%", "50.0", "3.00", "4.00", "1.00", "55.0", "100"]
+    costs = ["3", "500", "32,000", "5.00", "2.00", "0", "28.6%", "50.0", "3.00", "4.00", "1.00", "55.0", "100"]
     assert rows["byol + ReLA (rand)", "50%"] == [*costs, "at 400 to 420 (2 of 3 seeds)"]
     assert rows["byol + ReLA (rand)", "20%"][-1] == "not in 200 steps"
-    costs = ["3", "1,000", "64,000", "10.0", "0", "0%", "100", "0", "4.00", "1.00", "105", "100"]
+    costs = ["3", "1,000", "64,000", "10.0", "0", "0", "0%", "100", "0", "4.00", "1.00", "105", "100"]
     assert rows["byol", "100%"] == [*costs, ""]
     assert "FLOP: the weather is not counted." in markdown
     assert "do not add up" not in markdown
@@ -513,7 +513,7 @@ def test_same_records_same_bytes(tmp_path: Path, grid: Grid) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
 
     before = digests()
-    assert len(before) == 8
+    assert len(before) == 10
     assert digests() == before
 
 

@@ -1,0 +1,234 @@
+"""Ledgers, and what reaching an accuracy costs, against numbers worked out by hand and by numpy."""
+
+import itertools
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.claims import statements
+from bench.grid import expand, load_grid
+from bench.report.claims import judge, rooms, targets_table, verdict_table
+from bench.report.collect import Collected, collect
+from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs
+from bench.report.saving import by_seed, cost_to_target, saving, saving_table, smallest_table, targets
+from bench.spec import Arm, Cell, Grid, Inputs, cell_id
+from bench.store import Ledger, Point, Record, Score, TargetCost, write_record
+
+GRID = """
+backbone: resnet_small
+datasets: [digits]
+budgets: [0.25, 0.5]
+seeds: [0, 1, 2, 3]
+arms:
+  - {method: byol, budgets: [0.25, 0.5, 1.0]}
+  - {name: own, method: byol, rela: {prior: DIGITS-T}}
+  - {name: random, method: byol, rela: {prior: rand}}
+  - {name: public, method: byol, rela: {prior: "file:net.safetensors", backbone: resnet20_cifar}}
+claims:
+  - {name: half, arm: "*", budget: 0.5, share: 0.55}
+targets_share: 0.03
+"""
+# Accuracy at the end of a cell, by arm and budget; each seed is a point above the one before.
+REACHED = {
+    ("byol", 0.25): 0.40,
+    ("byol", 0.5): 0.50,
+    ("byol", 1.0): 0.60,
+    ("own", 0.25): 0.55,
+    ("own", 0.5): 0.70,
+    ("random", 0.25): 0.41,
+    ("random", 0.5): 0.45,
+    ("public", 0.25): 0.62,
+    ("public", 0.5): 0.75,
+}
+
+
+def record_of(cell: Cell, joules: bool) -> Record:
+    end = REACHED[cell.arm, cell.budget] + 0.01 * cell.seed
+    steps = int(1000 * cell.budget)
+    prior = None
+    if cell.rela:
+        prior = maker_of(cell) if cell.rela.prior == "DIGITS-T" else cell.rela.prior
+    inputs = Inputs(data="d" * 16, prior=prior, method_version=1, params={})
+    made = TargetCost(seconds=2.0, flops=20_000, images=1437, empty=0, cached=False, joules=40.0 if joules else None)
+    points = tuple(
+        Point(
+            step=int(part * steps),
+            images=int(part * steps * 64),
+            flops=int(part * steps * (900 if cell.rela else 1000)),
+            seconds=part * steps * 0.1,
+            loss=-0.5,
+            score=Score(linear=(part * end,), knn=0.3),
+            joules=part * steps * 3.0 if joules else None,
+        )
+        for part in (0.5, 1.0)
+    )
+    return Record(
+        id=cell_id(cell, inputs),
+        grid="trial",
+        status="done",
+        cell=cell,
+        inputs=inputs,
+        dataset_title="Digits",
+        curve=points,
+        ledger=Ledger(
+            steps=steps,
+            images=points[-1].images,
+            flops=points[-1].flops,
+            seconds={"targets": 2.0 if cell.rela else 0.0, "train": points[-1].seconds, "eval": 1.0, "other": 0.0},
+            wall_seconds=points[-1].seconds + 1.0 + 2.0 * bool(cell.rela),
+            peak_memory_bytes=None,
+            targets=made if cell.rela else None,
+            flops_not_counted="",
+        ),
+        provenance={},
+    )
+
+
+def maker_of(cell: Cell) -> str:
+    plain = cell.model_copy(update={"arm": "byol", "rela": None, "budget": 1.0})
+    return cell_id(plain, Inputs(data="d" * 16, prior=None, method_version=1, params={}))
+
+
+def read(tmp_path: Path, joules: bool = False, text: str = GRID) -> Collected:
+    (tmp_path / "trial.yaml").write_text(text)
+    grid: Grid = load_grid(str(tmp_path / "trial.yaml"))
+    for cell in expand(grid):
+        write_record(record_of(cell, joules), tmp_path / "records")
+    return collect(grid, tmp_path / "records")
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Collected:
+    return read(tmp_path, joules=True)
+
+
+def pick(found: Collected, arm: str, budget: float, seed: int = 0) -> Record:
+    return next(
+        record
+        for record in found.done
+        if (record.cell.arm, record.cell.budget, record.cell.seed) == (arm, budget, seed)
+    )
+
+
+def arm_of(found: Collected, name: str) -> Arm:
+    return next(arm for arm in found.grid.arms if (arm.name or arm.method) == name)
+
+
+def test_ledgers_are_nested(found: Collected) -> None:
+    costs = Costs(found)
+    own, rand, public, plain = (pick(found, arm, 0.5) for arm in ("own", "random", "public", "byol"))
+    assert [costs.of(own, FLOP, ledger) for ledger in (ALONE, TARGETS)] == [450_000, 470_000]
+    # byol at full budget took 1,000,000; two cells of this seed use its backbone: own at 25 and at 50 %.
+    assert costs.of(own, FLOP, PRIOR) == 470_000 + 1_000_000 / 2
+    assert costs.of(own, STEPS, PRIOR) == 500 + 1000 / 2
+    assert costs.of(own, SECONDS, PRIOR) == pytest.approx(50 + 2 + 100 / 2)
+    assert costs.of(own, JOULES, PRIOR) == pytest.approx(1500 + 40 + 3000 / 2)
+    assert costs.of(own, IMAGES, TARGETS) == 32_000 + 1437
+    assert costs.of(rand, FLOP, PRIOR) == 470_000, "nothing was trained"
+    assert costs.of(public, FLOP, PRIOR) is None, "nobody knows"
+    assert [costs.of(plain, FLOP, ledger) for ledger in (ALONE, TARGETS, PRIOR)] == [500_000] * 3
+    assert costs.of(own, FLOP, TARGETS, own.curve[0]) == 225_000 + 20_000, "targets come before training"
+
+
+def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
+    found = read(tmp_path)
+    assert not Costs(found).measured(JOULES)
+    assert Costs(found).of(found.done[0], JOULES, ALONE) is None
+    assert "Joules" not in verdict_table(found).head
+
+
+def test_joules_have_a_column_where_they_were_measured(found: Collected) -> None:
+    assert "Joules" in verdict_table(found).head
+
+
+def test_a_claim_on_every_arm_is_judged_in_every_currency_and_ledger(found: Collected) -> None:
+    own, rand, public = statements(found.grid)
+    assert [one.name for one in (own, rand, public)] == ["half: own", "half: random", "half: public"]
+    assert {one.baseline for one in (own, rand, public)} == {"byol"}
+    verdicts = {(j.ledger, j.currency): j.verdict for j in judge(found, own, found.groups[0])}
+    assert len(verdicts) == 3 * len(CURRENCIES)
+    assert {verdicts[ledger, currency] for ledger in (ALONE, TARGETS) for currency in CURRENCIES} == {"reproduced"}
+    assert {verdicts[PRIOR, currency] for currency in CURRENCIES} == {"not reproduced"}, "a prior for two cells alone"
+    # 70 against 60 points, but for a random prior 45: worse than byol at any price.
+    assert {j.verdict for j in judge(found, rand, found.groups[0])} == {"not reproduced"}
+    unknown = [j for j in judge(found, public, found.groups[0]) if j.ledger == PRIOR]
+    assert {(j.verdict, j.ratio, j.seeds) for j in unknown} == {("inconclusive", None, None)}
+
+
+def test_the_room_for_a_prior_of_unknown_cost(found: Collected) -> None:
+    (line,) = rooms(found)
+    # 0.55 x 1,000,000 - 470,000 = 80,000 FLOP of 1,000,000.
+    assert "half: public" in line
+    assert "at most 8.0e-08 TFLOP, 8% of what the baseline took" in line
+
+
+def test_the_share_of_the_targets_is_that_of_the_full_cost(found: Collected) -> None:
+    table = targets_table(found)
+    assert len(table.rows) == 3
+    flops, seconds = table.head.index("Targets, share of FLOP"), table.head.index("Targets, share of Seconds")
+    for row in table.rows:
+        assert (row[flops].text, row[flops].note) == ("reproduced", "(2%)")
+        assert (row[seconds].text, row[seconds].note) == ("reproduced", "(2%)")
+    strict = found.grid.model_copy(update={"targets_share": 0.019})
+    table = targets_table(Collected(**{**vars(found), "grid": strict}))
+    assert {row[flops].text for row in table.rows} == {"not reproduced"}
+
+
+def test_the_cost_to_a_target_is_that_of_the_first_evaluation_there(found: Collected) -> None:
+    costs, records = Costs(found), by_seed(found, found.groups[0], arm_of(found, "byol"))[0]
+    # Halfway the accuracies are 20, 25 and 30 %, at the end 40, 50 and 60 %.
+    expected = {0.19: 125, 0.2: 125, 0.24: 250, 0.26: 250, 0.41: 500, 0.5: 500, 0.55: 1000, 0.6: 1000, 0.61: math.inf}
+    for target, steps in expected.items():
+        assert cost_to_target(records, target, costs, STEPS, ALONE) == steps, target
+
+
+def test_targets_end_at_the_median_of_the_full_budget(found: Collected) -> None:
+    wanted = targets(found, found.groups[0], arm_of(found, "byol"), 5)
+    assert wanted[0] == pytest.approx(0.20)
+    assert wanted[-1] == pytest.approx(statistics.median([0.60, 0.61, 0.62, 0.63]))
+
+
+def test_the_saving_and_its_bootstrap(found: Collected) -> None:
+    group = found.groups[0]
+    ours, theirs = (by_seed(found, group, arm_of(found, name)) for name in ("own", "byol"))
+    one = saving(ours, theirs, 0.61, Costs(found), FLOP, TARGETS)
+    assert one is not None
+    # own: seeds reach 61 % at the end of 50 % (70 to 73); byol: 60 % misses, the others at the end of 100 %.
+    assert (one.n, one.arm, one.baseline) == (4, 470_000, 1_000_000)
+    assert one.share == pytest.approx(0.53)
+    # All 256 ways to draw four seeds: the median of byol is infinite where two or more of the four are seed 0.
+    costs = np.array([math.inf, 1e6, 1e6, 1e6])
+    medians = [np.median(costs[list(each)]) for each in itertools.product(range(4), repeat=4)]
+    infinite = np.mean(np.isinf(medians))
+    assert 0.025 < infinite < 0.975
+    assert one.low == pytest.approx(0.53)
+    assert one.high == math.inf, "only the arm gets there in more than 2.5 % of the draws"
+
+
+def test_misses_are_infinite_and_stay_in_the_median(found: Collected) -> None:
+    group = found.groups[0]
+    byol, rand = (by_seed(found, group, arm_of(found, name)) for name in ("byol", "random"))
+    missed = saving(rand, byol, 0.58, Costs(found), STEPS, ALONE)
+    assert missed is not None
+    assert math.isinf(missed.arm)
+    assert missed.share == -math.inf
+    neither = saving(rand, rand, 0.9, Costs(found), STEPS, ALONE)
+    assert neither is not None
+    assert math.isnan(neither.share)
+    assert neither.low is neither.high is None
+    texts = {entry.text for row in saving_table(found).rows for entry in row}
+    assert "not reached" in texts
+
+
+def test_the_smallest_budget_that_suffices(found: Collected) -> None:
+    rows = {
+        row[1].text: [f"{entry.text} {entry.note}".strip() for entry in row[2:]] for row in smallest_table(found).rows
+    }
+    # Differences are the same in all seeds: bounds are the means. The margin is one point.
+    assert rows["own"] == ["50%", "up to 25%", "50.0%", "47.0%", "52.0% (52.0 to 52.0%)", "4"]
+    assert rows["public"] == ["25%", "none tried", "25.0%", "24.5%", "27.0% (27.0 to 27.0%)", "4"]
+    assert rows["random"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
+    assert rows["byol"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
