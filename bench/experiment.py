@@ -1,40 +1,34 @@
 """One cell, from its data to its record."""
 
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.atomic import atomic_write
 from bench.backbones import build_backbone
 from bench.budget import evaluation_steps, total_steps
+from bench.checkpoint import checkpoint_path, resume, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
 from bench.errors import UserError
 from bench.evaluate import extract, knn_accuracy, linear_probe
-from bench.flops import NOT_COUNTED, count_flops
+from bench.flops import NOT_COUNTED
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task, makes_prior
 from bench.provenance import provenance
-from bench.seeds import derive, generator
-from bench.source import Order, Source, Streaming, open_source
+from bench.seeds import derive
+from bench.source import Order, open_source
 from bench.spec import Cell
 from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
+from bench.targets import find_or_make_targets, values_for
 from bench.train import CHECKPOINT_SECONDS, Every, Interrupted, Trainer
 from methods import Method, methods
 from methods.rela import ReLA
-from priors import Prior
-from priors.mapped import Mapped
-from priors.streamed import alone, load_rows, stream_targets
-from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
+from priors.targets import Targets
 from priors.weights import save_weights
 
-CHECKPOINT_VERSION = 1
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
 REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 
@@ -60,123 +54,139 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
     Of several processes, the record of the first is whole. Raises Interrupted once a checkpoint is written when
     `watch.stop()` says so, TrainingError when the loss is not finite, UserError when an input is missing or damaged.
     """
-    cell = task.cell
-    assert task.inputs is not None
-    clock = Clock(device)
-    reset_peak_memory(device)
-    with first_then_others():
-        data = load_dataset(cell.dataset, places)
-    data = part_of(data, cell, REHEARSED_TEST_IMAGES if places.rehearsal else None)
-    size = image_size(cell, places)
-    train, test = (open_source(split, size, device, workers) for split in (data.train, data.test))
-    steps = total_steps(cell, len(data.train))
-    order = Order(len(data.train), cell.budget, cell.protocol.batch_size, cell.seed)
-    with first_then_others():
-        targets, cached = _targets(task, train, size, places, clock, watch) if task.prior else (None, False)
-    target_dim = targets.values.shape[1] if targets else None
-    method = build_method(cell, size, target_dim, order.steps_per_epoch, places.rehearsal)
-    synchronise_batch_norm(method, device)
-    method.to(device).to(memory_format=torch.channels_last)
-    values = targets.values.to(device) if targets else None
-    if values is not None and cell.rela and cell.rela.shuffle:
-        shuffled = torch.randperm(len(values), generator=generator(cell.seed, "shuffle"))
-        values = values.permuted(shuffled) if isinstance(values, Mapped) else values[shuffled.to(device)]
-    trainer = Trainer(method, train, order, values, cell.protocol, clock)
+    cell = _Running(task, places, device, workers, watch)
+    cell.train()
+    return cell.record()
 
-    checkpoint = checkpoint_path(places, task.id)
-    with first_then_others():
-        curve = _resume(checkpoint, task.id, trainer, clock)
-    if cell.flops_of:
-        with clock.phase("other"):
-            steps = _matched_steps(task, trainer, places)
-    watch.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
-    due = Every(CHECKPOINT_SECONDS)
-    ask_every = 1 if world() == 1 else ASK_EVERY
 
-    def save() -> None:
-        if not is_first():
-            return
-        with clock.phase("other"):
-            state = {
-                "version": CHECKPOINT_VERSION,
-                "id": task.id,
-                "seconds": clock.read(),
-                "joules": clock.joules(),
-                "wall": clock.wall,
-                "curve": [point.model_dump() for point in curve],
-                "trainer": trainer.state(),
-            }
-            with atomic_write(checkpoint) as file:
-                torch.save(state, file)
-        watch.event("checkpoint", {"step": trainer.step})
+class _Running:
+    """A cell while it runs."""
 
-    def after_step() -> None:
-        watch.step(trainer.step, steps, trainer.loss)
-        if trainer.step % ask_every == 0 and any_of(watch.stop()):
-            save()
-            raise Interrupted
-        if due():
-            save()
-
-    evaluated = {point.step for point in curve}
-    for until in evaluation_steps(cell, steps):
-        if until in evaluated:
-            continue
-        trainer.train(until, after_step)
-        if not is_first():
-            continue
-        with clock.phase("eval"):
-            features = extract(method.backbone, train, test, size)
-            linear, *further = map(tuple, linear_probe(features, data.classes, cell.protocol.probe, cell.seed))
-            knn = knn_accuracy(features, data.classes, cell.protocol.knn)
-            score = Score(linear=linear, knn=knn, further_probes=tuple(further))
-        curve.append(
-            Point(
-                step=until,
-                images=until * cell.protocol.batch_size,
-                flops=trainer.spent.flops,
-                seconds=clock.read()["train"],
-                joules=clock.spent("train").joules,
-                loss=trainer.loss,
-                score=score,
-            )
+    def __init__(self, task: Task, places: Places, device: torch.device, workers: int, watch: Watch) -> None:
+        assert task.inputs is not None
+        self.task, self.cell, self.places, self.watch = task, task.cell, places, watch
+        self.clock = Clock(device)
+        reset_peak_memory(device)
+        with first_then_others():
+            data = load_dataset(self.cell.dataset, places)
+        self.data = part_of(data, self.cell, REHEARSED_TEST_IMAGES if places.rehearsal else None)
+        self.size = image_size(self.cell, places)
+        self.images, self.test_images = (
+            open_source(split, self.size, device, workers) for split in (self.data.train, self.data.test)
         )
-        watch.event("evaluation", curve[-1].model_dump())
-        if until < steps:
-            save()
+        self.targets: Targets | None = None
+        self.cached = False
+        if task.prior:
+            with first_then_others():
+                self.targets, self.cached = find_or_make_targets(
+                    task, self.images, self.size, places, self.clock, self._after_shard
+                )
+        self.steps = total_steps(self.cell, len(self.data.train))
+        self.trainer = self._trainer()
+        self.checkpoint = checkpoint_path(places, task.id)
+        with first_then_others():
+            self.curve = resume(self.checkpoint, task.id, self.trainer, self.clock)
+        if self.cell.flops_of:
+            with self.clock.phase("other"):
+                self.steps = _matched_steps(task, self.trainer, places)
+        watch.event("resume" if self.trainer.step else "start", {"step": self.trainer.step, "steps": self.steps})
+        self.due = Every(CHECKPOINT_SECONDS)
+        self.ask_every = 1 if world() == 1 else ASK_EVERY
 
-    if is_first() and (makes_prior(cell) or not places.rehearsal):  # gigabytes otherwise, of use to nobody
-        with clock.phase("other"):
-            save_weights(method.backbone, places.backbone(task.id))
-    seconds = clock.read()
-    return Record(
-        id=task.id,
-        grid=places.grid,
-        status="done",
-        cell=cell,
-        inputs=task.inputs,
-        dataset_title=places.mark + data.title,
-        curve=tuple(curve),
-        switch_step=method.switch_step if isinstance(method, ReLA) else None,
-        ledger=Ledger(
-            steps=trainer.step,
+    def train(self) -> None:
+        """Train to the end of the budget, evaluate where the protocol says, and save the backbone."""
+        evaluated = {point.step for point in self.curve}
+        for until in evaluation_steps(self.cell, self.steps):
+            if until in evaluated:
+                continue
+            self.trainer.train(until, self._after_step)
+            if not is_first():
+                continue
+            self.curve.append(self._evaluated())
+            self.watch.event("evaluation", self.curve[-1].model_dump())
+            if until < self.steps:
+                self._save()
+        # Of a rehearsal's backbones, only priors are of use to anybody, and all are gigabytes.
+        if is_first() and (makes_prior(self.cell) or not self.places.rehearsal):
+            with self.clock.phase("other"):
+                save_weights(self.trainer.method.backbone, self.places.backbone(self.task.id))
+
+    def record(self) -> Record:
+        """Return the record of the trained cell."""
+        assert self.task.inputs is not None
+        method, targets = self.trainer.method, self.targets
+        return Record(
+            id=self.task.id,
+            grid=self.places.grid,
+            status="done",
+            cell=self.cell,
+            inputs=self.task.inputs,
+            dataset_title=self.places.mark + self.data.title,
+            curve=tuple(self.curve),
+            switch_step=method.switch_step if isinstance(method, ReLA) else None,
+            ledger=Ledger(
+                steps=self.trainer.step,
+                images=self.trainer.step * self.cell.protocol.batch_size,
+                flops=self.trainer.spent.flops,
+                seconds=self.clock.read(),
+                joules=self.clock.joules(),
+                wall_seconds=self.clock.wall,
+                peak_memory_bytes=peak_memory(self.clock.device),
+                targets=TargetCost(**asdict(targets.cost), empty=targets.empty, cached=self.cached)
+                if targets
+                else None,
+                flops_not_counted=NOT_COUNTED,
+            ),
+            provenance=provenance(self.clock.device),
+            rehearsal=self.places.rehearsal,
+        )
+
+    def _trainer(self) -> Trainer:
+        cell, device, targets = self.cell, self.clock.device, self.targets
+        order = Order(len(self.data.train), cell.budget, cell.protocol.batch_size, cell.seed)
+        target_dim = targets.values.shape[1] if targets else None
+        method = build_method(cell, self.size, target_dim, order.steps_per_epoch, self.places.rehearsal)
+        synchronise_batch_norm(method, device)
+        method.to(device).to(memory_format=torch.channels_last)
+        values = values_for(cell, targets, device) if targets else None
+        return Trainer(method, self.images, order, values, cell.protocol, self.clock)
+
+    def _after_shard(self, images: int) -> None:
+        """Tell that the features of the first `images` are on disk, and stop there if the user wants to."""
+        self.watch.event("targets", {"images": images, "of": len(self.images.labels)})
+        if self.watch.stop():
+            raise Interrupted
+
+    def _after_step(self) -> None:
+        self.watch.step(self.trainer.step, self.steps, self.trainer.loss)
+        if self.trainer.step % self.ask_every == 0 and any_of(self.watch.stop()):
+            self._save()
+            raise Interrupted
+        if self.due():
+            self._save()
+
+    def _save(self) -> None:
+        if is_first():
+            with self.clock.phase("other"):
+                save_checkpoint(self.checkpoint, self.task.id, self.trainer, self.clock, self.curve)
+            self.watch.event("checkpoint", {"step": self.trainer.step})
+
+    def _evaluated(self) -> Point:
+        """Return the point of the curve that the trainer has reached."""
+        cell, trainer = self.cell, self.trainer
+        with self.clock.phase("eval"):
+            features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
+            linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))
+            knn = knn_accuracy(features, self.data.classes, cell.protocol.knn)
+        return Point(
+            step=trainer.step,
             images=trainer.step * cell.protocol.batch_size,
             flops=trainer.spent.flops,
-            seconds=seconds,
-            wall_seconds=clock.wall,
-            joules=clock.joules(),
-            peak_memory_bytes=peak_memory(device),
-            targets=TargetCost(**asdict(targets.cost), empty=targets.empty, cached=cached) if targets else None,
-            flops_not_counted=NOT_COUNTED,
-        ),
-        provenance=provenance(device),
-        rehearsal=places.rehearsal,
-    )
-
-
-def checkpoint_path(places: Places, identifier: str) -> Path:
-    """Return where a running cell's checkpoint lies."""
-    return places.work(identifier) / "checkpoint.pt"
+            seconds=self.clock.read()["train"],
+            joules=self.clock.spent("train").joules,
+            loss=trainer.loss,
+            score=Score(linear=linear, knn=knn, further_probes=tuple(further)),
+        )
 
 
 def build_method(
@@ -219,78 +229,6 @@ def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> Image
     return replace(data, train=Split(chosen, data.train.labels[index]))
 
 
-def make_targets(prior: Prior, train: Source, dim: int, size: int, device: torch.device, clock: Clock) -> Targets:
-    """Return the targets that a prior makes of the training images, with their cost.
-
-    Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code).
-    """
-    began = clock.spent("targets")
-    with clock.phase("targets"):
-        features, flops = zip(*_features(prior, train, size, device, clock), strict=True)
-        with torch.no_grad():
-            values, empty = reduce_features(torch.cat(features), dim)
-    spent = clock.spent("targets") - began
-    return Targets(values.cpu(), empty, Cost(spent.seconds, sum(flops), len(values), spent.joules))
-
-
-def _features(
-    prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, first: int = 0
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took."""
-    model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
-    flops = 0
-    for batch in train.plain(prior.input_size or size, prior.mean, prior.std, first):
-        with torch.no_grad():
-            if not flops:
-                with clock.phase("other"):
-                    flops = count_flops(partial(model, batch)) // len(batch)
-            features = model(batch).flatten(1).float()
-        yield features, flops * len(batch)
-
-
-def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock, watch: Watch) -> tuple[Targets, bool]:
-    """Return the cell's targets and whether they were in the cache, which holds them after.
-
-    Those of images that stream stay in their file. Raises Interrupted between two shards of them when `watch.stop()`
-    says so.
-    """
-    assert task.prior is not None
-    assert task.inputs is not None
-    dim = build_backbone(task.cell.backbone, size).dim
-    path = cache_path(
-        places.cache,
-        data=task.inputs.data,
-        part=task.cell.train_images or 0,
-        prior=task.prior.digest(),
-        size=task.prior.input_size or size,
-        dim=dim,
-    )
-    count = len(train.labels)
-    if isinstance(train, Streaming):
-        cached = load_rows(path, count)
-        if cached:
-            return cached, True
-        with alone(path):  # then another process may have made them
-            cached = load_rows(path, count)
-            features = partial(_features, task.prior, train, size, clock.device, clock)
-            after_shard = partial(_after_shard, watch, count)
-            return cached or stream_targets(features, count, dim, path, clock, after_shard), bool(cached)
-    cached = load_targets(path, count)
-    if cached:
-        return cached, True
-    targets = make_targets(task.prior, train, dim, size, clock.device, clock)
-    with clock.phase("other"):
-        save_targets(targets, path)
-    return targets, False
-
-
-def _after_shard(watch: Watch, count: int, images: int) -> None:
-    """Tell that the features of the first `images` of `count` are on disk, and stop there if the user wants to."""
-    watch.event("targets", {"images": images, "of": count})
-    if watch.stop():
-        raise Interrupted
-
-
 def _matched_steps(task: Task, trainer: Trainer, places: Places) -> int:
     """Return how many steps spend what the cell spent that this one is to match, targets included."""
     assert task.needs is not None
@@ -302,20 +240,3 @@ def _matched_steps(task: Task, trainer: Trainer, places: Places) -> int:
     if steps == 0:
         raise UserError(f"arm {task.cell.arm!r}: {flops:,} FLOPs, as cell {task.needs.id} took, are less than one step")
     return steps
-
-
-def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list[Point]:
-    """Restore trainer and clock from a checkpoint, if there is one that fits, and return its curve."""
-    if not path.is_file():
-        return []
-    try:
-        state = torch.load(path, map_location=clock.device, weights_only=True)
-        if state["version"] != CHECKPOINT_VERSION or state["id"] != identifier:
-            return []
-        curve = [Point.model_validate(point) for point in state["curve"]]
-        trainer.restore(state["trainer"])
-        clock.add(state["seconds"], state["wall"], state.get("joules"))
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError):
-        path.rename(path.with_suffix(".damaged"))
-        return []
-    return curve

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from bench.checkpoint import checkpoint_path
 from bench.datasets import find_dataset
 from bench.distributed import is_first, launch, wait, world
 from bench.errors import UserError
-from bench.experiment import Watch, checkpoint_path, run_cell
+from bench.experiment import Watch, run_cell
 from bench.places import Places
 from bench.plan import Task
 from bench.progress import Display

@@ -17,12 +17,13 @@ from torch import nn
 
 from bench import evaluate
 from bench.datasets import folder
-from bench.experiment import _features, build_method
+from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock, peak_memory
 from bench.places import Places
 from bench.source import Order, Streaming
 from bench.spec import Knn, Probe
+from bench.targets import features
 from bench.train import Trainer
 from priors import Prior
 from priors.mapped import Mapped, write_rows
@@ -75,8 +76,14 @@ def targets(images: Streaming, root: Path) -> int:
     """Make the targets of all images."""
     count, clock = len(images.labels), Clock(CPU)
     prior = Pixels("", CELL, Places(root, root, "scale"))
-    features = partial(_features, prior, images, SIZE, CPU, clock)
-    made = stream_targets(features, count, DIM, root / f"targets{count}.safetensors", clock, shard=2048)
+    made = stream_targets(
+        partial(features, prior, images, SIZE, CPU, clock),
+        count,
+        DIM,
+        root / f"targets{count}.safetensors",
+        clock,
+        shard=2048,
+    )
     assert made.values.shape == (count, DIM)
     return count
 

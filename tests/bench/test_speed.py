@@ -7,7 +7,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.budget import total_steps
-from bench.experiment import build_method, make_targets
+from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock
 from bench.places import Places
@@ -15,6 +15,7 @@ from bench.plan import plan
 from bench.seeds import generator
 from bench.source import Order, Resident
 from bench.spec import Cell
+from bench.targets import make_targets
 from bench.train import Trainer
 from bench.views import View, augment
 from methods import methods

@@ -12,13 +12,14 @@ from PIL import Image
 from bench.budget import epoch_indices
 from bench.datasets import DatasetInfo, base, datasets
 from bench.datasets.folder import Paths
-from bench.experiment import Watch, make_targets, run_cell
+from bench.experiment import Watch, run_cell
 from bench.grid import expand, load_grid
 from bench.meter import Clock
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.source import Order, Streaming
 from bench.store import Record
+from bench.targets import make_targets
 from bench.train import Interrupted
 from bench.views import View
 from priors.mapped import Mapped
@@ -113,7 +114,7 @@ def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tup
 def test_a_cell_that_is_stopped_between_two_shards_goes_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.experiment.stream_targets", in_small_shards)
+    monkeypatch.setattr("bench.targets.stream_targets", in_small_shards)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     (task, _), places = planned(root, tmp_path / "whole", monkeypatch)
