@@ -29,12 +29,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+results_app = typer.Typer(help="Work on records.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(results_app, name="results")
+
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
 OnlyOption = Annotated[str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5")]
 DataOption = Annotated[Path, typer.Option("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
+IntoOption = Annotated[Path, typer.Option("--into", help="folder of the same kind as the sources; may be new")]
+KeepOption = Annotated[
+    bool, typer.Option("--keep-first", help="where two results of a cell differ, keep INTO's, else the first")
+]
+SourcesArgument = Annotated[
+    list[Path], typer.Argument(help="folders of records, each of one grid or with one below it for each")
+]
 ResultsOption = Annotated[Path, typer.Option("--results", help="folder of records, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers something")]
 
@@ -240,6 +250,30 @@ def prepare(
         return
     _, places, tasks = _plan(grid, profile, settings, None, data_root, results, plugin)
     if not _prepare(tasks, places):
+        raise typer.Exit(1)
+
+
+@results_app.command()
+def merge(sources: SourcesArgument, into: IntoOption, keep_first: KeepOption = False) -> None:
+    """Bring together records that were made on several machines; the sources stay as they are.
+
+    A finished record counts before a failed one, and the newer of two failed ones. Two finished records of a cell must
+    have the same scores, steps and FLOPs, or nothing is written (exit code 2). Exit code 1: a file was left out, as it
+    holds no record of the grid. Backbones that cells need as their prior come along; checkpoints stay.
+    """
+    from bench.merge import copy_files, plan_merge
+    from bench.report.tables import one_line
+
+    found = plan_merge(sources, into, keep_first)
+    copy_files(found)
+    replaced = sum(each.replaces for each in found.records)
+    print(
+        f"{len(found.records)} records copied to {into}, {replaced} of them in place of a failed one's;"
+        f" {found.same} were there; {len(found.backbones)} backbones of priors copied"
+    )
+    for each in found.left_out:
+        print(one_line(f"left out: {each.path}: {each.reason}"), file=sys.stderr)
+    if found.left_out:
         raise typer.Exit(1)
 
 
