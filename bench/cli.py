@@ -165,9 +165,9 @@ def report(
     rehearse: RehearseOption = False,
 ) -> None:
     """Make tables and plots from records; trains nothing."""
-    from bench.grid import REHEARSAL, load_grid, rehearsed
     from bench.report import write_report
     from bench.report.toy import write_toy_report
+    from bench.toy import ToyGrid
 
     _load_plugins(plugin)
     if grid is None:
@@ -179,19 +179,45 @@ def report(
     else:
         names = [grid]
     for name in names:
-        short = rehearse or name.endswith(REHEARSAL)
-        base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
         try:
-            if toy := _toy(base, profile or in_name or None, settings):
-                print(write_toy_report(toy, results / toy.name, out / toy.name))
-                continue
-            spec = load_grid(base, profile or in_name or None, settings or [])
-            spec = rehearsed(spec) if short else spec
-            print(write_report(spec, results / spec.name, out / spec.name))
+            spec = _recorded(name, profile, settings, rehearse)
+            if isinstance(spec, ToyGrid):
+                print(write_toy_report(spec, results / spec.name, out / spec.name))
+            else:
+                print(write_report(spec, results / spec.name, out / spec.name))
         except UserError as error:
             if grid is not None:
                 raise
             print(f"{results / name}: left out: {error}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    grid: Annotated[str, typer.Argument(help="a grid that has records")],
+    profile: ProfileOption = None,
+    settings: SetOption = None,
+    results: ResultsOption = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="folder to write to, in one below it for the grid")] = Path(
+        "exports"
+    ),
+    formats: Annotated[str, typer.Option("--format", help="some of csv,parquet,latex,tensorboard")] = "csv,latex",
+    plugin: PluginOption = None,
+    rehearse: RehearseOption = False,
+) -> None:
+    """Write records for other tools: a tidy table of all evaluations, LaTeX, TensorBoard's event files."""
+    from bench.export import write_export
+    from bench.toy import ToyGrid
+
+    _load_plugins(plugin)
+    spec = _recorded(grid, profile, settings, rehearse)
+    if isinstance(spec, ToyGrid):
+        raise UserError(f"{spec.name} has settings instead of cells: `report` writes all that there is of it")
+    written = write_export(spec, results / spec.name, out / spec.name, [name.strip() for name in formats.split(",")])
+    runs = sum(path.parent.parent.name == "tensorboard" for path in written)
+    for path in written[: len(written) - runs]:
+        print(path)
+    if runs:
+        print(f"{written[-1].parent.parent}: {runs} runs")
 
 
 @app.command("list")
@@ -285,6 +311,18 @@ def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str |
     if toy and only:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
+
+
+def _recorded(name: str, profile: str | None, settings: list[str] | None, rehearse: bool) -> "Grid | ToyGrid":
+    """Return the grid or study of a name as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed."""
+    from bench.grid import REHEARSAL, load_grid, rehearsed
+
+    base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
+    profile = profile or in_name or None
+    if toy := _toy(base, profile, settings):
+        return toy
+    spec = load_grid(base, profile, settings or [])
+    return rehearsed(spec) if rehearse or name.endswith(REHEARSAL) else spec
 
 
 def _plan(
