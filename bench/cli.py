@@ -29,12 +29,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+results_app = typer.Typer(help="Work on records.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(results_app, name="results")
+
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
 OnlyOption = Annotated[str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5")]
 DataOption = Annotated[Path, typer.Option("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
+IntoOption = Annotated[Path, typer.Option("--into", help="folder of the same kind as the sources; may be new")]
+KeepOption = Annotated[
+    bool, typer.Option("--keep-first", help="where two results of a cell differ, keep INTO's, else the first")
+]
+SourcesArgument = Annotated[
+    list[Path], typer.Argument(help="folders of records, each of one grid or with one below it for each")
+]
 ResultsOption = Annotated[Path, typer.Option("--results", help="folder of records, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers something")]
 
@@ -155,9 +165,9 @@ def report(
     rehearse: RehearseOption = False,
 ) -> None:
     """Make tables and plots from records; trains nothing."""
-    from bench.grid import REHEARSAL, load_grid, rehearsed
     from bench.report import write_report
     from bench.report.toy import write_toy_report
+    from bench.toy import ToyGrid
 
     _load_plugins(plugin)
     if grid is None:
@@ -169,19 +179,45 @@ def report(
     else:
         names = [grid]
     for name in names:
-        short = rehearse or name.endswith(REHEARSAL)
-        base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
         try:
-            if toy := _toy(base, profile or in_name or None, settings):
-                print(write_toy_report(toy, results / toy.name, out / toy.name))
-                continue
-            spec = load_grid(base, profile or in_name or None, settings or [])
-            spec = rehearsed(spec) if short else spec
-            print(write_report(spec, results / spec.name, out / spec.name))
+            spec = _recorded(name, profile, settings, rehearse)
+            if isinstance(spec, ToyGrid):
+                print(write_toy_report(spec, results / spec.name, out / spec.name))
+            else:
+                print(write_report(spec, results / spec.name, out / spec.name))
         except UserError as error:
             if grid is not None:
                 raise
             print(f"{results / name}: left out: {error}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    grid: Annotated[str, typer.Argument(help="a grid that has records")],
+    profile: ProfileOption = None,
+    settings: SetOption = None,
+    results: ResultsOption = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="folder to write to, in one below it for the grid")] = Path(
+        "exports"
+    ),
+    formats: Annotated[str, typer.Option("--format", help="some of csv,parquet,latex,tensorboard")] = "csv,latex",
+    plugin: PluginOption = None,
+    rehearse: RehearseOption = False,
+) -> None:
+    """Write records for other tools: a tidy table of all evaluations, LaTeX, TensorBoard's event files."""
+    from bench.export import write_export
+    from bench.toy import ToyGrid
+
+    _load_plugins(plugin)
+    spec = _recorded(grid, profile, settings, rehearse)
+    if isinstance(spec, ToyGrid):
+        raise UserError(f"{spec.name} has settings instead of cells: `report` writes all that there is of it")
+    written = write_export(spec, results / spec.name, out / spec.name, [name.strip() for name in formats.split(",")])
+    runs = sum(path.parent.parent.name == "tensorboard" for path in written)
+    for path in written[: len(written) - runs]:
+        print(path)
+    if runs:
+        print(f"{written[-1].parent.parent}: {runs} runs")
 
 
 @app.command("list")
@@ -243,6 +279,30 @@ def prepare(
         raise typer.Exit(1)
 
 
+@results_app.command()
+def merge(sources: SourcesArgument, into: IntoOption, keep_first: KeepOption = False) -> None:
+    """Bring together records that were made on several machines; the sources stay as they are.
+
+    A finished record counts before a failed one, and the newer of two failed ones. Two finished records of a cell must
+    have the same scores, steps and FLOPs, or nothing is written (exit code 2). Exit code 1: a file was left out, as it
+    holds no record of the grid. Backbones that cells need as their prior come along; checkpoints stay.
+    """
+    from bench.merge import copy_files, plan_merge
+    from bench.report.tables import one_line
+
+    found = plan_merge(sources, into, keep_first)
+    copy_files(found)
+    replaced = sum(each.replaces for each in found.records)
+    print(
+        f"{len(found.records)} records copied to {into}, {replaced} of them in place of a failed one's;"
+        f" {found.same} were there; {len(found.backbones)} backbones of priors copied"
+    )
+    for each in found.left_out:
+        print(one_line(f"left out: {each.path}: {each.reason}"), file=sys.stderr)
+    if found.left_out:
+        raise typer.Exit(1)
+
+
 def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str | None = None) -> "ToyGrid | None":
     """Return the study that `grid` names, None when it has cells."""
     from bench.toy import find_toy
@@ -251,6 +311,18 @@ def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str |
     if toy and only:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
+
+
+def _recorded(name: str, profile: str | None, settings: list[str] | None, rehearse: bool) -> "Grid | ToyGrid":
+    """Return the grid or study of a name as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed."""
+    from bench.grid import REHEARSAL, load_grid, rehearsed
+
+    base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
+    profile = profile or in_name or None
+    if toy := _toy(base, profile, settings):
+        return toy
+    spec = load_grid(base, profile, settings or [])
+    return rehearsed(spec) if rehearse or name.endswith(REHEARSAL) else spec
 
 
 def _plan(

@@ -16,11 +16,11 @@ from bench.evaluate import extract, knn_accuracy, linear_probe
 from bench.flops import NOT_COUNTED
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
-from bench.plan import Task, makes_prior
+from bench.plan import Task
 from bench.provenance import provenance
 from bench.seeds import derive
 from bench.source import Order, open_source
-from bench.spec import Cell
+from bench.spec import Cell, makes_prior
 from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
 from bench.targets import find_or_make_targets, values_for
 from bench.train import CHECKPOINT_SECONDS, Every, Interrupted, Trainer

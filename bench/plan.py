@@ -7,13 +7,11 @@ from bench.backbones import check_backbone
 from bench.datasets import dataset_digest, datasets, find_dataset, image_size
 from bench.errors import MissingError, UserError, did_you_mean
 from bench.places import Places
-from bench.spec import Cell, Inputs, cell_id
+from bench.spec import BASELINE, Cell, Inputs, cell_id, makes_prior
 from methods import methods
 from priors import Prior, find_prior
 from priors.base import trained_on
 from priors.kinds import Trained, Untrained
-
-BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,6 @@ def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: s
     for cell in chosen:
         planner.task(cell)
     return list(planner.tasks.values())
-
-
-def makes_prior(cell: Cell) -> bool:
-    """Return whether the cell's backbone is a `<DATASET>-T` prior."""
-    return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
 
 
 class _Planner:

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 EVERY = "*"  # each method, arm or budget there is
 MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
+GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
+BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
 Budget = Annotated[float, Field(gt=0, le=1)]
@@ -130,7 +132,7 @@ class Claim(Model):
 class Grid(Model):
     """A named set of cells: datasets x arms x budgets x seeds."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length=80)]
+    name: Annotated[str, Field(pattern=GRID_NAME, max_length=80)]
     title: str = ""
     backbone: str
     datasets: Annotated[tuple[Dataset, ...], Field(strict=False, min_length=1)]
@@ -207,6 +209,11 @@ class Inputs(Model):
     method_version: int
     params: dict[str, Any]
     flops_of: str | None = None
+
+
+def makes_prior(cell: Cell) -> bool:
+    """Return whether the cell's backbone is a `<DATASET>-T` prior."""
+    return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
 
 
 def cell_id(cell: Cell, inputs: Inputs) -> str:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Validati
 from bench.atomic import atomic_write
 from bench.errors import UserError
 from bench.grid import TOY, read_grid, sentence, with_overrides
-from bench.spec import Model, Seed, digest
+from bench.spec import GRID_NAME, Model, Seed, digest
 from bench.store import SCHEMA, Damaged, read_model, record_path
 
 TOY_VERSION = 1  # raised whenever the code changes a result that the settings do not show
@@ -68,7 +68,7 @@ class Toy(Model):
 class ToyGrid(Model):
     """A study. Training ends at the last of `toy.evaluate_at`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length=80)]
+    name: Annotated[str, Field(pattern=GRID_NAME, max_length=80)]
     title: str = ""
     toy: Toy
     seeds: Seeds

@@ -1,0 +1,308 @@
+"""What is exported is what the records say, read back by the tools that it is for."""
+
+import builtins
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.errors import UserError
+from bench.export import FORMATS, write_export
+from bench.export.columns import COLUMNS
+from bench.grid import expand, load_grid
+from bench.spec import Grid, Inputs, cell_id
+from bench.store import Ledger, Point, Record, Score, TargetCost, read_records, write_record
+
+ROOT = Path(__file__).parent.parent.parent
+NASTY = r'50%_of #1, & "$x$" {a} <b>|~^\ *[c] é'
+GRID = f"""
+title: '{NASTY}'
+backbone: resnet_small
+datasets: [digits]
+budgets: [0.5]
+seeds: [0, 1]
+arms:
+  - {{method: byol, budgets: [0.5, 1.0]}}
+  - {{name: '../../{NASTY}', method: byol, rela: {{prior: rand, check_every: 50}}}}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    (tmp_path / "trial.yaml").write_text(GRID)
+    return load_grid(str(tmp_path / "trial.yaml"))
+
+
+def records_of(grid: Grid, folder: Path) -> list[Record]:
+    """Write a record with made-up numbers of all digits for each cell of the grid."""
+    draw = np.random.default_rng(0)
+    records = []
+    for cell in expand(grid):
+        inputs = Inputs(data="d", prior="p" if cell.rela else None, method_version=1, params={"momentum": 0.99})
+        points = tuple(
+            Point(
+                step=step,
+                images=64 * step,
+                flops=step * 10**17 + 1,
+                seconds=draw.uniform(0, 1000),
+                loss=draw.normal(),
+                score=Score(linear=tuple(draw.random(3).tolist()), knn=draw.random()),
+            )
+            for step in (3, 70)
+        )
+        targets = TargetCost(seconds=draw.uniform(0, 9), flops=10**19, images=9, empty=2, cached=True)
+        ledger = Ledger(
+            steps=70,
+            images=64 * 70,
+            flops=points[-1].flops,
+            seconds={"train": points[-1].seconds, "targets": 0.0, "eval": draw.random(), "other": draw.random()},
+            wall_seconds=draw.uniform(0, 2000),
+            peak_memory_bytes=None if cell.seed else 2**40 + 1,
+            targets=targets if cell.rela else None,
+            flops_not_counted="",
+        )
+        record = Record(
+            id=cell_id(cell, inputs),
+            grid=grid.name,
+            status="done",
+            cell=cell,
+            inputs=inputs,
+            dataset_title=NASTY,
+            curve=points,
+            switch_step=50 if cell.rela else None,
+            ledger=ledger,
+            provenance={"time": "2026-01-02T03:04:05+00:00", "code": {"dirty": False}, "packages": "odd", "threads": 2},
+        )
+        write_record(record, folder)
+        records.append(record)
+    return records
+
+
+def points(records: list[Record]) -> dict[tuple[str, int], tuple[Record, Point]]:
+    return {(record.id, point.step): (record, point) for record in records for point in record.curve}
+
+
+def check(frame: pd.DataFrame, records: list[Record]) -> None:
+    """Compare each row with the record that it is of."""
+    expected = points(records)
+    assert list(frame.columns) == list(COLUMNS)
+    assert {(row["id"], row["step"]) for _, row in frame.iterrows()} == expected.keys()
+    assert len(frame) == len(expected)
+    for _, row in frame.iterrows():
+        record, point = expected[row["id"], row["step"]]
+        cell, ledger = record.cell, record.ledger
+        assert ledger is not None
+        targets = ledger.targets
+        values = {
+            "grid": record.grid,
+            "rehearsal": False,
+            "dataset": cell.dataset,
+            "dataset_title": record.dataset_title,
+            "data": record.inputs.data,
+            "method": cell.method,
+            "method_version": 1,
+            "prior": cell.rela.prior if cell.rela else None,
+            "prior_digest": record.inputs.prior,
+            "phase": str(cell.rela.phase) if cell.rela else None,
+            "check_every": cell.rela.check_every if cell.rela else None,
+            "shuffle": cell.rela.shuffle if cell.rela else None,
+            "budget": cell.budget,
+            "seed": cell.seed,
+            "backbone": cell.backbone,
+            "train_images": cell.train_images,
+            "epochs": cell.protocol.epochs,
+            "lr": cell.protocol.lr,
+            "blur": cell.protocol.blur,
+            "probe_lr": cell.protocol.probe.lr,
+            "knn_k": cell.protocol.knn.k,
+            "images": point.images,
+            "train_flops": float(point.flops),
+            "target_flops": float(targets.flops) if targets else 0.0,
+            "train_seconds": point.seconds,
+            "target_seconds": targets.seconds if targets else 0.0,
+            "loss": point.loss,
+            "linear": statistics.fmean(point.score.linear),
+            "linear_probe_sd": statistics.stdev(point.score.linear),
+            "knn": point.score.knn,
+            "final": point is record.curve[-1],
+            "switch_step": record.switch_step,
+            "eval_seconds": ledger.seconds["eval"],
+            "wall_seconds": ledger.wall_seconds,
+            "peak_memory_bytes": ledger.peak_memory_bytes,
+            "target_empty": targets.empty if targets else None,
+            "time": record.provenance["time"],
+            "code_dirty": False,
+            "threads": 2,
+            "gpu": None,
+        }
+        for name, value in values.items():
+            assert pd.isna(row[name]) if value is None else row[name] == value, name
+
+
+def test_parquet_and_csv_hold_what_the_records_say(grid: Grid, tmp_path: Path) -> None:
+    records = records_of(grid, tmp_path / "records")
+    write_export(grid, tmp_path / "records", tmp_path / "out", ["csv", "parquet"])
+    read = pd.read_parquet(tmp_path / "out" / "points.parquet")
+    check(read, records)
+    types = {name: column.type for name, column in COLUMNS.items()}
+    check(pd.read_csv(tmp_path / "out" / "points.csv", engine="python", dtype=types), records)
+    assert {name: str(kind) for name, kind in read.dtypes.items()} == types
+    schema = parquet.read_schema(tmp_path / "out" / "points.parquet")
+    described = (tmp_path / "out" / "columns.md").read_text()
+    for name, column in COLUMNS.items():
+        metadata = schema.field(name).metadata
+        assert metadata == {b"unit": column.unit.encode(), b"description": column.meaning.encode()}
+        assert f"| {name} | {column.type.lower()} | {column.unit or '—'} | {column.meaning} |" in described
+    assert schema.field("train_seconds").metadata[b"unit"] == b"s"
+
+
+def test_tensorboard_reads_a_run_for_each_cell(grid: Grid, tmp_path: Path) -> None:
+    records = records_of(grid, tmp_path / "records")
+    out = tmp_path / "out"
+    for _ in range(2):  # a second export replaces the first one
+        written = write_export(grid, tmp_path / "records", out, ["tensorboard"])
+    runs = sorted((out / "tensorboard").iterdir())
+    assert [path.parent for path in sorted(written)] == runs
+    by_id = {re.sub(".*_", "", run.name): run for run in runs}
+    assert by_id.keys() == {record.id for record in records}
+    for record in records:
+        events = EventAccumulator(str(by_id[record.id]), size_guidance={"scalars": 0})
+        events.Reload()
+        targets = record.ledger and record.ledger.targets
+        values = {
+            "accuracy/linear": [statistics.fmean(point.score.linear) for point in record.curve],
+            "accuracy/knn": [point.score.knn for point in record.curve],
+            "train/loss": [point.loss for point in record.curve],
+            "cost/images": [point.images for point in record.curve],
+            "cost/train_flops": [point.flops for point in record.curve],
+            "cost/target_flops": [targets.flops if targets else 0] * 2,
+            "cost/train_seconds": [point.seconds for point in record.curve],
+            "cost/target_seconds": [targets.seconds if targets else 0.0] * 2,
+        }
+        assert {*events.Tags()["scalars"]} == values.keys()
+        for tag, expected in values.items():
+            there = events.Scalars(tag)
+            assert [event.step for event in there] == [3, 70]
+            assert [event.value for event in there] == np.float32(expected).tolist()
+        start = HParamsPluginData.FromString(
+            events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        ).session_start_info
+        assert start.hparams["budget"].number_value == record.cell.budget
+        assert start.hparams["seed"].number_value == record.cell.seed
+        assert ("prior" in start.hparams) == (record.cell.rela is not None)
+
+
+def test_a_run_that_is_gone_leaves_no_event_file(grid: Grid, tmp_path: Path) -> None:
+    records = records_of(grid, tmp_path / "records")
+    write_export(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
+    mine = tmp_path / "out" / "tensorboard" / "mine" / "events.out.tfevents.1"
+    mine.parent.mkdir()
+    mine.write_bytes(b"")
+    (tmp_path / "records" / f"{records[0].id}.json").unlink()
+    write_export(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(left) == len(records)
+    assert mine in left
+
+
+def test_the_latex_document_compiles(grid: Grid, tmp_path: Path) -> None:
+    records_of(grid, tmp_path / "records")
+    shipped = load_grid("cifar_small")
+    write_export(grid, tmp_path / "records", tmp_path / "nasty", ["latex"])
+    write_export(shipped, ROOT / "results" / "cifar_small", tmp_path / "shipped", ["latex"])
+    text = (tmp_path / "shipped" / "table.tex").read_text()
+    assert r"\toprule" in text
+    assert r"\textbf{\underline{51.9 $\pm$ 0.1}} (n=3)" in text or r"\underline{\textbf{51.9 $\pm$ 0.1}} (n=3)" in text
+    compiler = shutil.which("pdflatex")
+    if not compiler:
+        pytest.skip("needs pdflatex")
+    for folder in ("nasty", "shipped"):
+        ran = subprocess.run(
+            [compiler, "-halt-on-error", "-interaction=nonstopmode", "table.tex"],
+            cwd=tmp_path / folder,
+            capture_output=True,
+            check=False,
+        )
+        log = ran.stdout.decode(errors="replace")
+        assert ran.returncode == 0, log[-2000:]
+        assert "Overfull" not in log
+        assert (tmp_path / folder / "table.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cifar_small", "--format", "csv,parket"], "unknown format 'parket'; did you mean 'parquet'"),
+        (["cifar_smal"], "did you mean 'cifar_small'"),
+        (["paper_toy"], "paper_toy has settings instead of cells"),
+        (["quickstart"], "no record of grid quickstart"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence(arguments: list[str], words: str, tmp_path: Path) -> None:
+    places = ["--results", str(ROOT / "results"), "--out", str(tmp_path / "out")]
+    ran = CliRunner().invoke(app, ["export", *arguments, *places])
+    assert isinstance(ran.exception, UserError)
+    assert words in str(ran.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("parquet", "pyarrow"), ("tensorboard", "tensorboard")])
+def test_a_package_that_is_not_there_is_named(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def fail(wanted: str, scope: Any = None, *rest: Any) -> Any:
+        if wanted.partition(".")[0] == package and scope["__name__"].startswith("bench."):  # pandas has its own ways
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return real(wanted, scope, *rest)
+
+    shipped = load_grid("cifar_small")
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(UserError, match=rf"--format {name} needs the package {package}: pip install 'rela-bench\[exp"):
+        write_export(shipped, ROOT / "results" / "cifar_small", tmp_path / "out", ["csv", name])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_number_that_is_too_large_is_an_error_and_not_another_number(grid: Grid, tmp_path: Path) -> None:
+    for record in records_of(grid, tmp_path / "few"):
+        cell = record.cell.model_copy(update={"seed": 2**70})
+        write_record(record.model_copy(update={"cell": cell, "id": cell_id(cell, record.inputs)}), tmp_path / "records")
+    with pytest.raises(UserError, match="more than 64 bits"):
+        write_export(grid.model_copy(update={"seeds": (2**70,)}), tmp_path / "records", tmp_path / "out", ["csv"])
+
+
+def test_profiles_and_rehearsals_are_named_as_in_a_report_and_torch_is_not_loaded(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "cifar_small", tmp_path / "results" / "cifar_small@mini@rehearsal")
+    code = (
+        "import sys\n"
+        "from bench.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'torch', 'tensorflow', 'matplotlib'} & sys.modules.keys()\n"
+    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "export", *arguments, "--out", str(tmp_path / "out")]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    ran = run("cifar_small", "--format", ",".join(FORMATS))
+    assert ran.returncode == 0, ran.stderr
+    records, _ = read_records(ROOT / "results" / "cifar_small")
+    exported = pd.read_parquet(tmp_path / "out" / "cifar_small" / "points.parquet")
+    assert len(exported) == sum(len(record.curve) for record in records)
+    assert math.isclose(exported["linear"].sum(), sum(np.mean(p.score.linear) for _, p in points(records).values()))
+    rehearsed = run("cifar_small@mini", "--rehearse", "--results", str(tmp_path / "results"))
+    assert "no record of grid cifar_small@mini@rehearsal" in rehearsed.stderr
