@@ -34,7 +34,7 @@ from priors.streamed import alone, load_rows, stream_targets
 from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
 from priors.weights import save_weights
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
 REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 
@@ -122,6 +122,7 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
         if until in evaluated:
             continue
         trainer.train(until, after_step)
+        losses = trainer.mean_losses()
         if not is_first():
             continue
         with clock.phase("eval"):
@@ -135,6 +136,8 @@ def run_cell(task: Task, places: Places, device: torch.device, workers: int, wat
                 flops=trainer.spent.flops,
                 seconds=clock.read()["train"],
                 loss=trainer.loss,
+                mean_losses=losses,
+                weight_norm=trainer.weight_norm(),
                 score=score,
             )
         )
@@ -254,7 +257,7 @@ def _targets(task: Task, train: Source, size: int, places: Places, clock: Clock,
     assert task.inputs is not None
     dim = build_backbone(task.cell.backbone, size).dim
     path = cache_path(
-        places.cache,
+        places.targets or places.cache,
         data=task.inputs.data,
         part=task.cell.train_images or 0,
         prior=task.prior.digest(),
