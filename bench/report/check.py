@@ -26,14 +26,15 @@ def verdict(findings: Sequence[Finding], baseline: Baseline, now: Baseline) -> s
 
 
 def sameness(baseline: Baseline, now: Baseline) -> str:
-    """Return a sentence on the seeds that both have: whether their results are the same to the last bit."""
+    """Return a sentence on what decides nothing: whether data and the results of common seeds are the same."""
+    other = sorted(name for name, content in now.data.items() if baseline.data.get(name) != content)
+    data = f"; not on the same pixels of {', '.join(other)}" if other else ""
     count, differ, most = same_seeds(baseline, now)
     if not count:
-        return "no seed in common with the baseline"
+        return f"no seed in common with the baseline{data}"
     if not differ:
-        return f"all {count} values of the seeds in common are the baseline's, bit for bit"
-    by = f"{most:.2g}" if math.isfinite(most) else "more than the spread"
-    return f"{differ} of {count} values of the seeds in common differ, by at most {by} standard deviations"
+        return f"all {count} values of the seeds in common are the baseline's, bit for bit{data}"
+    return f"{differ} of {count} values of the seeds in common differ, by at most {most:.2g} standard deviations{data}"
 
 
 def moved_table(findings: Sequence[Finding]) -> Table:
