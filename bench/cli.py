@@ -163,9 +163,14 @@ def check(
 ) -> None:
     """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
     from bench.gate import Gate
+    from bench.pace import find_commit
 
+    if update and (junit or against):
+        raise UserError("--update only writes the baseline: leave out --junit and --against")
     _load_plugins(plugin)
     gate = Gate(grid, profile, settings or [], baseline, update, seeds)
+    if against is not None:
+        find_commit(against)
     target = _device(device)
     with gate.places(data_root, results) as places:
         tasks = _tasks(gate.spec, None, places)

@@ -37,6 +37,11 @@ class Pace:
         return Finding("all cells", "seconds of training", self.revision, now, red=self.low > slower)
 
 
+def find_commit(revision: str) -> str:
+    """Return the commit that a revision of this checkout names. Raises UserError."""
+    return _git(revision, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+
+
 def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) -> Pace:
     """Run a grid in this tree and in a worktree of a revision, in turn, and return the ratio of their training time.
 
@@ -57,16 +62,21 @@ def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) 
 
 @contextmanager
 def _worktree(revision: str, path: Path) -> Iterator[Path]:
-    def git(*words: str) -> None:
-        done = subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"--against {revision}: {done.stderr.strip() or 'git failed'}")
-
-    git("worktree", "add", "--detach", str(path), f"{revision}^{{commit}}")
+    _git(revision, "worktree", "add", "--detach", str(path), find_commit(revision))
     try:
         yield path
     finally:
-        git("worktree", "remove", "--force", str(path))
+        _git(revision, "worktree", "remove", "--force", str(path))
+
+
+def _git(revision: str, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError(f"--against {revision}: git is not installed") from error
+    if done.returncode:
+        raise UserError(f"--against {revision}: {done.stderr.strip() or f'no such revision in {HERE}'}")
+    return done.stdout.strip()
 
 
 def _run(

@@ -161,8 +161,10 @@ def test_a_cell_that_fails_is_red_and_says_why(stored: Path, monkeypatch: pytest
         raise ValueError("no targets")
 
     monkeypatch.setattr(ReLA, "loss", fails)
+    monkeypatch.setattr("bench.experiment.knn_accuracy", lambda *arguments: 1 / 0)
     code, out, _ = run_check(stored, "--seeds", "1")
     assert code == 1
+    assert re.search(r"byol 50%\s+result\s+there\s+seed 0 failed: ZeroDivisionError", out)
     assert re.search(r"rela 50%\s+result\s+there\s+seed 0 failed: ValueError: no targets", out)
 
 
@@ -182,6 +184,8 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(stored: Path, tmp_path
         assert words in err
         assert "Traceback" not in err
 
+    refused("no such revision", "--against", "nowhere")
+    refused("leave out --junit", "--update", "--junit", "junit.xml")
     refused("made with other settings", "--set", "protocol.lr=0.1")
     refused("No such file", "--baseline", str(tmp_path / "none.json"))
     damaged = tmp_path / "damaged.json"
