@@ -12,7 +12,7 @@ from bench.places import Places
 from bench.store import Point
 from bench.train import Trainer
 
-VERSION = 1
+VERSION = 2
 
 
 def checkpoint_path(places: Places, identifier: str) -> Path:

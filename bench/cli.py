@@ -155,6 +155,51 @@ def _rehearse(
 
 
 @app.command()
+def check(
+    grid: GridOption,
+    baseline: Annotated[Path | None, typer.Option(help="file of stored values; cifar_ci has its own")] = None,
+    update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
+    seeds: Annotated[int | None, typer.Option(help="how many; else the grid's own, or 30 to --update", min=1)] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write")] = None,
+    against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
+    slower: Annotated[float, typer.Option(help="how many times --against's seconds are too many", min=1)] = 1.1,
+    profile: ProfileOption = None,
+    settings: SetOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    data_root: DataOption = Path("data"),
+    results: Annotated[Path | None, typer.Option(help="empty folder for the records, else a temporary one")] = None,
+    plugin: PluginOption = None,
+    workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
+) -> None:
+    """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
+    from bench.gate import Gate
+    from bench.pace import find_commit
+
+    if update and (junit or against):
+        raise UserError("--update only writes the baseline: leave out --junit and --against")
+    _load_plugins(plugin)
+    gate = Gate(grid, profile, settings or [], baseline, update, seeds)
+    if against is not None:
+        find_commit(against)
+    target = _device(device)
+    with gate.places(data_root, results) as places:
+        tasks = _tasks(gate.spec, None, places)
+        gate.refuse(tasks)
+        outcomes = _run(tasks, places, target, workers)
+        if update:
+            print(gate.write(outcomes, places))
+            return
+        findings = gate.findings(outcomes, places)
+    if against is not None:
+        words = ["--device", device, "--data-root", str(data_root.absolute()), "--workers", str(workers)]
+        words += [word for path in plugin or () for word in ("--plugin", str(path.absolute()))]
+        findings += gate.pace(against, slower, words)
+    print(gate.report(findings, junit))
+    if any(finding.red for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     grid: Annotated[str | None, typer.Argument(help="a grid; without one, every grid that has records")] = None,
     profile: ProfileOption = None,

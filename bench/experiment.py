@@ -100,9 +100,10 @@ class _Running:
             if until in evaluated:
                 continue
             self.trainer.train(until, self._after_step)
+            losses = self.trainer.mean_losses()
             if not is_first():
                 continue
-            self.curve.append(self._evaluated())
+            self.curve.append(self._evaluated(losses))
             self.watch.event("evaluation", self.curve[-1].model_dump())
             if until < self.steps:
                 self._save()
@@ -171,8 +172,8 @@ class _Running:
                 save_checkpoint(self.checkpoint, self.task.id, self.trainer, self.clock, self.curve)
             self.watch.event("checkpoint", {"step": self.trainer.step})
 
-    def _evaluated(self) -> Point:
-        """Return the point of the curve that the trainer has reached."""
+    def _evaluated(self, losses: dict[str, float]) -> Point:
+        """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
         cell, trainer = self.cell, self.trainer
         with self.clock.phase("eval"):
             features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
@@ -185,6 +186,8 @@ class _Running:
             seconds=self.clock.read()["train"],
             joules=self.clock.spent("train").joules,
             loss=trainer.loss,
+            mean_losses=losses,
+            weight_norm=trainer.weight_norm(),
             score=Score(linear=linear, knn=knn, further_probes=tuple(further)),
         )
 

@@ -13,12 +13,14 @@ class Places:
         data: datasets, and priors' weights under `priors/` (`--data-root`, or BENCH_DATA, or `data`).
         results: one folder of records per grid (`--results`, or `results`).
         grid: the grid's name.
+        targets: where the cache of targets is, when it is not with the other caches.
         rehearsal: whether cells are only rehearsed: untrained priors, few test images, a mark in the records.
     """
 
     data: Path
     results: Path
     grid: str
+    targets: Path | None = None
     rehearsal: bool = False
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.atomic import atomic_write
 from bench.spec import Cell, Inputs, Model, cell_id
@@ -37,6 +37,8 @@ class Point(Model):
     flops: int
     seconds: float
     loss: float
+    mean_losses: dict[str, float] = Field(default_factory=dict)  # by kind of step, over those since the point before
+    weight_norm: float | None = None  # L2, of all trained parameters together
     score: Score
     joules: float | None = None  # of the GPU; None: not measured
 
@@ -121,7 +123,9 @@ def read_record(path: Path) -> Record | Damaged:
     return read_model(path, Record, lambda record: cell_id(record.cell, record.inputs) == record.id == path.stem)
 
 
-def read_model(path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool]) -> Filed | Damaged:
+def read_model(
+    path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool], schema: int = SCHEMA
+) -> Filed | Damaged:
     """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -129,8 +133,8 @@ def read_model(path: Path, model: type[Filed], is_its_own: Callable[[Filed], boo
         raw = json.loads(path.read_bytes())
         if not isinstance(raw, dict):
             return Damaged(path, "not a record")
-        if raw.get("schema_version") != SCHEMA:
-            return Damaged(path, f"schema version {raw.get('schema_version')!r} where {SCHEMA} is known")
+        if raw.get("schema_version") != schema:
+            return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
         record = model.model_validate_json(path.read_bytes())
         if not is_its_own(record):
             return Damaged(path, "its settings do not hash to its id")

@@ -69,11 +69,13 @@ class Trainer:
     ) -> None:
         self.method, self.source, self.order, self.targets = method, source, order, targets
         self.protocol, self.clock, self.device = protocol, clock, clock.device
-        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
+        self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
         self.step = 0
         self.loss = float("nan")
+        self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
+        self.counts: dict[str, int] = {}
         self.spent = Spent()
 
     def train(self, until: int, after_step: Callable[[], None]) -> None:
@@ -109,11 +111,23 @@ class Trainer:
                 self.method.after_step()
                 self.step += 1
                 self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
+                self.sums[kind] = self.sums.get(kind, 0.0) + loss.detach().double()
+                self.counts[kind] = self.counts.get(kind, 0) + 1
                 if self.step % self.order.steps_per_epoch == 0 or self.step == until:
                     self.loss = mean(loss).item()
                     if not math.isfinite(self.loss):
                         raise TrainingError(f"the loss is {self.loss} at step {self.step}")
                 after_step()
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the mean loss of each kind of step since this was last called, over all processes."""
+        means = {kind: mean(total / self.counts[kind]).item() for kind, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def weight_norm(self) -> float:
+        """Return the L2 norm of all trained parameters together."""
+        return torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.trained]).item()
 
     def flops_per_step(self) -> int:
         """Return the FLOPs of a step of the method itself, counted on the batch of step 0."""
@@ -131,6 +145,8 @@ class Trainer:
             "loss": self.loss,
             "step_flops": self.spent.step_flops,
             "steps": self.spent.steps,
+            "sums": self.sums,
+            "counts": self.counts,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -140,6 +156,7 @@ class Trainer:
         """Go on from a state."""
         self.step, self.loss = state["step"], state["loss"]
         self.spent = Spent(state["step_flops"], state["steps"])
+        self.sums, self.counts = state["sums"], state["counts"]
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])

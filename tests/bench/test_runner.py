@@ -65,7 +65,7 @@ def record(task: Task, places: Places) -> Record:
 def what_was_learned(task: Task, places: Places) -> tuple[object, dict[str, Tensor]]:
     found = record(task, places)
     assert found.ledger is not None
-    curve = [(point.step, point.flops, point.loss, point.score) for point in found.curve]
+    curve = [(p.step, p.flops, p.loss, p.mean_losses, p.weight_norm, p.score) for p in found.curve]
     facts = (curve, found.switch_step, found.ledger.steps, found.ledger.images, found.ledger.flops)
     return facts, read_state(places.backbone(task.id))
 
@@ -105,6 +105,29 @@ def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: P
     for outcome, other in zip(run(grid, first), run(grid, second), strict=True):
         assert outcome.task.id == other.task.id
         assert_equal(what_was_learned(outcome.task, first), what_was_learned(other.task, second))
+
+
+def test_a_point_holds_the_mean_loss_of_each_kind_of_step_since_the_one_before(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    settings = ("datasets=[{name: digits, train_images: 64}]", "budgets=[0.5]", "protocol.epochs=6")
+    task = next(task for task in tasks_of(grid, places, *settings) if task.cell.arm == "constant")
+    losses: list[float] = []  # of every step: an epoch is one step
+    watch = Watch(lambda step, steps, loss: losses.append(loss), lambda name, facts: None, lambda: False)
+    found = run_cell(task, places, CPU, 0, watch)
+    first, last = found.curve
+    assert first.mean_losses == {"rela": pytest.approx(sum(losses[:3]) / 3, rel=1e-6)}
+    assert last.mean_losses == {"method": pytest.approx(sum(losses[3:]) / 3, rel=1e-6)}
+
+
+def test_a_point_holds_the_norm_of_what_is_trained(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    task = next(task for task in tasks_of(grid, places, "protocol.epochs=1", "protocol.lr=1e-12") if task.cell.rela)
+    found = run_cell(task, places, CPU, 0, Watch(lambda *facts: None, lambda *facts: None, lambda: False))
+    method = build_method(task.cell, 12, 128, 3)
+    squares = [
+        p.square().sum().item() for name, p in method.named_parameters() if "teacher" not in name and "map" not in name
+    ]
+    assert found.curve[-1].weight_norm == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
 
 
 CONTROLS = """

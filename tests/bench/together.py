@@ -77,6 +77,7 @@ def train(name: str, rela: bool) -> dict[str, Any]:
             trainer.train(step, lambda: None)
             losses.append(trainer.loss)
     state = [v for v in method.state_dict().values() if isinstance(v, Tensor) and v.is_floating_point()]
+    losses += trainer.mean_losses().values()
     found = {"losses": losses, "state": sum(value.double().abs().sum().item() for value in state)}
     return found | ({"switch": method.switch.fast.item()} if isinstance(method, ReLA) else {})
 

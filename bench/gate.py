@@ -1,0 +1,109 @@
+"""A check from its options to its report: which grid, over which seeds, where, and what becomes of the results."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.baseline import SHIPPED, Baseline, measured, read_baseline, write_baseline
+from bench.check import Finding, Key, compare
+from bench.errors import UserError
+from bench.grid import find_grid, load_grid
+from bench.pace import measure_pace
+from bench.places import Places
+from bench.plan import Task
+from bench.report.check import check_markdown, check_text, write_junit
+from bench.runner import Outcome
+from bench.store import read_records
+
+UPDATE_SEEDS = 30
+
+
+class Gate:
+    """A check of one grid. Raises UserError on a mistake in the options, before anything runs.
+
+    Args:
+        grid, profile, settings: as `load_grid` takes them.
+        path: the baseline's file; None: the one that is shipped for the grid.
+        update: whether the file is to be written.
+        seeds: run seeds 0 ... seeds - 1; None: the grid's own, or 30 of them for an update.
+    """
+
+    def __init__(
+        self,
+        grid: str,
+        profile: str | None,
+        settings: Sequence[str],
+        path: Path | None,
+        update: bool,
+        seeds: int | None,
+    ) -> None:
+        self.arguments = ["--grid", str(find_grid(grid).absolute())]
+        self.arguments += ["--profile", profile] if profile else []
+        self.arguments += [word for setting in settings for word in ("--set", setting)]
+        self.spec = load_grid(grid, profile, settings)
+        count = seeds or (UPDATE_SEEDS if update else None)
+        if count:
+            self.spec = self.spec.model_copy(update={"seeds": tuple(range(count))})
+        self.path = path or SHIPPED / f"{self.spec.name}.json"
+        if path is None and not self.path.is_file():
+            raise UserError(f"--baseline: none is shipped for grid {self.spec.name}; name a file")
+        self.update = update
+        self.baseline = None if update else read_baseline(self.path, self.spec)
+        self.now: Baseline | None = None
+
+    @contextmanager
+    def places(self, data: Path, results: Path | None) -> Iterator[Places]:
+        """Yield where the grid runs: nothing there was made by an earlier run, not even the targets.
+
+        An update goes on with the records that are in `results`. Raises UserError when a check would find some.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            found = Places(data, results or Path(folder), self.spec.name, targets=Path(folder))
+            if not self.update and found.records.is_dir() and any(found.records.iterdir()):
+                raise UserError(f"--results {results}: {found.records} is not empty, and a check uses no earlier run")
+            yield found
+
+    @staticmethod
+    def refuse(tasks: Sequence[Task]) -> None:
+        """Raise UserError when data or weights of a task are not here."""
+        for task in tasks:
+            if task.missing:
+                raise UserError(task.missing)
+
+    def findings(self, outcomes: Sequence[Outcome], places: Places) -> list[Finding]:
+        """Return the comparisons with the baseline."""
+        assert self.baseline
+        self.now = measured(self.spec, read_records(places.records)[0])
+        failures: dict[Key, str] = {}
+        for outcome in outcomes:
+            if outcome.status != "done":
+                cell = outcome.task.cell
+                why = f"seed {cell.seed} {outcome.status}: {outcome.reason}"
+                failures[cell.dataset, cell.arm, cell.budget] = why
+        return compare(self.baseline, self.now, failures)
+
+    def pace(self, revision: str, slower: float, words: Sequence[str]) -> list[Finding]:
+        """Return the comparison of time with another revision."""
+        return [measure_pace(revision, [*self.arguments, *words]).finding(slower)]
+
+    def write(self, outcomes: Sequence[Outcome], places: Places) -> str:
+        """Write the baseline and return a sentence on it. Raises UserError unless every cell is done."""
+        for outcome in outcomes:
+            if outcome.status != "done":
+                raise UserError(f"--update: no baseline of a grid with a failed cell: {outcome.reason}")
+        found = measured(self.spec, read_records(places.records)[0])
+        write_baseline(found, self.path)
+        return f"{self.path}: the values of {len(found.samples)} arms over {len(found.seeds)} seeds"
+
+    def report(self, findings: Sequence[Finding], junit: Path | None) -> str:
+        """Return what the terminal shows; writes the JUnit file and, in a GitHub job, its summary."""
+        assert self.baseline
+        assert self.now
+        if junit:
+            write_junit(findings, self.spec.name, junit)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(check_markdown(findings, self.baseline, self.now))
+        return check_text(findings, self.baseline, self.now)
