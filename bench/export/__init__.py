@@ -10,8 +10,7 @@ from bench.errors import UserError, did_you_mean
 from bench.export.columns import COLUMNS, tidy_frame
 from bench.report.collect import Collected, collect
 from bench.report.frames import to_csv
-from bench.report.markdown import latex_document
-from bench.report.tables import escape_latex
+from bench.report.latex import escape_latex, latex_document
 from bench.spec import Grid
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from bench.atomic import atomic_write
 from bench.report.collect import collect
 from bench.report.document import report_document
 from bench.report.frames import points_frame, results_frame, to_csv
+from bench.report.html import html_document
 from bench.report.latex import latex_document
 from bench.report.markdown import markdown_document
 from bench.report.plots import draw_plots
@@ -21,8 +22,10 @@ def write_report(grid: Grid, records: Path, out: Path) -> str:
     Reads records only and trains nothing. Raises UserError when the grid has no record.
     """
     found = collect(grid, records)
+    document = report_document(found)
     files = {
-        "report.md": markdown_document(report_document(found)).encode(),
+        "report.md": markdown_document(document).encode(),
+        "index.html": html_document(document).encode(),
         "table.csv": to_csv(results_frame(found)),
         "points.csv": to_csv(points_frame(found)),
         "table.tex": latex_document(found).encode(),

@@ -1,6 +1,7 @@
 """What a report is made of: plain blocks, which `markdown.py` and `html.py` render. Text is plain, never marked up."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.report.tables import Table
 
@@ -53,10 +54,63 @@ class TableBlock:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Images beside the report: of each its title and its file's name without the ending."""
+class Mark:
+    """A point of a chart with its deviation, and what it is in words; a small one is a single seed."""
 
+    x: float
+    y: float
+    text: str
+    sd: float | None = None
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together.
+
+    `style` chooses colour, marker and dashes, the same in all charts of a report. Kinds: "cells" with bars of one
+    deviation, a "curve" with a band of one, "published" points without a line, and the "front" of the best of all.
+    """
+
+    name: str
+    style: int
+    marks: tuple[Mark, ...]
+    kind: Literal["cells", "curve", "published", "front"] = "cells"
+    filled: bool = True
+    level: Mark | None = None  # a line across the chart
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Series over one axis of x."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    log: bool = False
+    from_zero: bool = True  # of x, where it is not logarithmic
+
+
+@dataclass(frozen=True)
+class View:
+    """Charts that are looked at together, one for each dataset."""
+
+    name: str
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts, of which one view is seen at a time, and images of some of them beside the report.
+
+    Of an image: its title and its file's name without the ending.
+    """
+
+    id: str
+    title: str
     images: tuple[tuple[str, str], ...]
+    views: tuple[View, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +139,15 @@ class Cards:
     cards: tuple[Card, ...]
 
 
-Block = Heading | Paragraph | Bullets | TableBlock | Figure | Cards
+@dataclass(frozen=True)
+class Details:
+    """A long table, folded on a page; Markdown, which cannot sort, leaves it to the files beside it."""
+
+    title: str
+    table: TableBlock
+
+
+Block = Heading | Paragraph | Bullets | TableBlock | Figure | Cards | Details
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from bench.atomic import atomic_write
 from bench.baseline import Baseline
 from bench.check import Finding, same_seeds
-from bench.report.tables import Entry, Table, escape_markdown, to_markdown, to_text
+from bench.report.markdown import escape_markdown, to_markdown
+from bench.report.tables import Entry, Table
+from bench.report.terminal import to_text
 
 MOST_ROWS = 12
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

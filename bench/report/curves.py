@@ -23,7 +23,7 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
     for panel, group in zip(panels, groups, strict=True):
         for index, arm in enumerate(found.grid.arms):
             colour, marker = colours[index % len(colours)], markers[index % len(markers)]
-            result = _largest(found, group, arm_name(arm))
+            result = largest(found, group, arm_name(arm))
             if result:
                 curve = curve_of(result)
                 epochs, means = list(curve), [summary.mean for summary in curve.values()]
@@ -90,6 +90,7 @@ def saving_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str
     return figure
 
 
-def _largest(found: Collected, group: Group, arm: str) -> Result | None:
+def largest(found: Collected, group: Group, arm: str) -> Result | None:
+    """Return an arm's result at the largest budget at which something is done."""
     there = [r for r in found.results if r.group == group and arm_name(r.arm) == arm and r.done]
     return max(there, key=lambda result: result.budget, default=None)

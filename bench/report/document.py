@@ -15,6 +15,7 @@ from bench.report.blocks import (
     Card,
     Cards,
     Code,
+    Details,
     Document,
     Figure,
     Heading,
@@ -24,6 +25,7 @@ from bench.report.blocks import (
     Text,
     Verdict,
 )
+from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
 from bench.report.collect import (
     TOLERANCE,
@@ -49,6 +51,7 @@ from bench.report.tables import (
     one_line,
     percent,
     published_table,
+    run_table,
     spread_table,
 )
 from bench.spec import CONFIDENCE, MARGIN
@@ -173,7 +176,8 @@ def _savings(found: Collected) -> Iterator[Block]:
         " which few seeds make coarse. The highest target is the plain method's median at full budget."
     )
     yield TableBlock("savings", table)
-    yield Figure((("Saving at each target accuracy", "saving_vs_target"),))
+    title = "What is saved at each target accuracy"
+    yield Figure("savings-curve", title, (("FLOP saved at each target", "saving_vs_target"),), saving_views(found))
 
 
 def _smallest_budget(found: Collected) -> Iterator[Block]:
@@ -198,14 +202,12 @@ def _linear(found: Collected) -> Iterator[Block]:
     yield Heading("Linear accuracy")
     yield from _accuracy(found, "linear", linear, linear_caption(found))
     if found.done:
-        yield Figure(
-            (
-                ("Linear accuracy against training steps", "accuracy_vs_steps"),
-                ("Linear accuracy against FLOP, those of making the targets included", "accuracy_vs_flops"),
-            )
-        )
+        steps = ("Linear accuracy against training steps", "accuracy_vs_steps")
+        flops = ("Linear accuracy against FLOP, those of making the targets included", "accuracy_vs_flops")
+        yield Figure("costs", "Linear accuracy against cost", (steps, flops), cost_views(found))
         if has_curves(found):
-            yield Figure((("Linear accuracy while training, at each arm's largest budget", "accuracy_vs_epochs"),))
+            title = "Linear accuracy while training, at each arm's largest budget"
+            yield Figure("epochs", title, ((title, "accuracy_vs_epochs"),), curve_views(found))
 
 
 def _knn(found: Collected) -> Iterator[Block]:
@@ -294,6 +296,7 @@ def _costs(found: Collected) -> Iterator[Block]:
             "ReLA never switched: its cells were trained on the ReLA loss to the end, and never on the loss of the"
             " method that they wrap."
         )
+    yield Details("Each run: its accuracy, its cost, and where ReLA switched", TableBlock("runs", run_table(found)))
 
 
 def _gap(gap: float) -> str:

@@ -7,6 +7,7 @@ from bench.report.blocks import (
     Bullets,
     Cards,
     Code,
+    Details,
     Document,
     Figure,
     Heading,
@@ -53,8 +54,10 @@ def _block(block: Block) -> str:
             return _bullets(tuple(one_line(f"{card.title}: {card.text}") for card in cards))
         case TableBlock(_, table):
             return to_markdown(table)
-        case Figure(images):
+        case Figure(images=images):
             return "\n\n".join(f"![{escape_markdown(title)}]({name}.png)" for title, name in images)
+        case Details():
+            return ""
 
 
 def _bullets(items: tuple[Text, ...]) -> str:

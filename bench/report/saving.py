@@ -198,12 +198,13 @@ def _share(arm: float, baseline: float) -> float:
 
 def _entry(one: Saving) -> Entry:
     if not math.isfinite(one.share):
-        return Entry(_percent(one.share))
-    bounds = "" if one.low is None or one.high is None else f"({_percent(one.low)} to {_percent(one.high)})"
-    return Entry(_percent(one.share), bounds)
+        return Entry(saved(one.share))
+    bounds = "" if one.low is None or one.high is None else f"({saved(one.low)} to {saved(one.high)})"
+    return Entry(saved(one.share), bounds)
 
 
-def _percent(share: float) -> str:
+def saved(share: float) -> str:
+    """Return a share saved for people."""
     if math.isnan(share):
         return "neither gets there"
     return f"{100 * share:.0f}%" if math.isfinite(share) else "only the arm" if share > 0 else "not reached"

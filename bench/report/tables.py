@@ -12,6 +12,7 @@ from bench.report.collect import (
     Summary,
     arm_labels,
     curve_of,
+    knn,
     ledger_of,
     linear,
     pairs,
@@ -33,12 +34,16 @@ DAGGER = "†"  # fewer seeds than planned
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a table: `text` carries the emphasis, `note` follows it plainly."""
+    """A cell of a table: `text` carries the emphasis, `note` follows it plainly.
+
+    Rows are sorted by `value` where the number that the text begins with does not do: in another unit, say.
+    """
 
     text: str
     note: str = ""
     bold: bool = False
     underline: bool = False
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,26 @@ def cost_table(found: Collected, group: Group) -> Table:
     return Table(head, tuple(rows), names=2)
 
 
+def run_table(found: Collected) -> Table:
+    """Return a row for each finished record."""
+    names = ("Dataset", "Arm", "Budget", "Seed", "Cell")
+    costs = ("Steps", "TFLOP with targets", "Train s", "Targets s", "ReLA switched at step")
+    rows = []
+    for result in found.results:
+        for record in result.done:
+            texts = [
+                *(result.group.label, result.label, percent(result.budget), str(record.cell.seed), record.id),
+                f"{100 * linear(record):.1f}",
+                f"{100 * knn(record):.1f}",
+                whole(ledger_of(record).steps),
+                number(total_flops(record) / 1e12),
+                *(_measured(phase_seconds(record, phase)) for phase in ("train", "targets")),
+                "" if not result.arm.rela else "never" if record.switch_step is None else whole(record.switch_step),
+            ]
+            rows.append(tuple(map(Entry, texts)))
+    return Table((*names, "Linear, %", "kNN, %", *costs), tuple(rows), names=len(names))
+
+
 def spread_table(found: Collected) -> Table:
     """Return the spreads of linear accuracy over a probe's last epochs, probe seeds and training seeds, in points."""
     head = ("Dataset", "Arm", "Budget", "Last epochs", "Epochs", "Probe seeds", "Probes", "Training seeds", "Seeds")
@@ -274,6 +299,10 @@ def _mean(result: Result, value: Callable[[Record], float | None], form: Callabl
 
 def _tera(value: float | None) -> float | None:
     return None if value is None else value / 1e12
+
+
+def _measured(value: float | None) -> str:
+    return NONE if value is None else number(value)
 
 
 def _peak_mib(record: Record) -> float | None:

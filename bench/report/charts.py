@@ -1,0 +1,163 @@
+"""What the charts of a report show, as plain data: accuracy against every cost, and accuracy while training."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from bench.report.blocks import Chart, Mark, Series, View
+from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd
+from bench.report.costs import CURRENCIES, FLOP, LEDGERS, SECONDS, Costs, Currency, Ledgers
+from bench.report.curves import largest
+from bench.report.plots import UNITS
+from bench.report.saving import CURVE_TARGETS, WAYS, Saving, by_seed, saved, saving, targets
+from bench.report.tables import number, one_line, percent, plus_minus, whole
+from bench.spec import arm_name
+
+ACCURACY = "Linear accuracy, % of test images"
+MOST = 20  # seeds of a cell that a point names, and that are drawn beside their mean
+SCALES = {FLOP: UNITS, SECONDS: ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))}
+
+
+def cost_views(found: Collected) -> tuple[View, ...]:
+    """Return accuracy against cost in every currency, and every ledger that is known and makes a difference.
+
+    A chart for each dataset on which a cell is done.
+    """
+    costs, views = Costs(found), []
+    for currency in CURRENCIES:
+        before: list[float | None] = []
+        for ledger in LEDGERS if costs.measured(currency) else ():
+            spent = [costs.of(record, currency, ledger) for record in found.done]
+            if spent != before and None not in spent:
+                charts = tuple(_cost_chart(found, group, costs, currency, ledger) for group in found.groups_done)
+                views.append(View(f"{currency.name}, {ledger}", charts))
+            before = spent
+    return tuple(views)
+
+
+def saving_views(found: Collected) -> tuple[View, ...]:
+    """Return what each arm saves at each target accuracy."""
+    return tuple(
+        View(f"{currency.name}, {ledger}", tuple(_saving_chart(found, g, currency, ledger) for g in found.groups_done))
+        for currency, ledger in WAYS
+    )
+
+
+def curve_views(found: Collected) -> tuple[View, ...]:
+    """Return each arm's curve at its largest budget, and the published points."""
+    return (View("epochs", tuple(_curve_chart(found, group) for group in found.groups_done)),)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (cost, accuracy) points than which none is both cheaper and better, by rising cost."""
+    best: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((cost, accuracy))
+    return best
+
+
+def _cost_chart(found: Collected, group: Group, costs: Costs, currency: Currency, ledger: Ledgers) -> Chart:
+    there = [result for result in found.results if result.group == group and result.done]
+    most = max(costs.of(record, currency, ledger) or 0.0 for result in there for record in result.done)
+    scales = SCALES.get(currency, ((1.0, currency.name.lower()),))
+    scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
+    series = []
+
+    def spent(result: Result) -> list[float]:
+        return [(costs.of(record, currency, ledger) or 0.0) / scale for record in result.done]
+
+    for style, arm in enumerate(found.grid.arms):
+        mine = sorted((result for result in there if result.arm == arm), key=lambda result: result.budget)
+        drawn = {result.budget: _marks(result, spent(result), unit, scale) for result in mine}
+        marks = [mark for each in drawn.values() for mark in each]
+        full = drawn[1.0][0] if 1.0 in drawn else None
+        if marks:
+            level = full if full and not arm.rela else None
+            series.append(
+                Series(one_line(mine[0].label, 60), style, tuple(marks), filled=arm.rela is not None, level=level)
+            )
+    means = [mark for one in series for mark in one.marks if not mark.small]
+    best = front([(mark.x, mark.y) for mark in means])
+    if len(best) > 1:
+        marks = [Mark(x, y, "") for x, y in best]
+        series.insert(0, Series("the best at that cost or less", -1, tuple(marks), kind="front"))
+    low, high = (of([mark.x for mark in means], default=0.0) for of in (min, max))
+    return Chart(one_line(group.label, 60), f"{unit}, {ledger}", ACCURACY, tuple(series), log=0 < 4 * low < high)
+
+
+def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> list[Mark]:
+    """Return the mean of a result, and its seeds where there are some, but not too many to be told apart."""
+    accuracy = result.over_seeds(lambda record: 100 * linear(record))
+    assert accuracy
+    few = len(result.done) <= MOST
+    form = number if scale > 1 or unit in {"FLOP", "seconds"} else whole
+    cells = "".join(f"\nseed {record.cell.seed}: cell {record.id}" for record in result.done if few)
+    name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
+    mean = statistics.fmean(spent)
+    text = f"{name}: {plus_minus(accuracy, '.1f')} % (n={accuracy.n})\n{form(mean)} {unit}{cells}"
+    marks = [Mark(mean, accuracy.mean, text, accuracy.sd)]
+    if few and len(result.done) > 1:
+        for record, cost in zip(result.done, spent, strict=True):
+            sd = probe_sd(record)
+            spread = "" if sd is None else f" ± {100 * sd:.1f}"
+            text = f"{name}, seed {record.cell.seed}: {100 * linear(record):.1f}{spread} % (± over the probe's epochs)"
+            marks.append(Mark(cost, 100 * linear(record), f"{text}\n{form(cost)} {unit}\ncell {record.id}", small=True))
+    return marks
+
+
+def _saving_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
+    costs, series = Costs(found), []
+    for family in found.families:
+        theirs = by_seed(found, group, family.plain)
+        wanted = targets(found, group, family.plain, CURVE_TARGETS)
+        for arm in family.others:
+            ours = by_seed(found, group, arm)
+            savings = [saving(ours, theirs, target, costs, currency, ledger) for target in wanted]
+            there = [one for one in savings if one and math.isfinite(one.share)]
+            if there:
+                name = one_line(next(result.label for result in found.results if result.arm == arm), 60)
+                marks = tuple(Mark(100 * one.target, 100 * one.share, _saved(name, one)) for one in there)
+                style = found.grid.arms.index(arm)
+                series.append(Series(name, style, marks, kind="curve", filled=arm.rela is not None))
+    return Chart(
+        one_line(group.label, 60),
+        "target: linear accuracy, % of test images",
+        f"{currency.name} saved, %",
+        tuple(series),
+        from_zero=False,
+    )
+
+
+def _saved(name: str, one: Saving) -> str:
+    bounds = "" if one.low is None or one.high is None else f" ({saved(one.low)} to {saved(one.high)})"
+    return f"{name} at {100 * one.target:.1f} % accuracy: saves {saved(one.share)}{bounds} (n={one.n})"
+
+
+def _curve_chart(found: Collected, group: Group) -> Chart:
+    series = []
+    for style, arm in enumerate(found.grid.arms):
+        result = largest(found, group, arm_name(arm))
+        if result:
+            name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
+            cells = "\n".join(f"seed {one.cell.seed}: cell {one.id}" for one in result.done[:MOST])
+            marks = [
+                Mark(epoch, s.mean, f"{name} after {epoch:g} epochs: {plus_minus(s, '.1f')} % (n={s.n})\n{cells}", s.sd)
+                for epoch, s in curve_of(result).items()
+            ]
+            series.append(Series(name, style, tuple(marks), kind="curve", filled=arm.rela is not None))
+        published = [point for point in found.grid.published if point.arm == arm_name(arm)]
+        if published:
+            name = f"{one_line(arm_name(arm), 60)}: published"
+            marks = [
+                Mark(
+                    p.epoch,
+                    100 * p.linear,
+                    f"{name}, {100 * p.linear:.0f} % after {p.epoch} epochs\n{one_line(p.source)}",
+                )
+                for p in published
+            ]
+            series.append(Series(name, style, tuple(marks), kind="published", filled=False))
+    return Chart(
+        one_line(group.label, 60), "epochs, each over the budget's share of the images", ACCURACY, tuple(series)
+    )
