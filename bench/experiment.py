@@ -239,7 +239,7 @@ def _features(
         with torch.no_grad():
             if not flops:
                 with clock.phase("other"):
-                    flops = count_flops(partial(model, batch)) // len(batch)
+                    flops = count_flops(partial(model, batch[:1]))
             features = model(batch).flatten(1).float()
         yield features, flops * len(batch)
 
