@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +22,8 @@ from bench.rehearsal import lay_out, obstacles, stage
 from bench.report.collect import collect
 from bench.spec import Cell
 from bench.store import read_records
+from priors import find_prior
+from priors.kinds import Untrained
 
 GRID = """
 backbone: resnet_small
@@ -163,6 +166,17 @@ def test_obstacles_name_the_disk_that_is_too_small(tmp_path: Path, monkeypatch: 
     assert len(found[records]) == len(tasks)
     # 1,437 images x 128 components x 4 bytes for each prior and seed, made once for both budgets.
     assert len(found[cache]) == len({(t.cell.rela.prior, t.cell.seed) for t in tasks if t.cell.rela}) == 4
+
+
+def test_an_untrained_prior_looks_at_two_images_and_has_features_for_all() -> None:
+    cell = expand(load_grid("quickstart"))[0]
+    prior = find_prior("rand", cell, Places(Path(), Path(), "g", rehearsal=True))
+    images = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = Untrained(prior, "rand").model().eval()(images)
+        expected = prior.model().eval()(images[:2])
+    assert not torch.equal(expected[0], expected[1])
+    assert torch.equal(found, expected[[0, 1, 0, 1, 0]])
 
 
 def test_the_stage_is_apart(tmp_path: Path) -> None:
