@@ -46,6 +46,7 @@ SourcesArgument = Annotated[
     list[Path], typer.Argument(help="folders of records, each of one grid or with one below it for each")
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", help="folder of records, one below it for each grid")]
+OutOption = Annotated[Path, typer.Option("--out", help="folder to write to, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers something")]
 
 
@@ -242,9 +243,7 @@ def export(
     profile: ProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = Path("results"),
-    out: Annotated[Path, typer.Option("--out", help="folder to write to, in one below it for the grid")] = Path(
-        "exports"
-    ),
+    out: OutOption = Path("exports"),
     formats: Annotated[str, typer.Option("--format", help="some of csv,parquet,latex,tensorboard")] = "csv,latex",
     plugin: PluginOption = None,
     rehearse: RehearseOption = False,

@@ -140,12 +140,12 @@ def with_overrides(
 
 
 def rehearsed(grid: Grid) -> Grid:
-    """Return the grid with a handful of steps: the same cells of one seed, at least a batch an epoch at each budget."""
+    """Return the grid with a handful of steps: the same cells of one seed, each with one batch an epoch."""
     smallest = min(budget for arm in grid.arms for budget in arm.budgets or grid.budgets)
     datasets = tuple(
         dataset.model_copy(
             update={
-                "train_images": math.ceil(REHEARSED.batch_size / smallest - 1e-9),
+                "train_images": _one_batch(smallest),
                 "protocol": {key: value for key, value in dataset.protocol.items() if key in ROOM},
             }
         )
@@ -160,6 +160,11 @@ def rehearsed(grid: Grid) -> Grid:
             "protocol": REHEARSED.model_copy(update={key: getattr(grid.protocol, key) for key in ROOM}),
         }
     )
+
+
+def _one_batch(budget: float) -> int:
+    """Return how many training images are one batch an epoch of a rehearsal."""
+    return math.ceil(REHEARSED.batch_size / budget - 1e-9)
 
 
 def expand(grid: Grid) -> list[Cell]:
@@ -177,7 +182,7 @@ def _cell(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: fl
     return Cell(
         arm=arm_name(arm),
         dataset=dataset.name,
-        train_images=dataset.train_images,
+        train_images=_one_batch(budget) if grid.name.endswith(REHEARSAL) else dataset.train_images,
         backbone=arm.backbone or dataset.backbone or grid.backbone,
         method=arm.method,
         params={**grid.params.get(arm.method, {}), **arm.params},

@@ -41,7 +41,9 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     for entry in data.iterdir() if data.is_dir() else ():
         if entry.name != "cache":  # of real targets and images
             (to / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
-    count = {cell.dataset: cell.train_images or 0 for cell in cells}
+    count: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        count[cell.dataset] = max(count[cell.dataset], cell.train_images or 0)
     for name, images in count.items():
         info = find_dataset(name, to)
         if not info.here(to):

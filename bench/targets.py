@@ -80,7 +80,7 @@ def features(
         with torch.no_grad():
             if not flops:
                 with clock.phase("other"):
-                    flops = count_flops(partial(model, batch)) // len(batch)
+                    flops = count_flops(partial(model, batch[:1]))
             part = model(batch).flatten(1).float()
         yield part, flops * len(batch)
 
