@@ -132,7 +132,7 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " ratios. Steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what"
         " is inconclusive, if mean and spread stayed as they are. The prior's own training is in none of these costs."
     )
-    yield TableBlock("verdicts", verdict_table(found))
+    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(found)), brief=True)
 
 
 def _answers(found: Collected, claim: Claim) -> Iterator[Verdict]:
@@ -142,7 +142,8 @@ def _answers(found: Collected, claim: Claim) -> Iterator[Verdict]:
         for answer in dict.fromkeys(one.verdict for one in judged):
             those = [one for one in judged if one.verdict == answer]
             costs = "; ".join(f"{one.cost.currency}, {one.cost.ledger}" for one in those)
-            numbers = f"{difference(those[0])} points, n={those[0].n}"
+            points = f"{difference(those[0])} points, " if those[0].difference else ""
+            numbers = f"{points}n={those[0].n}"
             yield Verdict(group.label, answer, "every cost" if len(those) == len(COSTS) else costs, numbers)
 
 
