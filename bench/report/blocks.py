@@ -141,10 +141,11 @@ class Cards:
 
 @dataclass(frozen=True)
 class Details:
-    """A long table, folded on a page; Markdown, which cannot sort, leaves it to the files beside it."""
+    """A table that a page folds away under its title. Markdown, which cannot sort, has it when it is `brief`."""
 
     title: str
     table: TableBlock
+    brief: bool = False
 
 
 Block = Heading | Paragraph | Bullets | TableBlock | Figure | Cards | Details

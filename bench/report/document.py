@@ -134,7 +134,7 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
         " by the cells that use it."
     )
-    yield TableBlock("verdicts", verdict_table(found))
+    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(found)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found))))
 
 
@@ -148,7 +148,8 @@ def _card(judgements: list[Judgement]) -> Card:
             for ledger in dict.fromkeys(one.ledger for one in those)
         )
         costs = "every cost" if len(those) == len(judgements) else costs
-        numbers = f"{difference(first)} points, n={first.n}"
+        points = f"{difference(first)} points, " if first.difference else ""
+        numbers = f"{points}n={first.n}"
         verdicts.append(Verdict(first.group.label, answer, costs, numbers))
     return Card(first.claim.name, claim_sentence(first.claim), tuple(verdicts))
 

@@ -56,8 +56,8 @@ def _block(block: Block) -> str:
             return to_markdown(table)
         case Figure(images=images):
             return "\n\n".join(f"![{escape_markdown(title)}]({name}.png)" for title, name in images)
-        case Details():
-            return ""
+        case Details(table=TableBlock(_, table), brief=brief):
+            return to_markdown(table) if brief else ""
 
 
 def _bullets(items: tuple[Text, ...]) -> str:

@@ -9,6 +9,7 @@ from bench.report.blocks import Chart, Mark, Series
 
 WIDTH, HEIGHT = 460, 330  # of the view box; small, so that its text can be read on a phone
 LEFT, RIGHT, TOP, BOTTOM = 34, 448, 26, 290
+BESIDE = 7  # the mean: where its seeds are drawn
 COLOURS = 7  # of the page's style
 DASHES = ("", "7 3", "2 3", "8 3 2 3", "4 2 1 2")
 # Corners, the direction of the first in degrees, and how near to the middle the corners between them are.
@@ -140,8 +141,8 @@ def _series(series: Series, axes: _Axes) -> Markup:
         parts.append(Markup('<path class="bars" d="{}"/>').format("".join(_bar(mark, axes) for mark in means)))
     if series.kind != "front":
         few = len(means) <= 15
-        parts += [_dot(mark, axes) for mark in series.marks if mark.small]
         parts += [_point(series, mark, axes, large=few, first=mark is means[0]) for mark in means]
+        parts += [_dot(mark, axes) for mark in series.marks if mark.small]  # above the reach of their means
     return Markup('<g class="{}">{}</g>').format(_classes(series), Markup("").join(parts))
 
 
@@ -156,16 +157,14 @@ def _point(series: Series, mark: Mark, axes: _Axes, large: bool, first: bool) ->
 def _dot(mark: Mark, axes: _Axes) -> Markup:
     return Markup(
         '<g class="point seed" tabindex="-1" role="img"><title>{}</title><circle cx="{:.1f}" cy="{:.1f}" r="2"/></g>'
-    ).format(mark.text, axes.x(mark.x), axes.y(mark.y))
+    ).format(mark.text, axes.x(mark.x) + BESIDE, axes.y(mark.y))
 
 
 def _level(series: Series, axes: _Axes, named: bool) -> Markup:
     if not series.level:
         return Markup("")
     y = axes.y(series.level.y)
-    name = Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}*: {:.1f}</text>').format(
-        RIGHT, y - 5, series.name, series.level.y
-    )
+    name = Markup('<text x="{}" y="{:.1f}">{}*: {:.1f}</text>').format(LEFT + 2, y - 5, series.name, series.level.y)
     return Markup('<g class="{} level"><path d="M{} {:.1f}H{}"/>{}</g>').format(
         _classes(series), LEFT, y, RIGHT, name if named else ""
     )

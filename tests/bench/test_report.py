@@ -419,7 +419,13 @@ def test_only_failures(tmp_path: Path, grid: Grid) -> None:
     text, out = files(tmp_path, grid, [failed(expand(grid)[0], "out of luck")])
     assert "0 of 21 cells done" in text
     assert "failed: digits, byol at 20%, seed 0: out of luck" in text
-    assert sorted(path.name for path in out.iterdir()) == ["points.csv", "report.md", "table.csv", "table.tex"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "index.html",
+        "points.csv",
+        "report.md",
+        "table.csv",
+        "table.tex",
+    ]
     assert "accuracy_vs" not in (out / "report.md").read_text()
     assert pd.read_csv(out / "points.csv").empty
 
@@ -513,7 +519,7 @@ def test_same_records_same_bytes(tmp_path: Path, grid: Grid) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
 
     before = digests()
-    assert len(before) == 10
+    assert len(before) == 11
     assert digests() == before
 
 

@@ -1,0 +1,368 @@
+"""The page of a report: of the shipped records of cifar_small, with everything that came from a file made hostile."""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from bench.grid import expand, load_grid
+from bench.report.charts import front
+from bench.report.collect import collect
+from bench.report.document import report_document
+from bench.report.html import html_document, sort_keys
+from bench.report.tables import NONE, Entry, Table
+from bench.spec import Grid, Published, cell_id
+from bench.store import Record, read_records, write_record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
+HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(2)> javascript:alert(3)"
+NASTY, LEGIBLE = f"{HOSTILE} \u2028\x00\x1b[31m\u202e&amp;", f"{HOSTILE} [31m &amp;"
+VOID = {"meta", "input", "img", "link", "br"}
+
+
+class Parsed(HTMLParser):
+    """What a browser would make of a page: tags with attributes, the text in each kind of tag, and what stays open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.stack: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.stack[-1] if self.stack else "", data))
+
+    def text(self, tag: str) -> list[str]:
+        return [text for inside, text in self.texts if inside == tag]
+
+
+def hostile() -> tuple[Grid, list[Record]]:
+    """The grid and its records with a hostile string wherever one can stand; one cell failed, one is missing."""
+    grid = load_grid("cifar_small")
+    arms = tuple(arm.model_copy(update={"name": f"{NASTY} {index}"}) for index, arm in enumerate(grid.arms))
+    names = {arm.name or arm.method: new.name for arm, new in zip(grid.arms, arms, strict=True)}
+    claims = tuple(
+        claim.model_copy(update={"name": NASTY, "arm": names[claim.arm], "baseline": names[claim.baseline]})
+        for claim in grid.claims
+    )
+    published = (Published(arm=str(arms[0].name), epoch=10, linear=0.4, source=NASTY),)
+    grid = grid.model_copy(update={"title": NASTY, "arms": arms, "claims": claims, "published": published})
+    records, _ = read_records(RECORDS)
+    changed = [
+        record.model_copy(
+            update={
+                "dataset_title": NASTY,
+                "provenance": record.provenance | {"cpu": f"{NASTY} {index % 2}", "packages": {NASTY: NASTY}},
+                "ledger": record.ledger and record.ledger.model_copy(update={"flops_not_counted": NASTY}),
+            }
+        )
+        for index, record in enumerate(records[1:])
+    ]
+    changed[0] = changed[0].model_copy(update={"status": "failed", "error": NASTY, "curve": (), "ledger": None})
+    return grid, changed
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    grid, records = hostile()
+    for record in records:
+        write_record(record, folder / "records")
+    path = folder / "index.html"
+    path.write_text(html_document(report_document(collect(grid, folder / "records"))), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def real_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("real") / "index.html"
+    path.write_text(html_document(report_document(collect(load_grid("cifar_small"), RECORDS))), encoding="utf-8")
+    return path
+
+
+def test_what_came_from_a_file_is_text(hostile_page: Path) -> None:
+    page = Parsed(hostile_page.read_text(encoding="utf-8"))
+    assert page.stack == []
+    names = [tag for tag, _ in page.tags]
+    assert (names.count("script"), names.count("img"), names.count("title")) == (
+        1,
+        0,
+        1 + names.count("g") - _groups(page),
+    )
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+    assert all((attributes.get("href") or "#").startswith("#") for _, attributes in page.tags)
+    assert page.text("h1") == [LEGIBLE]
+    everything = "\n".join(text for _, text in page.texts)
+    assert not re.search("[\u2028\u202e\x00-\x09\x0b-\x1f]", everything)
+    for line in (f"failed: {LEGIBLE}, ", f"CPU: {LEGIBLE} 0 (", f"FLOP: {LEGIBLE}.", f"{LEGIBLE}: {LEGIBLE}"):
+        assert line in everything
+    assert any(text.startswith(LEGIBLE) for text in page.text("article") + page.text("h3"))
+    assert LEGIBLE in page.text("td")
+
+
+def _groups(page: Parsed) -> int:
+    """The groups that are no points, and so have no title."""
+    return sum(tag == "g" and "point" not in (attributes["class"] or "") for tag, attributes in page.tags)
+
+
+def test_the_browser_is_told_to_run_nothing_else(hostile_page: Path) -> None:
+    page = Parsed(hostile_page.read_text(encoding="utf-8"))
+    (policy,) = (a["content"] or "" for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for tag in ("script", "style"):
+        (content,) = page.text(tag)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+
+
+def test_ids_are_unique_and_links_lead_somewhere(real_page: Path) -> None:
+    page = Parsed(real_page.read_text(encoding="utf-8"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    pointed = [str(a[key]).lstrip("#") for _, a in page.tags for key in ("href", "for", "aria-labelledby") if key in a]
+    assert len(pointed) > 50
+    assert set(pointed) <= set(ids)
+
+
+def test_verdicts_come_first_then_table_1(real_page: Path) -> None:
+    page = Parsed(real_page.read_text(encoding="utf-8"))
+    assert page.text("h2")[:2] == ["Verdicts", "Linear accuracy"]
+    badges = [a["data-answer"] for _, a in page.tags if "data-answer" in a]
+    assert badges == ["reproduced"] * 3 + ["not reproduced"]
+    text = real_page.read_text(encoding="utf-8")
+    assert '<strong><u>51.9 ± 0.1</u></strong> <span class="note">(n=3)</span></td>' in text
+    assert '>\n<td class="number" data-sort="' not in text  # a cell has no white space of its own
+    assert "<u>41.7 ± 0.7</u>" in text
+    assert "<strong><u>41.7" not in text
+    assert "not in 380 steps" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("31.9 ± 1.5", "31.9"),
+        ("+3.1 (+2.5 to +3.6)", "3.1"),
+        ("-0.6 ± 1.2", "-0.6"),
+        ("48.7%", "48.7"),
+        ("34.4% (33.9% to 35.0%)", "34.4"),
+        ("99,840", "99840"),
+        ("1,234,567.5", "1234567.5"),
+        ("2.0e-06", "2e-06"),
+        ("n=3", "3"),
+        ("at 400 to 420 (2 of 3 seeds)", "400"),
+        ("not in 140 steps", ""),
+        ("never", ""),
+        (NONE, ""),
+        ("", ""),
+    ],
+)
+def test_what_a_number_is_sorted_by(text: str, key: str) -> None:
+    assert sort_keys(Table(("Arm", "Value"), ((Entry("a"), Entry(text)),), names=1)) == [[None, key]]
+
+
+def test_names_are_sorted_as_numbers_when_all_of_them_are() -> None:
+    rows = [("10%", "1", "1.5 GFLOP"), ("100%", "b", "2 TFLOP")]
+    table = Table(("Budget", "Seed", "Cost"), tuple((Entry(a), Entry(b), Entry(c)) for a, b, c in rows), names=2)
+    assert sort_keys(table) == [["10", None, "1.5"], ["100", None, "2"]]
+    other_units = [
+        (row[0], row[1], Entry(row[2].text, value=value)) for row, value in zip(table.rows, (1.5e9, 2e12), strict=True)
+    ]
+    assert [row[2] for row in sort_keys(Table(table.head, tuple(other_units), 2))] == ["1500000000", "2e+12"]
+
+
+def test_a_point_names_its_cells(real_page: Path) -> None:
+    records, _ = read_records(RECORDS)
+    titles = Parsed(real_page.read_text(encoding="utf-8")).text("title")[1:]
+    mine = sorted(
+        (record for record in records if (record.cell.arm, record.cell.budget) == ("CF10-R20", 0.5)),
+        key=lambda record: record.cell.seed,
+    )
+    values = np.array([100 * np.mean(record.final.linear) for record in mine if record.final])
+    cells = "".join(f"\nseed {record.cell.seed}: cell {record.id}" for record in mine)
+    name = f"CF10-R20 at 50%: {values.mean():.1f} ± {values.std(ddof=1):.1f} % (n=3)"
+    assert f"{name}\n380 steps{cells}" in titles
+    assert f"{name}\n48,640 images{cells}" in titles
+    totals = [(r.ledger.flops, r.ledger.flops_with_targets) for r in mine if r.ledger]
+    for flops in np.mean(totals, axis=0) / 1e12:
+        assert f"{name}\n{flops:.2f} TFLOP{cells}" in titles
+    assert len([title for title in titles if title.startswith(name)]) == 6  # currencies and ledgers
+    for record, value in zip(mine, values, strict=True):
+        assert record.final
+        sd = 100 * np.std(record.final.linear, ddof=1)
+        start = f"CF10-R20 at 50%, seed {record.cell.seed}: {value:.1f} ± {sd:.1f} %"
+        assert [title for title in titles if title.startswith(start) and title.endswith(f"\ncell {record.id}")]
+
+
+def test_points_lie_where_their_numbers_are(real_page: Path) -> None:
+    """On the axis of accuracy: straight lines through the ticks' labels give back what the points' titles say."""
+    svg = re.search(r"<svg viewBox[^>]*class=\"chart\".*?</svg>", real_page.read_text(encoding="utf-8"), re.DOTALL)
+    assert svg
+    ticks = re.findall(r'd="M34 ([\d.]+)H448"/><text x="28" [^>]*>(\d+)</text>', svg[0])
+    slope, zero = np.polyfit(*np.array(ticks, dtype=float).T, 1)
+    points = re.findall(r'<title>[^<]*?: ([\d.]+) ±[^<]*</title><use href="#m\d" x="[\d.]+" y="([\d.]+)"', svg[0])
+    assert len(points) == 8
+    for value, y in points:
+        assert slope * float(y) + zero == pytest.approx(float(value), abs=0.06)
+
+
+def test_front() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        points = [(float(c), float(a)) for c, a in draw.integers(0, 8, (9, 2))]
+        best = {(c, a) for c, a in points if not any((oc <= c and oa >= a) and (oc, oa) != (c, a) for oc, oa in points)}
+        assert front(points) == sorted(best)
+
+
+def test_a_page_of_table_1_is_small(tmp_path: Path) -> None:
+    """88 cells of three seeds each, copied from one real record."""
+    grid = load_grid("paper_table1")
+    real = next(record for record in read_records(RECORDS)[0] if record.cell.rela)
+    for cell in expand(grid):
+        prior = real.inputs.prior if cell.rela else None
+        inputs = real.inputs.model_copy(update={"data": cell.dataset, "prior": prior})
+        changed = {"cell": cell, "inputs": inputs, "id": cell_id(cell, inputs), "dataset_title": cell.dataset}
+        write_record(real.model_copy(update=changed), tmp_path)
+    page = html_document(report_document(collect(grid, tmp_path)))
+    assert page.count('class="point"') >= 6 * 88
+    assert page.count('class="point seed"') == 6 * 264
+    assert len(page.encode()) < 5_000_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install rela-bench[browser]")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    root = os.geteuid() == 0  # as whom Chromium has no sandbox
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=not root)
+        yield browser
+        browser.close()
+
+
+def opened(browser: "Browser", path: Path, **options: Any) -> "Page":
+    """Open a page; a message of the browser, an error or a request for anything else fails the test at the end."""
+    page = browser.new_page(**options)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on("request", lambda request: complaints.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    page.complaints = complaints  # type: ignore[attr-defined]
+    return page
+
+
+def finished(page: "Page") -> None:
+    assert page.complaints == []  # type: ignore[attr-defined]
+    page.close()
+
+
+def column(page: "Page", table: str, index: int) -> list[str]:
+    cells = page.locator(f"#{table} tbody tr td:nth-child({index + 1})").all_text_contents()
+    return [" ".join(cell.split()) for cell in cells]
+
+
+def test_a_hostile_page_runs_nothing(browser: "Browser", hostile_page: Path) -> None:
+    page = opened(browser, hostile_page, viewport={"width": 400, "height": 800})
+    assert page.locator("h1").inner_text() == LEGIBLE
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    finished(page)
+
+
+def test_a_click_on_a_head_sorts_and_back(browser: "Browser", real_page: Path) -> None:
+    page = opened(browser, real_page)
+    head = page.locator("#costs-1 th").nth(3)  # steps: 60, 140, ..., of several arms
+    before = column(page, "costs-1", 3)
+    as_numbers = sorted(int(text.replace(",", "")) for text in before)
+    assert before != [f"{steps:,}" for steps in as_numbers]
+    orders = []
+    for key in ("click", "Enter", "Space"):
+        head.locator("button").click() if key == "click" else head.locator("button").press(key)
+        orders.append((head.get_attribute("aria-sort"), column(page, "costs-1", 3)))
+    assert orders == [
+        ("ascending", [f"{steps:,}" for steps in as_numbers]),
+        ("descending", [f"{steps:,}" for steps in reversed(as_numbers)]),
+        ("none", before),
+    ]
+    rand = page.locator("#linear-1 th").nth(3)  # has a result that is missing, which stays last
+    for expected in (["38.1 ± 1.4 (n=3)", "41.7 ± 0.7 (n=3)", "—"], ["41.7 ± 0.7 (n=3)", "38.1 ± 1.4 (n=3)", "—"]):
+        rand.locator("button").click()
+        assert column(page, "linear-1", 3) == expected
+    page.locator("#linear-1 th").nth(0).locator("button").click()
+    assert [th.get_attribute("aria-sort") for th in page.locator("#linear-1 th").all()].count("none") == 5
+    finished(page)
+
+
+def test_a_point_tells_what_it_is(browser: "Browser", real_page: Path) -> None:
+    page = opened(browser, real_page)
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    point = page.locator("#figure-costs .view:visible .point:not(.seed)").first
+    point.focus()
+    records, _ = read_records(RECORDS)
+    ids = sorted(record.id for record in records if (record.cell.arm, record.cell.budget) == ("byol", 0.1))
+    assert sorted(re.findall(r"cell (\w{16})", tip.inner_text())) == ids
+    assert "byol at 10%: 30.5 ± 1.7 % (n=3)\n60 steps" in tip.inner_text()
+    assert point.get_attribute("aria-label") == tip.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text().startswith("byol at 20%")
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.locator("#figure-costs .view:visible .point.seed").first.hover()
+    assert "byol at 10%, seed 0" in tip.inner_text()
+    page.locator("label", has_text="seconds, with making the targets").click()
+    assert page.locator("#figure-costs .view:visible").count() == 1
+    page.locator("#figure-costs .view:visible .point:not(.seed)").first.focus()
+    assert "minutes" in tip.inner_text()
+    finished(page)
+
+
+def test_a_phone_the_dark_and_paper(browser: "Browser", real_page: Path) -> None:
+    def colours(page: "Page") -> set[str]:
+        style = "[...arguments].flat().map((e) => getComputedStyle(e)).flatMap((s) => [s.color, s.backgroundColor])"
+        return set(page.evaluate(f"((...arguments) => {style})(document.body)"))
+
+    page = opened(browser, real_page, viewport={"width": 400, "height": 800}, color_scheme="light")
+    light = colours(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    wide = page.locator(".scroll:has(#costs-1)")
+    assert wide.evaluate("(e) => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX") == "auto"
+    page.emulate_media(color_scheme="dark")
+    assert not colours(page) & light
+    page.emulate_media(media="print", color_scheme="dark")
+    assert colours(page) == {"rgb(0, 0, 0)", "rgb(255, 255, 255)"}
+    page.set_viewport_size({"width": 688, "height": 980})  # of A4 between its margins
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tables = page.locator("table")
+    assert all(
+        table.is_visible() and table.evaluate("(e) => e.getBoundingClientRect().right <= 688") for table in tables.all()
+    )
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    finished(page)
