@@ -171,7 +171,7 @@ def targets_table(found: Collected) -> Table:
                     known = [share for share in shares if share is not None]
                     mean = statistics.fmean(known) if known else math.nan
                     verdict = VERDICTS["yes" if mean <= limit else "no"]
-                    entries.append(Entry(verdict, f"({_share(mean)})", bold=True) if known else Entry(NONE))
+                    entries.append(Entry(verdict, f"({_share(mean)})", True, value=mean) if known else Entry(NONE))
                 rows.append((Entry(group.label), Entry(results[0].label), *entries, Entry(str(len(paired)))))
     return Table(head, tuple(rows), names=2)
 
@@ -226,7 +226,7 @@ def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | N
 def _verdict(one: Judgement) -> Entry:
     decided = one.verdict != VERDICTS["undecided"]
     cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
-    return Entry(one.verdict, f"({cost})", bold=decided) if one.ratio or one.n else Entry(NONE)
+    return Entry(one.verdict, f"({cost})", decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)
 
 
 def _bounds(values: Bounds | None, form: str, unit: str = "", exact: bool = False) -> str:

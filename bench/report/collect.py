@@ -213,10 +213,9 @@ def probe_sd(record: Record) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def probe_seed_sd(record: Record) -> float | None:
+def probe_seed_sd(score: Score) -> float | None:
     """Return the standard deviation of linear accuracy over probe seeds: on the same features, other probes."""
-    score = score_of(record)
-    values = [statistics.fmean(each) for each in (score.linear, *score.further_probes)]
+    values = [statistics.fmean(each) for each in (score.linear, *score.further_probes) if each]
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -224,6 +223,12 @@ def target_flops(record: Record) -> int:
     """Return what making the cell's targets took; nothing without a prior."""
     targets = ledger_of(record).targets
     return targets.flops if targets else 0
+
+
+def target_joules(record: Record) -> float | None:
+    """Return what the GPU spent on making the cell's targets; None where it was not measured."""
+    targets = ledger_of(record).targets
+    return targets.joules if targets else None
 
 
 def total_flops(record: Record) -> int:

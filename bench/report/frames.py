@@ -11,7 +11,9 @@ from bench.report.collect import (
     linear,
     phase_seconds,
     probe_sd,
+    probe_seed_sd,
     target_flops,
+    target_joules,
 )
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 POINTS = (
     *("dataset", "dataset_title", "data", "arm", "method", "prior", "phase", "budget", "seed", "id"),
-    *("step", "images", "train_flops", "target_flops", "train_seconds", "target_seconds"),
-    *("loss", "linear", "linear_probe_sd", "knn"),
+    *("step", "images", "train_flops", "target_flops", "train_seconds", "target_seconds", "train_joules"),
+    *("target_joules", "loss", "linear", "linear_probe_sd", "linear_probe_seed_sd", "knn"),
 )
 
 
@@ -77,9 +79,12 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "target_flops": target_flops(record),
                         "train_seconds": point.seconds,
                         "target_seconds": phase_seconds(record, "targets"),
+                        "train_joules": point.joules,
+                        "target_joules": target_joules(record),
                         "loss": point.loss,
                         "linear": statistics.fmean(scores) if scores else None,
                         "linear_probe_sd": statistics.stdev(scores) if len(scores) > 1 else None,
+                        "linear_probe_seed_sd": probe_seed_sd(point.score),
                         "knn": point.score.knn,
                     }
                 )

@@ -198,7 +198,7 @@ def _share(arm: float, baseline: float) -> float:
 
 def _entry(one: Saving) -> Entry:
     if not math.isfinite(one.share):
-        return Entry(saved(one.share))
+        return Entry(saved(one.share), value=one.share)
     bounds = "" if one.low is None or one.high is None else f"({saved(one.low)} to {saved(one.high)})"
     return Entry(saved(one.share), bounds)
 

@@ -228,7 +228,7 @@ def spread_table(found: Collected) -> Table:
         if not result.done:
             continue
         within, over = result.over_seeds(probe_sd), result.over_seeds(linear)
-        probes = result.over_seeds(probe_seed_sd)
+        probes = result.over_seeds(lambda record: probe_seed_sd(score_of(record)))
         epochs = sorted({len(score_of(record).linear) for record in result.done})
         counts = sorted({1 + len(score_of(record).further_probes) for record in result.done})
         texts = [

@@ -133,6 +133,8 @@ def check(frame: pd.DataFrame, records: list[Record]) -> None:
             "target_flops": float(targets.flops) if targets else 0.0,
             "train_seconds": point.seconds,
             "target_seconds": targets.seconds if targets else 0.0,
+            "train_joules": point.joules,
+            "target_joules": targets.joules if targets else None,
             "loss": point.loss,
             "linear": statistics.fmean(point.score.linear),
             "linear_probe_sd": statistics.stdev(point.score.linear),
