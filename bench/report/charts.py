@@ -8,7 +8,6 @@ from bench.grid import arm_name
 from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.claims import COSTS, Cost
 from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd, summarise
-from bench.report.curves import largest
 from bench.report.plots import UNITS
 from bench.report.tables import number, one_line, percent, plus_minus, whole
 
@@ -18,20 +17,20 @@ SCALES = {"FLOP": UNITS, "seconds": ((3600.0, "hours"), (60.0, "minutes"), (1.0,
 
 
 def cost_views(found: Collected) -> tuple[View, ...]:
-    """Return accuracy against cost in every currency and ledger, a chart for each dataset on which a cell is done."""
+    """Return accuracy against cost in every currency and ledger, a chart for each dataset on which it was measured."""
     currencies = [cost.currency for cost in COSTS]
-    return tuple(
-        View(
-            cost.currency if currencies.count(cost.currency) == 1 else f"{cost.currency}, {cost.ledger}",
-            tuple(_cost_chart(found, group, cost) for group in found.groups_done),
-        )
-        for cost in COSTS
-    )
+    views = []
+    for cost in COSTS:
+        name = cost.currency if currencies.count(cost.currency) == 1 else f"{cost.currency}, {cost.ledger}"
+        charts = (_cost_chart(found, group, cost) for group in found.groups_done)
+        views.append(View(name, tuple(chart for chart in charts if chart.series)))
+    return tuple(view for view in views if view.charts)
 
 
 def curve_views(found: Collected) -> tuple[View, ...]:
     """Return each arm's curve at its largest budget, and the published points."""
-    return (View("epochs", tuple(_curve_chart(found, group) for group in found.groups_done)),)
+    charts = (_curve_chart(found, group) for group in found.groups_done)
+    return (View("epochs", tuple(chart for chart in charts if chart.series)),)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -51,21 +50,17 @@ def _cost_chart(found: Collected, group: Group, cost: Cost) -> Chart:
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
     series = []
     for style, arm in enumerate(found.grid.arms):
-        mine = sorted((result for result in there if result.arm == arm), key=lambda result: result.budget)
-        marks = [mark for result in mine for mark in _marks(result, cost, scale, unit)]
-        full = next(
-            (mark for result in mine if result.budget == 1.0 for mark in _marks(result, cost, scale, unit)), None
-        )
-        if marks:
-            level = full if full and not arm.rela else None
-            series.append(
-                Series(one_line(mine[0].label, 60), style, tuple(marks), filled=arm.rela is not None, level=level)
-            )
+        mine = found.done_of(group, arm)
+        marks = [_marks(result, cost, scale, unit) for result in mine]
+        level = marks[-1][0] if mine and mine[-1].budget == 1.0 and marks[-1] and not arm.rela else None
+        if any(marks):
+            name, points = one_line(mine[0].label, 60), tuple(mark for those in marks for mark in those)
+            series.append(Series(name, style, points, filled=arm.rela is not None, level=level))
     means = [mark for one in series for mark in one.marks if not mark.small]
     best = front([(mark.x, mark.y) for mark in means])
     if len(best) > 1:
-        marks = [Mark(x, y, "") for x, y in best]
-        series.insert(0, Series("the best at that cost or less", -1, tuple(marks), kind="front"))
+        steps = tuple(Mark(x, y, "") for x, y in best)
+        series.insert(0, Series("the best at that cost or less", -1, steps, kind="front"))
     low, high = (of([mark.x for mark in means], default=0.0) for of in (min, max))
     label = unit if len(scales) == 1 else f"{unit}, {cost.ledger}"
     return Chart(one_line(group.label, 60), label, ACCURACY, tuple(series), log=0 < 4 * low < high)
@@ -99,8 +94,7 @@ def _marks(result: Result, cost: Cost, scale: float, unit: str) -> list[Mark]:
 def _curve_chart(found: Collected, group: Group) -> Chart:
     series = []
     for style, arm in enumerate(found.grid.arms):
-        result = largest(found, group, arm_name(arm))
-        if result:
+        for result in found.done_of(group, arm)[-1:]:
             name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
             cells = "\n".join(f"seed {one.cell.seed}: cell {one.id}" for one in result.done[:MOST])
             marks = [

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bench.grid import arm_name
-from bench.report.collect import Collected, Group, Result, curve_of
+from bench.report.collect import Collected, curve_of
 from bench.report.tables import one_line, percent
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
     for panel, group in zip(panels, groups, strict=True):
         for index, arm in enumerate(found.grid.arms):
             colour, marker = colours[index % len(colours)], markers[index % len(markers)]
-            result = largest(found, group, arm_name(arm))
-            if result:
+            for result in found.done_of(group, arm)[-1:]:
                 curve = curve_of(result)
                 epochs, means = list(curve), [summary.mean for summary in curve.values()]
                 spread = [summary.sd or 0.0 for summary in curve.values()]
@@ -40,9 +39,3 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
         panel.legend(frameon=False, fontsize=9)
     figure.suptitle(found.grid.name, fontweight="bold", fontsize=12.5)
     return figure
-
-
-def largest(found: Collected, group: Group, arm: str) -> Result | None:
-    """Return an arm's result at the largest budget at which something is done."""
-    there = [r for r in found.results if r.group == group and arm_name(r.arm) == arm and r.done]
-    return max(there, key=lambda result: result.budget, default=None)

@@ -253,6 +253,16 @@ def test_a_page_of_table_1_is_small(tmp_path: Path) -> None:
     assert len(page.encode()) < 5_000_000
 
 
+def test_a_currency_that_was_not_measured_has_no_chart(tmp_path: Path) -> None:
+    for record in read_records(RECORDS)[0]:
+        assert record.ledger
+        ledger = record.ledger.model_copy(update={"seconds": {}})
+        write_record(record.model_copy(update={"ledger": ledger}), tmp_path)
+    page = Parsed(html_document(report_document(collect(load_grid("cifar_small"), tmp_path))))
+    names = ["steps", "images", "FLOP, training alone", "FLOP, with making the targets"]
+    assert [text for text in page.text("label") if text.strip()] == names
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install rela-bench[browser]")
