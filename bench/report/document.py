@@ -26,7 +26,7 @@ from bench.report.blocks import (
     Verdict,
 )
 from bench.report.charts import cost_views, curve_views
-from bench.report.claims import COSTS, claim_sentence, difference, judge, verdict_table
+from bench.report.claims import COSTS, Cost, claim_sentence, difference, judge, verdict_table
 from bench.report.collect import (
     TOLERANCE,
     Collected,
@@ -141,10 +141,22 @@ def _answers(found: Collected, claim: Claim) -> Iterator[Verdict]:
         judged = judge(found, claim, group)
         for answer in dict.fromkeys(one.verdict for one in judged):
             those = [one for one in judged if one.verdict == answer]
-            costs = "; ".join(f"{one.cost.currency}, {one.cost.ledger}" for one in those)
+            costs = _costs_named([one.cost for one in those])
             points = f"{difference(those[0])} points, " if those[0].difference else ""
             numbers = f"{points}n={those[0].n}"
-            yield Verdict(group.label, answer, "every cost" if len(those) == len(COSTS) else costs, numbers)
+            yield Verdict(group.label, answer, costs, numbers)
+
+
+def _costs_named(costs: list[Cost]) -> str:
+    """Return what costs are called together: a currency without its ledger where all of its ledgers are there."""
+    if len(costs) == len(COSTS):
+        return "every cost"
+    names = []
+    for currency in dict.fromkeys(cost.currency for cost in costs):
+        ledgers = [cost.ledger for cost in costs if cost.currency == currency]
+        everywhere = len(ledgers) == sum(cost.currency == currency for cost in COSTS)
+        names.append(currency if everywhere else f"{currency} ({', '.join(ledgers)})")
+    return ", ".join(names)
 
 
 def _settings(found: Collected) -> Iterator[Block]:
