@@ -130,12 +130,13 @@ def read_model(
     try:
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
-        raw = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        raw = json.loads(content)
         if not isinstance(raw, dict):
             return Damaged(path, "not a record")
         if raw.get("schema_version") != schema:
             return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
-        record = model.model_validate_json(path.read_bytes())
+        record = model.model_validate_json(content)
         if not is_its_own(record):
             return Damaged(path, "its settings do not hash to its id")
     except OSError as error:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd
 from bench.report.costs import CURRENCIES, FLOP, LEDGERS, SECONDS, Costs, Currency, Ledgers
-from bench.report.curves import largest
 from bench.report.plots import UNITS
-from bench.report.saving import CURVE_TARGETS, WAYS, Saving, by_seed, saved, saving, targets
+from bench.report.saving import CURVE_TARGETS, WAYS, Saving, saved, savings
 from bench.report.tables import number, one_line, percent, plus_minus, whole
 from bench.spec import arm_name
 
@@ -30,22 +29,24 @@ def cost_views(found: Collected) -> tuple[View, ...]:
             spent = [costs.of(record, currency, ledger) for record in found.done]
             if spent != before and None not in spent:
                 charts = tuple(_cost_chart(found, group, costs, currency, ledger) for group in found.groups_done)
-                views.append(View(f"{currency.name}, {ledger}", charts))
+                views.append(View(f"{currency.value}, {ledger}", charts))
             before = spent
     return tuple(views)
 
 
 def saving_views(found: Collected) -> tuple[View, ...]:
     """Return what each arm saves at each target accuracy."""
-    return tuple(
-        View(f"{currency.name}, {ledger}", tuple(_saving_chart(found, g, currency, ledger) for g in found.groups_done))
-        for currency, ledger in WAYS
-    )
+    views = []
+    for currency, ledger in WAYS:
+        charts = (_saving_chart(found, group, currency, ledger) for group in found.groups_done)
+        views.append(View(f"{currency.value}, {ledger}", tuple(chart for chart in charts if chart.series)))
+    return tuple(view for view in views if view.charts)
 
 
 def curve_views(found: Collected) -> tuple[View, ...]:
     """Return each arm's curve at its largest budget, and the published points."""
-    return (View("epochs", tuple(_curve_chart(found, group) for group in found.groups_done)),)
+    charts = (_curve_chart(found, group) for group in found.groups_done)
+    return (View("epochs", tuple(chart for chart in charts if chart.series)),)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -60,7 +61,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _cost_chart(found: Collected, group: Group, costs: Costs, currency: Currency, ledger: Ledgers) -> Chart:
     there = [result for result in found.results if result.group == group and result.done]
     most = max(costs.of(record, currency, ledger) or 0.0 for result in there for record in result.done)
-    scales = SCALES.get(currency, ((1.0, currency.name.lower()),))
+    scales = SCALES.get(currency, ((1.0, currency.value.lower()),))
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
     series = []
 
@@ -68,20 +69,17 @@ def _cost_chart(found: Collected, group: Group, costs: Costs, currency: Currency
         return [(costs.of(record, currency, ledger) or 0.0) / scale for record in result.done]
 
     for style, arm in enumerate(found.grid.arms):
-        mine = sorted((result for result in there if result.arm == arm), key=lambda result: result.budget)
-        drawn = {result.budget: _marks(result, spent(result), unit, scale) for result in mine}
-        marks = [mark for each in drawn.values() for mark in each]
-        full = drawn[1.0][0] if 1.0 in drawn else None
-        if marks:
-            level = full if full and not arm.rela else None
-            series.append(
-                Series(one_line(mine[0].label, 60), style, tuple(marks), filled=arm.rela is not None, level=level)
-            )
+        mine = found.done_of(group, arm)
+        marks = [_marks(result, spent(result), unit, scale) for result in mine]
+        level = marks[-1][0] if mine and mine[-1].budget == 1.0 and not arm.rela else None
+        if mine:
+            name, points = one_line(mine[0].label, 60), tuple(mark for those in marks for mark in those)
+            series.append(Series(name, style, points, filled=arm.rela is not None, level=level))
     means = [mark for one in series for mark in one.marks if not mark.small]
     best = front([(mark.x, mark.y) for mark in means])
     if len(best) > 1:
-        marks = [Mark(x, y, "") for x, y in best]
-        series.insert(0, Series("the best at that cost or less", -1, tuple(marks), kind="front"))
+        steps = tuple(Mark(x, y, "") for x, y in best)
+        series.insert(0, Series("the best at that cost or less", -1, steps, kind="front"))
     low, high = (of([mark.x for mark in means], default=0.0) for of in (min, max))
     return Chart(one_line(group.label, 60), f"{unit}, {ledger}", ACCURACY, tuple(series), log=0 < 4 * low < high)
 
@@ -107,23 +105,18 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
 
 
 def _saving_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
-    costs, series = Costs(found), []
-    for family in found.families:
-        theirs = by_seed(found, group, family.plain)
-        wanted = targets(found, group, family.plain, CURVE_TARGETS)
-        for arm in family.others:
-            ours = by_seed(found, group, arm)
-            savings = [saving(ours, theirs, target, costs, currency, ledger) for target in wanted]
-            there = [one for one in savings if one and math.isfinite(one.share)]
-            if there:
-                name = one_line(next(result.label for result in found.results if result.arm == arm), 60)
-                marks = tuple(Mark(100 * one.target, 100 * one.share, _saved(name, one)) for one in there)
-                style = found.grid.arms.index(arm)
-                series.append(Series(name, style, marks, kind="curve", filled=arm.rela is not None))
+    series = []
+    for arm, line in savings(found, group, currency, ledger, CURVE_TARGETS):
+        there = [one for one in line if math.isfinite(one.share)]
+        if there:
+            name = one_line(found.label(arm), 60)
+            marks = tuple(Mark(100 * one.target, 100 * one.share, _saved(name, one)) for one in there)
+            style = found.grid.arms.index(arm)
+            series.append(Series(name, style, marks, kind="curve", filled=arm.rela is not None))
     return Chart(
         one_line(group.label, 60),
         "target: linear accuracy, % of test images",
-        f"{currency.name} saved, %",
+        f"{currency.value} saved, %",
         tuple(series),
         from_zero=False,
     )
@@ -137,8 +130,7 @@ def _saved(name: str, one: Saving) -> str:
 def _curve_chart(found: Collected, group: Group) -> Chart:
     series = []
     for style, arm in enumerate(found.grid.arms):
-        result = largest(found, group, arm_name(arm))
-        if result:
+        for result in found.done_of(group, arm)[-1:]:
             name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
             cells = "\n".join(f"seed {one.cell.seed}: cell {one.id}" for one in result.done[:MOST])
             marks = [

@@ -110,27 +110,19 @@ def judged(found: Collected) -> list[list[Judgement]]:
     ]
 
 
-def overall(judgements: list[Judgement]) -> str:
-    """Return a claim's verdict in a word or two: what it is under every way of counting that is known."""
-    verdicts = {one.verdict for one in judgements if one.ratio or one.claim.share is None}
-    if not verdicts:
-        return VERDICTS["undecided"]
-    return verdicts.pop() if len(verdicts) == 1 else "depends on how cost is counted"
-
-
-def verdict_table(found: Collected) -> Table:
-    """Return the judgements of the grid's claims: a row for each ledger, a column for each currency."""
-    currencies = [currency for currency in CURRENCIES if Costs(found).measured(currency)]
+def verdict_table(claims: list[list[Judgement]]) -> Table:
+    """Return the judgements of claims: a row for each ledger, a column for each currency."""
+    currencies = list(dict.fromkeys(one.currency for judgements in claims for one in judgements))
     names = ("Claim", "Dataset", "Ledger")
     head = (
         *names,
         "Accuracy, arm minus baseline",
-        *(f"{c.name[0].upper()}{c.name[1:]}" for c in currencies),
+        *(f"{c.value[0].upper()}{c.value[1:]}" for c in currencies),
         "n",
         "Seeds",
     )
     rows = []
-    for judgements in judged(found):
+    for judgements in claims:
         for ledger in LEDGERS:
             there = {one.currency: one for one in judgements if one.ledger == ledger}
             if not there:
@@ -155,7 +147,7 @@ def targets_table(found: Collected) -> Table:
     assert limit is not None
     costs = Costs(found)
     currencies = [c for c in CURRENCIES if c in (FLOP, SECONDS, JOULES) and costs.measured(c)]
-    head = ("Dataset", "Arm", *(f"Targets, share of {currency.name}" for currency in currencies), "n")
+    head = ("Dataset", "Arm", *(f"Targets, share of {currency.value}" for currency in currencies), "n")
     rows = []
     for group in found.groups:
         for family in found.families:
@@ -176,10 +168,10 @@ def targets_table(found: Collected) -> Table:
     return Table(head, tuple(rows), names=2)
 
 
-def rooms(found: Collected) -> list[str]:
+def rooms(found: Collected, claims: list[list[Judgement]]) -> list[str]:
     """Return, for each claim that holds with targets, what a prior of unknown training may have cost for it to hold."""
     costs, lines = Costs(found), []
-    for judgements in judged(found):
+    for judgements in claims:
         by = {(one.ledger, one.currency): one for one in judgements}
         with_targets, with_prior = by.get((TARGETS, FLOP)), by.get((PRIOR, FLOP))
         if not with_targets or not with_prior or with_prior.ratio or with_targets.verdict != VERDICTS["yes"]:

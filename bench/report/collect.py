@@ -6,6 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bench.errors import UserError
@@ -86,16 +87,34 @@ class Collected:
     replaced: tuple[Record, ...]
     damaged: tuple[Damaged, ...]
 
-    @property
+    @cached_property
     def groups_done(self) -> list[Group]:
         """The groups in which something is finished."""
-        return [group for group in self.groups if any(r.group == group and r.done for r in self.results)]
+        done = {result.group for result in self.results if result.done}
+        return [group for group in self.groups if group in done]
 
     def find(self, group: Group, arm: Arm | None, budget: float) -> Result | None:
         """Return an arm's result, None where the grid does not plan it."""
-        return next((r for r in self.results if (r.group, r.arm, r.budget) == (group, arm, budget)), None)
+        return self._places.get((group, arm_name(arm), budget)) if arm else None
 
-    @property
+    def done_of(self, group: Group, arm: Arm) -> list[Result]:
+        """Return an arm's results in which something is finished, by rising budget."""
+        there = (self.find(group, arm, budget) for budget in sorted(arm.budgets or self.grid.budgets))
+        return [result for result in there if result and result.done]
+
+    def label(self, arm: Arm) -> str:
+        """Return what to call an arm."""
+        return self._labels[arm_name(arm)]
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return arm_labels(self.grid.arms)
+
+    @cached_property
+    def _places(self) -> dict[tuple[Group, str, float], Result]:
+        return {(result.group, arm_name(result.arm), result.budget): result for result in self.results}
+
+    @cached_property
     def done(self) -> list[Record]:
         """The records that the numbers are made of."""
         return [record for result in self.results for record in result.done]
@@ -103,7 +122,13 @@ class Collected:
     @property
     def cells_done(self) -> int:
         """Planned cells with a result, on whatever data."""
-        return len({record.cell.key() for record in self.done})
+        return len(
+            {
+                (result.group.dataset, arm_name(result.arm), result.budget, record.cell.seed)
+                for result in self.results
+                for record in result.done
+            }
+        )
 
 
 def collect(grid: Grid, folder: Path) -> Collected:
@@ -111,15 +136,16 @@ def collect(grid: Grid, folder: Path) -> Collected:
     records, damaged = read_records(folder)
     planned = {cell.key(): cell for cell in expand(grid)}
     rehearsal = grid.name.endswith(REHEARSAL)  # whose records never count as real ones, wherever they lie
-    matched = [record for record in records if record.cell.key() in planned and record.rehearsal == rehearsal]
+    keyed = [(record, planned.get(record.cell.key())) for record in records if record.rehearsal == rehearsal]
+    matched = [(record, cell) for record, cell in keyed if cell]
     left_out = len(records) - len(matched)
     if not matched:
         others = [f"{left_out} made with other settings"] * bool(left_out)
         others += [f"{len(damaged)} damaged, {damaged[0].path.name}: {damaged[0].reason}"] if damaged else []
         there = f" (there: {'; '.join(others)})" if others else ""
         raise UserError(f"{folder}: no record of grid {grid.name}{there}; `python -m bench run` makes them")
-    group_of = _groups(grid, matched)
-    used, replaced = _newest(matched, planned, group_of)
+    group_of = _groups(grid, [record for record, _ in matched])
+    used, replaced = _newest(matched, group_of)
     groups = tuple(dict.fromkeys(group_of.values()))
     labels = arm_labels(grid.arms)
     results = []
@@ -127,11 +153,7 @@ def collect(grid: Grid, folder: Path) -> Collected:
     for group in groups:
         for arm in arms[group.dataset]:
             for budget in arm.budgets or grid.budgets:
-                mine = [
-                    record
-                    for record in used.get((group, arm_name(arm)), [])
-                    if record.cell.budget == budget  # the records are in the order of their seeds
-                ]
+                mine = used.get((group, arm_name(arm), budget), [])
                 done = tuple(record for record in mine if is_complete(record))
                 failed = tuple(record for record in mine if not is_complete(record))
                 results.append(Result(group, arm, labels[arm_name(arm)], budget, grid.seeds, done, failed))
@@ -330,23 +352,24 @@ def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Gro
 
 
 def _newest(
-    matched: list[Record], planned: dict[str, Cell], group_of: dict[tuple[str, str, str], Group]
-) -> tuple[dict[tuple[Group, str], list[Record]], list[Record]]:
-    """Return the records to use by group and arm, in the order of their seeds, and those that others replace.
+    matched: list[tuple[Record, Cell]], group_of: dict[tuple[str, str, str], Group]
+) -> tuple[dict[tuple[Group, str, float], list[Record]], list[Record]]:
+    """Return the records to use by group, arm and budget, in the order of their seeds, and those that others replace.
 
     An arm's records are put together only when method, parameters and prior are of one version, the newest; of a
     cell's records the newest counts.
     """
     by_arm: dict[tuple[Group, str], list[Record]] = defaultdict(list)
-    for record in sorted(matched, key=lambda record: (str(record.provenance.get("time", "")), record.id)):
+    for record, cell in sorted(matched, key=lambda pair: (str(pair[0].provenance.get("time", "")), pair[0].id)):
         group = group_of[record.cell.dataset, record.dataset_title, record.inputs.data]
-        by_arm[group, planned[record.cell.key()].arm].append(record)
-    used: dict[tuple[Group, str], list[Record]] = {}
+        by_arm[group, cell.arm].append(record)
+    used: dict[tuple[Group, str, float], list[Record]] = defaultdict(list)
     replaced = []
-    for place, records in by_arm.items():
+    for (group, arm), records in by_arm.items():
         version = _version(records[-1])
-        newest = {record.cell.key(): record for record in records if _version(record) == version}
-        used[place] = sorted(newest.values(), key=lambda record: record.cell.seed)
+        newest = {(record.cell.budget, record.cell.seed): record for record in records if _version(record) == version}
+        for (budget, _), record in sorted(newest.items()):
+            used[group, arm, budget].append(record)
         kept = {record.id for record in newest.values()}
         replaced += [record for record in records if record.id not in kept]
     return used, replaced

@@ -1,7 +1,7 @@
 """What a cell cost, in every currency and under each of three nested ledgers."""
 
 from collections import Counter
-from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from bench.report.collect import Collected
@@ -14,17 +14,23 @@ PRIOR: Ledgers = "with the prior's training"
 LEDGERS = (ALONE, TARGETS, PRIOR)
 
 
-@dataclass(frozen=True)
-class Currency:
-    """A way to count. `exact`: the same in every run of a cell, so that it has no spread to allow for."""
+class Currency(Enum):
+    """A way to count."""
 
-    name: str
-    exact: bool
+    STEPS = "Steps"
+    IMAGES = "Images"
+    FLOP = "FLOP"
+    SECONDS = "Seconds"
+    JOULES = "Joules"
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the same in every run of a cell, so that it has no spread to allow for."""
+        return self not in {Currency.SECONDS, Currency.JOULES}
 
 
-STEPS, IMAGES, FLOP = (Currency(name, exact=True) for name in ("Steps", "Images", "FLOP"))
-SECONDS, JOULES = (Currency(name, exact=False) for name in ("Seconds", "Joules"))
-CURRENCIES = (STEPS, IMAGES, FLOP, SECONDS, JOULES)
+CURRENCIES = tuple(Currency)
+STEPS, IMAGES, FLOP, SECONDS, JOULES = CURRENCIES
 
 
 class Costs:
@@ -43,13 +49,12 @@ class Costs:
 
         None where it was not measured or is not known.
         """
-        parts = [_training(point or record.curve[-1], currency)]
-        if ledger != ALONE:
-            parts.append(_targets(record, currency))
-        if ledger == PRIOR:
-            parts.append(self._prior(record, currency))
-        known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+        spent = _training(point or record.curve[-1], currency)
+        if ledger == ALONE or spent is None:
+            return spent
+        made = _targets(record, currency)
+        trained = self._prior(record, currency) if ledger == PRIOR else 0.0
+        return None if made is None or trained is None else spent + made + trained
 
     def measured(self, currency: Currency) -> bool:
         """Return whether any record knows this currency."""
@@ -65,17 +70,31 @@ class Costs:
 
 
 def _training(point: Point, currency: Currency) -> float | None:
-    return {
-        STEPS: point.step,
-        IMAGES: point.images,
-        FLOP: point.flops,
-        SECONDS: point.seconds,
-        JOULES: point.joules,
-    }[currency]
+    match currency:
+        case Currency.STEPS:
+            return point.step
+        case Currency.IMAGES:
+            return point.images
+        case Currency.FLOP:
+            return point.flops
+        case Currency.SECONDS:
+            return point.seconds
+        case Currency.JOULES:
+            return point.joules
 
 
 def _targets(record: Record, currency: Currency) -> float | None:
     made = record.ledger.targets if record.ledger else None
     if made is None:
         return 0.0
-    return {STEPS: 0, IMAGES: made.images, FLOP: made.flops, SECONDS: made.seconds, JOULES: made.joules}[currency]
+    match currency:
+        case Currency.STEPS:
+            return 0.0
+        case Currency.IMAGES:
+            return made.images
+        case Currency.FLOP:
+            return made.flops
+        case Currency.SECONDS:
+            return made.seconds
+        case Currency.JOULES:
+            return made.joules

@@ -124,7 +124,8 @@ def _verdicts(found: Collected) -> Iterator[Block]:
     if not found.grid.claims:
         return
     yield Heading("Verdicts")
-    yield Cards(tuple(_card(judgements) for judgements in judged(found)))
+    claims = judged(found)
+    yield Cards(tuple(map(_card, claims)))
     yield Paragraph(
         "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
         " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
@@ -134,8 +135,8 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
         " by the cells that use it."
     )
-    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(found)), brief=True)
-    yield Bullets(tuple(map(one_line, rooms(found))))
+    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
+    yield Bullets(tuple(map(one_line, rooms(found, claims))))
 
 
 def _card(judgements: list[Judgement]) -> Card:
@@ -143,15 +144,21 @@ def _card(judgements: list[Judgement]) -> Card:
     first, verdicts = judgements[0], []
     for answer in dict.fromkeys(one.verdict for one in judgements):
         those = [one for one in judgements if one.verdict == answer]
-        costs = "; ".join(
-            f"{', '.join(one.currency.name for one in those if one.ledger == ledger)} {ledger}"
-            for ledger in dict.fromkeys(one.ledger for one in those)
-        )
-        costs = "every cost" if len(those) == len(judgements) else costs
+        costs = "every cost" if len(those) == len(judgements) else _costs_named(those, judgements)
         points = f"{difference(first)} points, " if first.difference else ""
         numbers = f"{points}n={first.n}"
         verdicts.append(Verdict(first.group.label, answer, costs, numbers))
     return Card(first.claim.name, claim_sentence(first.claim), tuple(verdicts))
+
+
+def _costs_named(those: list[Judgement], judgements: list[Judgement]) -> str:
+    """Return what the costs of some judgements are called together."""
+    names = []
+    for ledger in dict.fromkeys(one.ledger for one in those):
+        currencies = [one.currency.value for one in those if one.ledger == ledger]
+        everything = len(currencies) == sum(one.ledger == ledger for one in judgements)
+        names.append(f"{'all costs' if everything else ', '.join(currencies)} {ledger}")
+    return "; ".join(names)
 
 
 def _targets(found: Collected) -> Iterator[Block]:

@@ -64,13 +64,13 @@ def points_frame(found: Collected) -> "pd.DataFrame":
 
     rows = []
     for result in found.results:
+        about = _about(result) | {"budget": result.budget}
         for record in result.done:
             for point in record.curve:
                 scores = point.score.linear
                 rows.append(
-                    _about(result)
+                    about
                     | {
-                        "budget": result.budget,
                         "seed": record.cell.seed,
                         "id": record.id,
                         "step": point.step,

@@ -71,9 +71,10 @@ def _number(entry: Entry) -> str:
     return f"{value:.10g}" if value is not None and math.isfinite(value) else ""
 
 
-def _rows(table: Table) -> list[list[tuple[Entry, str | None]]]:
-    """Return the entries of each row with what they are sorted by."""
-    return [list(zip(row, keys, strict=True)) for row, keys in zip(table.rows, sort_keys(table), strict=True)]
+def _rows(table: Table) -> list[list[tuple[Entry, str | None, bool]]]:
+    """Return the entries of each row, with what they are sorted by and whether they are numbers."""
+    numbers = [index >= table.names for index in range(len(table.head))]
+    return [list(zip(row, keys, numbers, strict=True)) for row, keys in zip(table.rows, sort_keys(table), strict=True)]
 
 
 def _pieces(text: Text) -> Iterable[tuple[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bench.report.collect import Collected, Group, Result, Summary, has_curves, ledger_of, linear, total_flops
+from bench.report.collect import Collected, Group, Summary, has_curves, ledger_of, linear, total_flops
 from bench.report.curves import curve_figure, saving_figure
 from bench.report.saving import has_savings
 from bench.report.tables import one_line, percent
@@ -146,9 +146,8 @@ def _draw(
 
 def _spots(found: Collected, group: Group, arm: Arm, cost: Callable[[Record], float]) -> list[Spot]:
     """Return the ends of an arm's cells, by rising budget."""
-    found_there: list[Result] = [r for r in found.results if r.group == group and r.arm == arm and r.done]
     spots = []
-    for result in sorted(found_there, key=lambda result: result.budget):
+    for result in found.done_of(group, arm):
         spent, accuracy = result.over_seeds(cost), result.over_seeds(lambda record: 100 * linear(record))
         assert spent
         assert accuracy

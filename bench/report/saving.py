@@ -12,12 +12,29 @@ from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Costs, Curr
 from bench.report.tables import NONE, Entry, Table, percent
 from bench.spec import CONFIDENCE, MARGIN, Arm
 from bench.stats import interval
-from bench.store import Record
 
-RESAMPLES = 4000
-TABLE_TARGETS, CURVE_TARGETS = 5, 40
-Seeds = dict[int, list[Record]]  # an arm's records at all budgets, by seed
+RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
+DRAWN = 200_000
+TABLE_TARGETS, CURVE_TARGETS = 5, 25
 WAYS: tuple[tuple[Currency, Ledgers], ...] = ((STEPS, ALONE), (FLOP, TARGETS), (SECONDS, TARGETS))
+
+
+@dataclass(frozen=True)
+class Spending:
+    """All evaluations of an arm, at all of its budgets: accuracies and costs, float64 (seeds, evaluations).
+
+    The seeds rise. Where a seed has fewer evaluations than another, or a cost is not known, both are nan.
+    """
+
+    seeds: tuple[int, ...]
+    accuracy: np.ndarray
+    cost: np.ndarray
+
+    def to_reach(self, target: float, seeds: Sequence[int]) -> np.ndarray:
+        """Return the least cost at which each of the seeds had reached the target; infinite where none did."""
+        rows = np.searchsorted(self.seeds, seeds)
+        least: np.ndarray = np.where(self.accuracy >= target, self.cost, np.inf).min(axis=1, initial=np.inf)
+        return least[rows]
 
 
 @dataclass(frozen=True)
@@ -39,51 +56,39 @@ class Saving:
     high: float | None
 
 
-def cost_to_target(
-    records: Sequence[Record], target: float, costs: Costs, currency: Currency, ledger: Ledgers
-) -> float:
-    """Return the least that any evaluation of these records (an arm and seed) had cost that reached the target.
+def spending(found: Collected, group: Group, arm: Arm | None, currency: Currency, ledger: Ledgers) -> Spending:
+    """Return what an arm's evaluations reached and had cost."""
+    costs = Costs(found)
+    points: dict[int, list[tuple[float, float]]] = {}
+    for result in found.done_of(group, arm) if arm else ():
+        for record in result.done:
+            for point in record.curve:
+                cost = costs.of(record, currency, ledger, point)
+                if point.score.linear and cost is not None:
+                    points.setdefault(record.cell.seed, []).append((statistics.fmean(point.score.linear), cost))
+    seeds = tuple(sorted(points))
+    table = np.full((2, len(seeds), max(map(len, points.values()), default=0)), np.nan)
+    for row, seed in enumerate(seeds):
+        table[:, row, : len(points[seed])] = np.array(points[seed]).T
+    return Spending(seeds, table[0], table[1])
 
-    Infinite when none did, or when its cost is not known.
-    """
-    spent = [
-        costs.of(record, currency, ledger, point)
-        for record in records
-        for point in record.curve
-        if point.score.linear and statistics.fmean(point.score.linear) >= target
-    ]
-    return min((cost for cost in spent if cost is not None), default=math.inf)
 
-
-def saving(
-    ours: Seeds, theirs: Seeds, target: float, costs: Costs, currency: Currency, ledger: Ledgers
-) -> Saving | None:
+def saving(ours: Spending, theirs: Spending, target: float) -> Saving | None:
     """Return what an arm saves at a target, over the seeds that it and the baseline both have; None without any."""
-    seeds = sorted(ours.keys() & theirs.keys())
+    seeds = sorted({*ours.seeds} & {*theirs.seeds})
     if not seeds:
         return None
-    spent = np.array(
-        [[cost_to_target(side[seed], target, costs, currency, ledger) for seed in seeds] for side in (ours, theirs)]
-    )
+    spent = np.array([side.to_reach(target, seeds) for side in (ours, theirs)])
     arm, baseline = map(float, np.median(spent, axis=1))
     low = high = None
     if len(seeds) > 1:
-        drawn = np.random.default_rng(0).integers(0, len(seeds), (RESAMPLES, len(seeds)))
+        size = (min(RESAMPLES, DRAWN // len(seeds) + 1), len(seeds))
+        drawn = np.random.default_rng(0).integers(0, len(seeds), size)
         resampled = (_share(*pair) for pair in np.median(spent[:, drawn], axis=2).T.tolist())
         shares = sorted(share for share in resampled if not math.isnan(share))
         if shares:
             low, high = (shares[round(q * (len(shares) - 1))] for q in (0.025, 0.975))
     return Saving(target, len(seeds), arm, baseline, _share(arm, baseline), low, high)
-
-
-def by_seed(found: Collected, group: Group, arm: Arm | None) -> Seeds:
-    """Return an arm's finished records at all budgets, by seed."""
-    seeds: dict[int, list[Record]] = {}
-    for result in found.results:
-        if (result.group, result.arm) == (group, arm):
-            for record in result.done:
-                seeds.setdefault(record.cell.seed, []).append(record)
-    return seeds
 
 
 def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> list[float]:
@@ -92,39 +97,42 @@ def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> li
     if not full or not full.done:
         return []
     top = statistics.median(map(linear, full.done))
-    bottom = min(
-        statistics.fmean(point.score.linear)
-        for records in by_seed(found, group, plain).values()
-        for record in records
-        for point in record.curve
-        if point.score.linear
-    )
+    bottom = float(np.nanmin(spending(found, group, plain, STEPS, ALONE).accuracy))
     return [bottom + (top - bottom) * index / (count - 1) for index in range(count)]
+
+
+def savings(
+    found: Collected, group: Group, currency: Currency, ledger: Ledgers, count: int
+) -> list[tuple[Arm, list[Saving]]]:
+    """Return what each arm with a plain method beside it saves at `count` targets, for the arms with any result."""
+    rows = []
+    for family in found.families:
+        wanted = targets(found, group, family.plain, count)
+        theirs = spending(found, group, family.plain, currency, ledger)
+        for arm in family.others:
+            ours = spending(found, group, arm, currency, ledger)
+            there = [one for target in wanted if (one := saving(ours, theirs, target))]
+            rows += [(arm, there)] if there else []
+    return rows
 
 
 def has_savings(found: Collected) -> bool:
     """Return whether any arm can be compared with a plain method that was trained at full budget."""
-    return bool(saving_table(found).rows)
+    return any(savings(found, group, STEPS, ALONE, 2) for group in found.groups_done)
 
 
 def saving_table(found: Collected) -> Table:
     """Return what each arm saves at some targets, the last of them the plain method's median at full budget."""
     names = ("Dataset", "Arm", "Target accuracy")
-    head = (*names, *(f"{currency.name}, {ledger}" for currency, ledger in WAYS), "n")
+    head = (*names, *(f"{currency.value}, {ledger}" for currency, ledger in WAYS), "n")
     rows = []
-    costs = Costs(found)
     for group in found.groups_done:
-        for family in found.families:
-            theirs = by_seed(found, group, family.plain)
-            for arm in family.others:
-                ours = by_seed(found, group, arm)
-                for target in targets(found, group, family.plain, TABLE_TARGETS):
-                    savings = [saving(ours, theirs, target, costs, *way) for way in WAYS]
-                    there = [_entry(one) for one in savings if one]
-                    if there:
-                        label = next(result.label for result in found.results if result.arm == arm)
-                        what = (Entry(group.label), Entry(label), Entry(f"{100 * target:.1f}%"))
-                        rows.append((*what, *there, Entry(str(len(ours.keys() & theirs.keys())))))
+        by_way = [savings(found, group, *way, TABLE_TARGETS) for way in WAYS]
+        for (arm, first), *others in zip(*by_way, strict=True):
+            for index, one in enumerate(first):
+                entries = [_entry(each[index]) for each in (first, *(there for _, there in others))]
+                what = (found.label(arm), f"{100 * one.target:.1f}%")
+                rows.append((Entry(group.label), *map(Entry, what), *entries, Entry(str(one.n))))
     return Table(head, tuple(rows), names=2)
 
 
@@ -134,17 +142,14 @@ def smallest_table(found: Collected) -> Table:
     A budget suffices when the lower bound of the paired difference is above -margin, and is ruled out when the upper
     bound is below it; the true smallest one lies between the two.
     """
-    head = ("Dataset", "Arm", "Suffices", "Ruled out", *(f"{c.name}, {ledger}" for c, ledger in WAYS), "n")
+    head = ("Dataset", "Arm", "Suffices", "Ruled out", *(f"{c.value}, {ledger}" for c, ledger in WAYS), "n")
     rows = []
     for group in found.groups_done:
         for family in found.families:
             full = found.find(group, family.plain, 1.0)
             arms = [arm for arm in (family.plain, *family.others) if arm]
             for arm in arms:
-                results = sorted(
-                    (r for r in found.results if (r.group, r.arm) == (group, arm) and pairs(r, full) and r is not full),
-                    key=lambda result: result.budget,
-                )
+                results = [r for r in found.done_of(group, arm) if pairs(r, full) and r is not full]
                 if results:
                     rows.append(_smallest(found, results, full))
     return Table(head, tuple(rows), names=2)

@@ -269,7 +269,9 @@ def whole(value: float) -> str:
 
 def one_line(text: str, limit: int | None = 400) -> str:
     """Return text without line breaks and control characters, cut where it is too long for a report."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
     return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -16,6 +16,7 @@ import pytest
 from bench.grid import expand, load_grid
 from bench.report.charts import front
 from bench.report.collect import collect
+from bench.report.costs import ALONE, TARGETS
 from bench.report.document import report_document
 from bench.report.html import html_document, sort_keys
 from bench.report.tables import NONE, Entry, Table
@@ -255,6 +256,20 @@ def test_a_page_of_table_1_is_small(tmp_path: Path) -> None:
     assert page.count('class="point"') >= 7 * 88
     assert page.count('class="point seed"') == 7 * 264
     assert len(page.encode()) < 5_000_000
+
+
+def test_a_currency_has_a_chart_where_it_was_measured(tmp_path: Path, real_page: Path) -> None:
+    def shown(page: str) -> list[str]:
+        return [text for text in Parsed(page).text("label") if text.strip()]
+
+    counted = [f"{what}, {ledger}" for what in ("Images", "FLOP", "Seconds") for ledger in (ALONE, TARGETS)]
+    savings = ["Steps, training alone", "FLOP, with targets", "Seconds, with targets"]
+    assert shown(real_page.read_text(encoding="utf-8")) == ["Steps, training alone", *counted, *savings]
+    for record in read_records(RECORDS)[0]:
+        curve = tuple(point.model_copy(update={"joules": 50.0 * point.step}) for point in record.curve)
+        write_record(record.model_copy(update={"curve": curve}), tmp_path)
+    page = html_document(report_document(collect(load_grid("cifar_small"), tmp_path)))
+    assert shown(page) == ["Steps, training alone", *counted, "Joules, training alone", *savings]
 
 
 @pytest.fixture(scope="module")

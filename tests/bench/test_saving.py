@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 
 from bench.claims import statements
 from bench.grid import expand, load_grid
-from bench.report.claims import judge, rooms, targets_table, verdict_table
+from bench.report.claims import judge, judged, rooms, targets_table, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs
-from bench.report.saving import by_seed, cost_to_target, saving, saving_table, smallest_table, targets
+from bench.report.saving import saving, saving_table, smallest_table, spending, targets
 from bench.spec import Arm, Cell, Grid, Inputs, cell_id
 from bench.store import Ledger, Point, Record, Score, TargetCost, write_record
 
@@ -137,11 +138,11 @@ def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert not Costs(found).measured(JOULES)
     assert Costs(found).of(found.done[0], JOULES, ALONE) is None
-    assert "Joules" not in verdict_table(found).head
+    assert "Joules" not in verdict_table(judged(found)).head
 
 
 def test_joules_have_a_column_where_they_were_measured(found: Collected) -> None:
-    assert "Joules" in verdict_table(found).head
+    assert "Joules" in verdict_table(judged(found)).head
 
 
 def test_a_claim_on_every_arm_is_judged_in_every_currency_and_ledger(found: Collected) -> None:
@@ -159,7 +160,7 @@ def test_a_claim_on_every_arm_is_judged_in_every_currency_and_ledger(found: Coll
 
 
 def test_the_room_for_a_prior_of_unknown_cost(found: Collected) -> None:
-    (line,) = rooms(found)
+    (line,) = rooms(found, judged(found))
     # 0.55 x 1,000,000 - 470,000 = 80,000 FLOP of 1,000,000.
     assert "half: public" in line
     assert "at most 8.0e-08 TFLOP, 8% of what the baseline took" in line
@@ -173,16 +174,16 @@ def test_the_share_of_the_targets_is_that_of_the_full_cost(found: Collected) -> 
         assert (row[flops].text, row[flops].note) == ("reproduced", "(2%)")
         assert (row[seconds].text, row[seconds].note) == ("reproduced", "(2%)")
     strict = found.grid.model_copy(update={"targets_share": 0.019})
-    table = targets_table(Collected(**{**vars(found), "grid": strict}))
+    table = targets_table(replace(found, grid=strict))
     assert {row[flops].text for row in table.rows} == {"not reproduced"}
 
 
 def test_the_cost_to_a_target_is_that_of_the_first_evaluation_there(found: Collected) -> None:
-    costs, records = Costs(found), by_seed(found, found.groups[0], arm_of(found, "byol"))[0]
+    spent = spending(found, found.groups[0], arm_of(found, "byol"), STEPS, ALONE)
     # Halfway the accuracies are 20, 25 and 30 %, at the end 40, 50 and 60 %.
     expected = {0.19: 125, 0.2: 125, 0.24: 250, 0.26: 250, 0.41: 500, 0.5: 500, 0.55: 1000, 0.6: 1000, 0.61: math.inf}
     for target, steps in expected.items():
-        assert cost_to_target(records, target, costs, STEPS, ALONE) == steps, target
+        assert spent.to_reach(target, [0]) == steps, target
 
 
 def test_targets_end_at_the_median_of_the_full_budget(found: Collected) -> None:
@@ -193,8 +194,8 @@ def test_targets_end_at_the_median_of_the_full_budget(found: Collected) -> None:
 
 def test_the_saving_and_its_bootstrap(found: Collected) -> None:
     group = found.groups[0]
-    ours, theirs = (by_seed(found, group, arm_of(found, name)) for name in ("own", "byol"))
-    one = saving(ours, theirs, 0.61, Costs(found), FLOP, TARGETS)
+    ours, theirs = (spending(found, group, arm_of(found, name), FLOP, TARGETS) for name in ("own", "byol"))
+    one = saving(ours, theirs, 0.61)
     assert one is not None
     # own: seeds reach 61 % at the end of 50 % (70 to 73); byol: 60 % misses, the others at the end of 100 %.
     assert (one.n, one.arm, one.baseline) == (4, 470_000, 1_000_000)
@@ -210,12 +211,12 @@ def test_the_saving_and_its_bootstrap(found: Collected) -> None:
 
 def test_misses_are_infinite_and_stay_in_the_median(found: Collected) -> None:
     group = found.groups[0]
-    byol, rand = (by_seed(found, group, arm_of(found, name)) for name in ("byol", "random"))
-    missed = saving(rand, byol, 0.58, Costs(found), STEPS, ALONE)
+    byol, rand = (spending(found, group, arm_of(found, name), STEPS, ALONE) for name in ("byol", "random"))
+    missed = saving(rand, byol, 0.58)
     assert missed is not None
     assert math.isinf(missed.arm)
     assert missed.share == -math.inf
-    neither = saving(rand, rand, 0.9, Costs(found), STEPS, ALONE)
+    neither = saving(rand, rand, 0.9)
     assert neither is not None
     assert math.isnan(neither.share)
     assert neither.low is neither.high is None

@@ -12,9 +12,11 @@ from bench.grid import expand, load_grid
 from bench.meter import Clock
 from bench.places import Places
 from bench.plan import plan
+from bench.report import write_report
 from bench.seeds import generator
 from bench.source import Order, Resident
-from bench.spec import Cell
+from bench.spec import Cell, cell_id
+from bench.store import read_records
 from bench.targets import make_targets
 from bench.train import Trainer
 from bench.views import View, augment
@@ -23,6 +25,7 @@ from priors import find_prior
 
 CPU = torch.device("cpu")
 COUNT = 512
+RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,18 @@ def test_planning(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
         return sum(total_steps(task.cell, 1437) for task in tasks)
 
     assert benchmark.pedantic(everything, rounds=1) == 10_000 * 110
+
+
+@pytest.mark.benchmark(group="report of 10,000 records, with all of its files")
+def test_report(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """Copies of one real record; as a test, of 90 of them."""
+    seeds = 1112 if benchmark.enabled else 10
+    grid = load_grid("cifar_small", settings=[f"seeds={list(range(seeds))}"])
+    real = next(record for record in read_records(RECORDS)[0] if record.cell.rela)
+    for each in expand(grid):
+        inputs = real.inputs.model_copy(update={"prior": real.inputs.prior if each.rela else None})
+        copy = real.model_copy(update={"cell": each, "inputs": inputs, "id": cell_id(each, inputs)})
+        (tmp_path / f"{copy.id}.json").write_text(copy.model_dump_json())
+    text = benchmark.pedantic(lambda: write_report(grid, tmp_path, tmp_path / "out"), rounds=1)
+    assert f"{9 * seeds} of {9 * seeds} cells done" in text
+    assert (tmp_path / "out" / "index.html").is_file()
