@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report.collect import (
     Collected,
     Result,
+    deviation,
     knn,
     ledger_of,
     linear,
@@ -83,7 +84,7 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "target_joules": target_joules(record),
                         "loss": point.loss,
                         "linear": statistics.fmean(scores) if scores else None,
-                        "linear_probe_sd": statistics.stdev(scores) if len(scores) > 1 else None,
+                        "linear_probe_sd": deviation(scores) if len(scores) > 1 else None,
                         "linear_probe_seed_sd": probe_seed_sd(point.score),
                         "knn": point.score.knn,
                     }
