@@ -149,7 +149,7 @@ def _last(place: Path) -> int:
 def _now(folder: Path) -> float:
     """Return the time of the folder's file system."""
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.", suffix=".tmp") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, where the file system knows such a thing
             return os.fstat(file.fileno()).st_mtime
     except OSError:  # full, or not for this user to write
         return time.time()

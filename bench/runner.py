@@ -228,7 +228,9 @@ class _Runner:
             raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything, and the other cells must go on
             if self.stop and not isinstance(error, UserError | TrainingError | TimedOut):
-                raise Interrupted from error  # a signal to all processes of a group ends those that decode, too
+                # A signal to all processes of a group may end those that decode in their first moments.
+                event("interrupted", {"why": _judged(error)[1]})
+                raise Interrupted from error
             status, reason = _judged(error)
             if is_first():
                 log.text(traceback.format_exc())
