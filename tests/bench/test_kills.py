@@ -28,6 +28,22 @@ seeds: [3]
 arms: [{method: byol, rela: {prior: rand, phase: 0.5}}]
 protocol: {epochs: 6, batch_size: 24, input_size: 8, blur: false, probe: {epochs: 2}, knn: {k: 5}}
 """
+SLOW = """
+import time
+from pathlib import Path
+from bench import source
+
+read = source.read_image
+
+def slowly(path):
+    Path({marker!r}).touch()
+    until = time.monotonic() + 0.02
+    while time.monotonic() < until:
+        pass
+    return read(path)
+
+source.read_image = slowly
+"""
 LONG = ("--set", "protocol.epochs=4000")
 KILLS = int(os.environ.get("BENCH_KILLS", "100"))
 SEED = int(os.environ.get("BENCH_SEED", "0"))
@@ -108,13 +124,19 @@ def test_a_signal_to_the_whole_group_saves_a_cell_whose_images_stream(
     whole, cut = folder(tmp_path / "whole", STREAMED), folder(tmp_path / "cut", STREAMED)
     for each in (whole, cut):
         images(each, 48)
-    process = server.start(cut, "--plugin", cut / "streams.py", "--workers", "2", "--checkpoint-seconds", "0")
-    until(lambda: any(len(log) >= 4 for log in events(cut).values()))
+    # So that the main process mostly waits for those that decode.
+    (cut / "slow.py").write_text(SLOW.format(marker=str(cut / "decoding")))
+    plugins = ("--plugin", cut / "streams.py", "--plugin", cut / "slow.py")
+    process = server.start(cut, *plugins, "--workers", "2")
+    until(lambda: any(log[-1]["event"] == "start" for log in events(cut).values() if log))
+    (cut / "decoding").unlink()  # of the targets
+    until((cut / "decoding").exists)
     os.killpg(process, number)
     assert server.wait(process) == 130, (cut / "out").read_text()
     assert "the same command goes on from there" in (cut / "out").read_text()
     (log,) = events(cut).values()
     assert log[-1]["event"] == "interrupted"
+    assert "why" not in log[-1], "no worker has died"
     assert not list((cut / "results" / "tiny").glob("*.json")), "nothing is recorded as failed"
     saved = max(event["step"] for event in log if event["event"] == "checkpoint")
     assert server.run(cut, "--plugin", cut / "streams.py", "--workers", "1") == 0

@@ -38,18 +38,18 @@ def test_two_runners_share_a_grid(server: Forks, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_four_runners_share_a_grid_and_one_is_killed(server: Forks, tmp_path: Path) -> None:
     alone, together = folder(tmp_path / "alone", SEEDS), folder(tmp_path / "together", SEEDS)
-    runners = [server.start(together, "--checkpoint-seconds", "0", out=f"out{i}") for i in range(4)]
-
-    def half_done() -> bool:
-        return any(sum(event["event"] == "checkpoint" for event in log) == 3 for log in events(together).values())
-
-    until(half_done)
     places = Places(together / "data", together / "results", "tiny")
     cells = expand(load_grid(str(together / "tiny.yaml")))
     tasks = plan(cells, cells, places, "grid tiny")
-    states = [state_of(task, places) for task in tasks]
-    running = [state for state in states if state.startswith("running (")]
-    assert running
+    runners = [server.start(together, "--checkpoint-seconds", "0", out=f"out{i}") for i in range(4)]
+
+    def in_the_midst() -> list[str]:
+        saved = {cell for cell, log in events(together).items() if log and log[-1]["event"] == "checkpoint"}
+        states = [state_of(task, places) for task in tasks if task.id in saved]
+        return [state for state in states if state.startswith("running (")]
+
+    until(in_the_midst)
+    running = in_the_midst()
     victim = int(running[0].partition(":")[2].partition(",")[0])
     assert victim in runners
     os.kill(victim, signal.SIGKILL)
