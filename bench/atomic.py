@@ -1,31 +1,77 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are not to be trusted, put aside."""
 
+import errno
+import glob
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO
 
 
+class WriteError(OSError):
+    """A file could not be written: the disk is full, or says no. `filename` and `strerror` say which and why."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write that becomes `path`, on disk, when the block ends; an error leaves no trace of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    """Yield a file to write that becomes `path`, on disk, when the block ends; an error leaves no trace of it.
+
+    Raises WriteError when the disk refuses.
+    """
+    try:
+        _make_folder(path.parent)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o666 & ~_umask())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename not in {None, str(path.parent)} and not str(error.filename).endswith(".tmp"):
+            raise  # of what the block reads
+        raise WriteError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` that were killed have left behind; nobody else may be writing it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, why: str, suffix: str = "damaged") -> None:
+    """Rename a file that cannot be trusted, never over another one, and say so: `<name>.damaged`, `.damaged.2`, ..."""
+    names = (f"{path.name}.{suffix}" + (f".{number}" if number > 1 else "") for number in count(1))
+    to = next(place for name in names if not (place := path.with_name(name)).exists())
+    with suppress(FileNotFoundError):  # another runner was faster
+        path.rename(to)
+        print(f"{path}: {why}; set aside as {to.name}", file=sys.stderr)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, all of them on disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems know no such thing
+            raise
     finally:
         os.close(directory)
 

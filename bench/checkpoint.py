@@ -1,18 +1,44 @@
 """The checkpoint of a running cell: all that it needs to go on as if nothing had happened."""
 
+import hashlib
+import os
 import pickle
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import torch
+from pydantic import ValidationError
 
-from bench.atomic import atomic_write
-from bench.meter import Clock
+from bench.atomic import atomic_write, set_aside
 from bench.places import Places
 from bench.store import Point
-from bench.train import Trainer
 
 VERSION = 2
+MAGIC = b"rela-bench checkpoint "
+# After what torch saves, which carries no checksum that its reader would look at.
+END = len(MAGIC) + 4 + hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a cell stands.
+
+    Args:
+        seconds: spent until then, by phase.
+        joules: of the GPU until then, by phase; None: not measured.
+        wall: seconds of wall time until then.
+        peak: bytes of memory at most until then, where known.
+        curve: the evaluations until then.
+        trainer: the trainer's state; None before its first step.
+    """
+
+    seconds: dict[str, float]
+    joules: dict[str, float] | None
+    wall: float
+    peak: int | None
+    curve: tuple[Point, ...]
+    trainer: dict[str, Any] | None
 
 
 def checkpoint_path(places: Places, identifier: str) -> Path:
@@ -20,33 +46,68 @@ def checkpoint_path(places: Places, identifier: str) -> Path:
     return places.work(identifier) / "checkpoint.pt"
 
 
-def save_checkpoint(path: Path, identifier: str, trainer: Trainer, clock: Clock, curve: Sequence[Point]) -> None:
-    """Write the checkpoint of the cell `identifier`, atomically."""
-    state = {
-        "version": VERSION,
-        "id": identifier,
-        "seconds": clock.read(),
-        "joules": clock.joules(),
-        "wall": clock.wall,
-        "curve": [point.model_dump() for point in curve],
-        "trainer": trainer.state(),
-    }
+def save_checkpoint(path: Path, identifier: str, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint of the cell `identifier`, atomically. Raises WriteError; the earlier one is there then."""
+    state = vars(checkpoint) | {"id": identifier, "curve": [point.model_dump() for point in checkpoint.curve]}
     with atomic_write(path) as file:
-        torch.save(state, file)
+        hashing = _Hashing(file)
+        try:
+            torch.save(state, hashing)  # type: ignore[arg-type]  # it is only written to
+        except RuntimeError as error:  # torch hides what the file says
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.write(MAGIC + VERSION.to_bytes(4, "little") + hashing.sha.digest())
 
 
-def resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list[Point]:
-    """Restore trainer and clock from a checkpoint, if there is one that fits, and return its curve."""
+def load_checkpoint(path: Path, identifier: str, device: torch.device) -> Checkpoint | None:
+    """Return the cell's checkpoint; None when there is none, or one that is damaged or stale, which is set aside."""
     if not path.is_file():
-        return []
+        return None
     try:
-        state = torch.load(path, map_location=clock.device, weights_only=True)
-        if state["version"] != VERSION or state["id"] != identifier:
-            return []
-        curve = [Point.model_validate(point) for point in state["curve"]]
-        trainer.restore(state["trainer"])
-        clock.add(state["seconds"], state["wall"], state["joules"])
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError):
-        path.rename(path.with_suffix(".damaged"))
-        return []
-    return curve
+        with path.open("rb") as file:
+            version, whole = _read_end(file)
+        if version != VERSION:
+            set_aside(path, f"a checkpoint of version {version} where {VERSION} is known", "stale")
+            return None
+        if not whole:
+            set_aside(path, "a damaged checkpoint")
+            return None
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state.pop("id") != identifier:
+            set_aside(path, "the checkpoint of another cell", "stale")
+            return None
+        return Checkpoint(**state | {"curve": tuple(Point.model_validate(point) for point in state["curve"])})
+    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, ValidationError, pickle.PickleError):
+        set_aside(path, "not a checkpoint")
+        return None
+
+
+class _Hashing:
+    """A file that is only written to, with the digest of what was."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _read_end(file: IO[bytes]) -> tuple[int, bool]:
+    """Return a checkpoint's version, and whether the rest is what was written. Raises ValueError when it is none."""
+    length = file.seek(0, os.SEEK_END) - END
+    if length < 0:
+        raise ValueError
+    file.seek(length)
+    end = file.read(END)
+    if not end.startswith(MAGIC):
+        raise ValueError
+    sha = hashlib.sha256()
+    file.seek(0)
+    while length and (block := file.read(min(length, 2**20))):
+        sha.update(block)
+        length -= len(block)
+    version = int.from_bytes(end[len(MAGIC) : len(MAGIC) + 4], "little")
+    return version, sha.digest() == end[len(MAGIC) + 4 :]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import UserError
-from bench.process import tune_process
+from bench.errors import UserError, did_you_mean
+from bench.process import make_deterministic, tune_process
 
 if TYPE_CHECKING:
     import torch
 
+    from bench.experiment import Limits
     from bench.places import Places
     from bench.plan import Task
     from bench.runner import Outcome
@@ -65,8 +66,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, what is done, and the cost")] = False,
     tflops: Annotated[float | None, typer.Option(help="device rate that --dry-run assumes, in TFLOP/s", min=0)] = None,
     rehearse: RehearseOption = False,
+    retry: Annotated[list[str] | None, typer.Option(help="only cells that are failed, oom or timeout")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="seconds between two checkpoints of a cell", min=0)] = 60.0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
 ) -> None:
-    """Run the cells of a grid that are not done yet."""
+    """Run the cells of a grid that are not done yet, the failed ones among them."""
     if toy := _toy(grid, profile, settings, only):
         from bench.toy import print_states, run_toy
 
@@ -75,9 +80,14 @@ def run(
         else:
             (print_states if dry_run else run_toy)(toy, results)
         return
+    _check_retry(retry, rehearse or dry_run)
+    if deterministic:
+        make_deterministic()
     from bench.distributed import first_then_others, is_first, start, stop, world
+    from bench.experiment import Limits
 
     target = start(_device(device))
+    limits = Limits(checkpoint_seconds, cell_timeout)
     with first_then_others():
         spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
         if download:
@@ -88,14 +98,15 @@ def run(
     if rehearse:
         if dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
-        bad = _rehearse(spec, only, tasks, places, target, workers)
+        bad = _rehearse(spec, only, tasks, places, target, workers, limits)
     elif dry_run:
         from bench.estimate import print_estimate
 
         print_estimate(tasks, places, target, tflops)
         return
     else:
-        bad = [outcome for outcome in _run(tasks, places, target, workers) if outcome.status != "done"]
+        tasks = _retried(tasks, places, retry)
+        bad = [outcome for outcome in _run(tasks, places, target, workers, limits) if outcome.status != "done"]
     first = is_first()
     stop()
     if bad:
@@ -104,29 +115,65 @@ def run(
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
 
 
-def _run(tasks: "list[Task]", places: "Places", device: "torch.device", workers: int) -> "list[Outcome]":
+def _check_retry(retry: list[str] | None, other: bool) -> None:
+    """Raise UserError unless `--retry` names statuses and stands alone."""
+    known = ["failed", "oom", "timeout"]
+    for status in retry or []:
+        if status not in known:
+            raise UserError(f"--retry {status}: no such status{did_you_mean(status, known)}")
+    if retry and other:
+        raise UserError("--retry is for a real run: leave out --rehearse and --dry-run")
+
+
+def _retried(tasks: "list[Task]", places: "Places", retry: list[str] | None) -> "list[Task]":
+    """Return the tasks that `--retry` chooses, with what they need; all without it."""
+    if not retry:
+        return tasks
+    from bench.distributed import of_first
+    from bench.runner import with_status
+
+    chosen = of_first({task.id for task in with_status(tasks, places, retry)})
+    if not chosen:
+        print(f"no cell is {' or '.join(retry)}")
+    return [task for task in tasks if task.id in chosen]
+
+
+def _run(
+    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits"
+) -> "list[Outcome]":
     """Run the tasks, say what became of them, and return it."""
+    from bench.atomic import WriteError
     from bench.distributed import is_first
+    from bench.launches import ProcessError
     from bench.progress import Display
-    from bench.runner import ProcessError, run_tasks
+    from bench.runner import run_tasks
     from bench.train import Interrupted
 
     try:
-        outcomes = run_tasks(tasks, places, device, workers, Display(places.mark))
+        outcomes = run_tasks(tasks, places, device, workers, Display(places.mark), limits)
     except Interrupted:
         if is_first():
             print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except WriteError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
+            " make room, and the same command goes on from there"
+        ) from error
     except ProcessError as error:
         print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
         raise typer.Exit(1) from None
     if not is_first():
         return outcomes
     bad = [outcome for outcome in outcomes if outcome.status != "done"]
-    cached = sum(outcome.cached for outcome in outcomes)
+    elsewhere = sum(outcome.elsewhere for outcome in outcomes)
+    before = sum(outcome.cached for outcome in outcomes) - elsewhere
     print(
-        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({cached} before);"
-        f" records in {places.records}"
+        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({before} before"
+        f"{f', {elsewhere} by other runners' if elsewhere else ''}); records in {places.records}"
     )
     for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
         print(f"{count} {state}: {reason}", file=sys.stderr)
@@ -134,7 +181,13 @@ def _run(tasks: "list[Task]", places: "Places", device: "torch.device", workers:
 
 
 def _rehearse(
-    spec: "Grid", only: str | None, tasks: "list[Task]", places: "Places", device: "torch.device", workers: int
+    spec: "Grid",
+    only: str | None,
+    tasks: "list[Task]",
+    places: "Places",
+    device: "torch.device",
+    workers: int,
+    limits: "Limits",
 ) -> "list[Outcome]":
     """Rehearse a grid, say which of its cells (`tasks`) would fail here, and return what failed in the rehearsal."""
     from bench.grid import expand, rehearsed
@@ -144,7 +197,7 @@ def _rehearse(
     short = rehearsed(spec)
     there = stage(places, short.name)
     lay_out(expand(short), places.data, there.data)
-    outcomes = _run(_tasks(short, only, there), there, device, workers)
+    outcomes = _run(_tasks(short, only, there), there, device, workers, limits)
     found = obstacles(tasks, places)
     for reason, stopped in found.items():
         print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")
@@ -173,6 +226,7 @@ def check(
     workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
 ) -> None:
     """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
+    from bench.experiment import Limits
     from bench.gate import Gate
     from bench.pace import find_commit
 
@@ -186,7 +240,7 @@ def check(
     with gate.places(data_root, results) as places:
         tasks = _tasks(gate.spec, None, places)
         gate.refuse(tasks)
-        outcomes = _run(tasks, places, target, workers)
+        outcomes = _run(tasks, places, target, workers, Limits())
         if update:
             print(gate.write(outcomes, places))
             return

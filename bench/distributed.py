@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from lightly.utils import dist as lightly_dist
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.errors import UserError
 
+T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
 
 
@@ -92,6 +94,15 @@ def any_of(flag: bool) -> bool:
     flags = torch.tensor(int(flag))
     distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
     return bool(flags)
+
+
+def of_first(value: T) -> T:
+    """Return the first process's value in all of them, which ask at the same time."""
+    if world() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]
 
 
 def wait() -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
+from bench.atomic import remove_leftovers, set_aside
 from bench.backbones import build_backbone
 from bench.budget import evaluation_steps, total_steps
-from bench.checkpoint import checkpoint_path, resume, save_checkpoint
+from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
 from bench.errors import UserError
 from bench.evaluate import extract, knn_accuracy, linear_probe
 from bench.flops import NOT_COUNTED
+from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
@@ -23,7 +25,7 @@ from bench.source import Order, open_source
 from bench.spec import Cell, makes_prior
 from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
 from bench.targets import find_or_make_targets, values_for
-from bench.train import CHECKPOINT_SECONDS, Every, Interrupted, Trainer
+from bench.train import Every, Interrupted, TimedOut, Trainer
 from methods import Method, methods
 from methods.rela import ReLA
 from priors.targets import Targets
@@ -41,80 +43,120 @@ class Watch:
         step: called with (step, steps, loss) after each step.
         event: called with an event's name and facts: the log of the cell.
         stop: tells whether the user wants to stop.
+        own: called before anything is written; raises when the cell is another runner's by now.
     """
 
     step: Callable[[int, int, float], None]
     event: Callable[[str, dict[str, Any]], None]
     stop: Callable[[], bool]
+    own: Callable[[], None] = lambda: None
 
 
-def run_cell(task: Task, places: Places, device: torch.device, workers: int, watch: Watch) -> Record:
+@dataclass(frozen=True)
+class Limits:
+    """Seconds between two checkpoints, and seconds that a cell may take in all its runs together; None: any."""
+
+    checkpoint_seconds: float = 60.0
+    cell_seconds: float | None = None
+
+
+def run_cell(
+    task: Task, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits | None = None
+) -> Record:
     """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
 
     Of several processes, the record of the first is whole. Raises Interrupted once a checkpoint is written when
-    `watch.stop()` says so, TrainingError when the loss is not finite, UserError when an input is missing or damaged.
+    `watch.stop()` says so, TimedOut likewise, TrainingError when the loss is not finite, OutOfMemory, WriteError when
+    the disk is full, UserError when an input is missing or damaged.
     """
-    cell = _Running(task, places, device, workers, watch)
-    cell.train()
+    cell = _Running(task, places, device, workers, watch, limits or Limits())
+    try:
+        cell.set_up()
+        cell.train()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(cell.out_of_memory(error)) from error
+        raise
     return cell.record()
 
 
 class _Running:
     """A cell while it runs."""
 
-    def __init__(self, task: Task, places: Places, device: torch.device, workers: int, watch: Watch) -> None:
-        assert task.inputs is not None
-        self.task, self.cell, self.places, self.watch = task, task.cell, places, watch
+    def __init__(
+        self, task: Task, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits
+    ) -> None:
+        self.task, self.cell, self.places, self.watch, self.limits = task, task.cell, places, watch, limits
+        self.device, self.workers = device, workers
         self.clock = Clock(device)
-        reset_peak_memory(device)
-        with first_then_others():
-            data = load_dataset(self.cell.dataset, places)
-        self.data = part_of(data, self.cell, REHEARSED_TEST_IMAGES if places.rehearsal else None)
-        self.size = image_size(self.cell, places)
-        self.images, self.test_images = (
-            open_source(split, self.size, device, workers) for split in (self.data.train, self.data.test)
-        )
+        self.checkpoint = checkpoint_path(places, task.id)
+        self.saved: Checkpoint | None = None
+        self.trainer: Trainer | None = None
         self.targets: Targets | None = None
         self.cached = False
-        if task.prior:
+        self.doing, self.memory_before = "reading the dataset", memory_in_use(device)
+        reset_peak_memory(device)
+
+    def set_up(self) -> None:
+        """Read the data, make the targets, build what is trained, and go on from the checkpoint."""
+        with first_then_others():
+            data = load_dataset(self.cell.dataset, self.places)
+            self.saved = load_checkpoint(self.checkpoint, self.task.id, self.device)
+        self.data = part_of(data, self.cell, REHEARSED_TEST_IMAGES if self.places.rehearsal else None)
+        self.size = image_size(self.cell, self.places)
+        self.images, self.test_images = (
+            open_source(split, self.size, self.device, self.workers) for split in (self.data.train, self.data.test)
+        )
+        self.steps = total_steps(self.cell, len(self.data.train))
+        self.curve = list(self.saved.curve) if self.saved else []
+        if self.saved:
+            self.clock.add(self.saved.seconds, self.saved.wall, self.saved.joules)
+        if self.task.prior:
+            self.doing = "making targets"
             with first_then_others():
                 self.targets, self.cached = find_or_make_targets(
-                    task, self.images, self.size, places, self.clock, self._after_shard
+                    self.task, self.images, self.size, self.places, self.clock, self._check, self._after_shard
                 )
-        self.steps = total_steps(self.cell, len(self.data.train))
-        self.trainer = self._trainer()
-        self.checkpoint = checkpoint_path(places, task.id)
-        with first_then_others():
-            self.curve = resume(self.checkpoint, task.id, self.trainer, self.clock)
+        self.doing = "building the method"
+        self.trainer = self._resumed()
         if self.cell.flops_of:
             with self.clock.phase("other"):
-                self.steps = _matched_steps(task, self.trainer, places)
-        watch.event("resume" if self.trainer.step else "start", {"step": self.trainer.step, "steps": self.steps})
-        self.due = Every(CHECKPOINT_SECONDS)
+                self.steps = _matched_steps(self.task, self.trainer, self.places)
+        step = self.trainer.step
+        self.watch.event("resume" if step else "start", {"step": step, "steps": self.steps})
+        self.due = Every(self.limits.checkpoint_seconds)
         self.ask_every = 1 if world() == 1 else ASK_EVERY
 
     def train(self) -> None:
         """Train to the end of the budget, evaluate where the protocol says, and save the backbone."""
+        assert self.trainer
+        self._check()
         evaluated = {point.step for point in self.curve}
+        self.memory_before = memory_in_use(self.device)
         for until in evaluation_steps(self.cell, self.steps):
             if until in evaluated:
                 continue
+            self.doing = "training"
             self.trainer.train(until, self._after_step)
             losses = self.trainer.mean_losses()
             if not is_first():
                 continue
-            self.curve.append(self._evaluated(losses))
+            self.doing = "evaluating"
+            self.curve.append(self._evaluated(self.trainer, losses))
             self.watch.event("evaluation", self.curve[-1].model_dump())
             if until < self.steps:
                 self._save()
         # Of a rehearsal's backbones, only priors are of use to anybody, and all are gigabytes.
         if is_first() and (makes_prior(self.cell) or not self.places.rehearsal):
+            self.watch.own()
             with self.clock.phase("other"):
+                remove_leftovers(self.places.backbone(self.task.id))
                 save_weights(self.trainer.method.backbone, self.places.backbone(self.task.id))
 
     def record(self) -> Record:
         """Return the record of the trained cell."""
-        assert self.task.inputs is not None
+        assert self.task.inputs
+        assert self.trainer
         method, targets = self.trainer.method, self.targets
         return Record(
             id=self.task.id,
@@ -132,18 +174,40 @@ class _Running:
                 seconds=self.clock.read(),
                 joules=self.clock.joules(),
                 wall_seconds=self.clock.wall,
-                peak_memory_bytes=peak_memory(self.clock.device),
+                peak_memory_bytes=self._peak(),
                 targets=TargetCost(**asdict(targets.cost), empty=targets.empty, cached=self.cached)
                 if targets
                 else None,
                 flops_not_counted=NOT_COUNTED,
             ),
-            provenance=provenance(self.clock.device),
+            provenance=provenance(self.device),
             rehearsal=self.places.rehearsal,
         )
 
+    def out_of_memory(self, error: Exception) -> str:
+        """Return what to say of an error for lack of memory."""
+        batch = self.cell.protocol.batch_size if self.doing == "training" else None
+        doing = f"{self.doing} in batches of {batch}" if batch else self.doing
+        return sentence(error, self.device, doing, batch, self.memory_before)
+
+    def _resumed(self) -> Trainer:
+        """Return a trainer that goes on from the checkpoint; a new one when there is none that fits it."""
+        trainer = self._trainer()
+        if not (self.saved and self.saved.trainer):
+            return trainer
+        try:
+            trainer.restore(self.saved.trainer)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            if is_first():
+                why = str(error).strip().partition("\n")[0]
+                set_aside(self.checkpoint, f"does not fit method {self.cell.method!r} as it is now: {why}", "stale")
+            self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules)
+            self.saved, self.curve = None, []
+            return self._trainer()
+        return trainer
+
     def _trainer(self) -> Trainer:
-        cell, device, targets = self.cell, self.clock.device, self.targets
+        cell, device, targets = self.cell, self.device, self.targets
         order = Order(len(self.data.train), cell.budget, cell.protocol.batch_size, cell.seed)
         target_dim = targets.values.shape[1] if targets else None
         method = build_method(cell, self.size, target_dim, order.steps_per_epoch, self.places.rehearsal)
@@ -155,26 +219,54 @@ class _Running:
     def _after_shard(self, images: int) -> None:
         """Tell that the features of the first `images` are on disk, and stop there if the user wants to."""
         self.watch.event("targets", {"images": images, "of": len(self.images.labels)})
-        if self.watch.stop():
-            raise Interrupted
+        self._check()
 
     def _after_step(self) -> None:
+        assert self.trainer
         self.watch.step(self.trainer.step, self.steps, self.trainer.loss)
-        if self.trainer.step % self.ask_every == 0 and any_of(self.watch.stop()):
-            self._save()
-            raise Interrupted
+        if self.trainer.step % self.ask_every == 0:
+            self._check()
         if self.due():
             self._save()
 
-    def _save(self) -> None:
-        if is_first():
-            with self.clock.phase("other"):
-                save_checkpoint(self.checkpoint, self.task.id, self.trainer, self.clock, self.curve)
-            self.watch.event("checkpoint", {"step": self.trainer.step})
+    def _check(self) -> None:
+        """Save and stop when the user wants to, or when the cell has had its time.
 
-    def _evaluated(self, losses: dict[str, float]) -> Point:
+        All processes ask at the same time once the trainer is there; before, the first one is alone.
+        """
+        stop, limit = self.watch.stop(), self.limits.cell_seconds
+        late = limit is not None and self.clock.wall > limit
+        if self.trainer:
+            stop, late = any_of(stop), any_of(late)
+        if not (stop or late):
+            return
+        self._save()
+        if stop:
+            raise Interrupted
+        at = f"at step {self.trainer.step:,} of {self.steps:,}" if self.trainer else f"while {self.doing}"
+        raise TimedOut(f"{self.clock.wall:,.0f} s spent, {limit:,g} s allowed, {at}; a longer limit goes on from there")
+
+    def _save(self) -> None:
+        if not is_first():
+            return
+        self.watch.own()
+        with self.clock.phase("other"):
+            earlier = self.saved.trainer if self.saved else None  # while targets are made anew
+            state = self.trainer.state() if self.trainer else earlier
+            here = Checkpoint(
+                self.clock.read(), self.clock.joules(), self.clock.wall, self._peak(), tuple(self.curve), state
+            )
+            save_checkpoint(self.checkpoint, self.task.id, here)
+        self.watch.event("checkpoint", {"step": state["step"] if state else 0})
+
+    def _peak(self) -> int | None:
+        """Return the peak of memory in all runs of the cell."""
+        now, earlier = peak_memory(self.device), self.saved.peak if self.saved else None
+        return now if now is None or earlier is None else max(now, earlier)
+
+    def _evaluated(self, trainer: Trainer, losses: dict[str, float]) -> Point:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
-        cell, trainer = self.cell, self.trainer
+        cell = self.cell
         with self.clock.phase("eval"):
             features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
             linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))

@@ -6,11 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.claim import holder
 from bench.errors import UserError, did_you_mean
 from bench.grid import GRIDS, read_yaml
+from bench.log import EVENTS
 from bench.places import Places
 from bench.plan import Task
-from bench.store import Damaged, read_record, record_path
+from bench.store import Damaged, Record, read_record, record_path
 
 
 def listing(what: str, data: Path) -> list[tuple[str, str]]:
@@ -71,6 +73,11 @@ def state_of(task: Task, places: Places) -> str:
         return f"missing: {task.missing}"
     path = record_path(places.records, task.id)
     record = read_record(path) if path.exists() else None
+    last = _last_event(places.work(task.id) / EVENTS)
+    at = f", step {last['step']:,}" if last and "step" in last else ""
+    done = isinstance(record, Record) and record.status == "done"
+    if not done and (found := holder(places.claim(task.id))):
+        return f"running ({found}){at}"
     if isinstance(record, Damaged):
         return f"damaged: {record.path}: {record.reason}"
     if record:
@@ -80,10 +87,7 @@ def state_of(task: Task, places: Places) -> str:
             if record.error
             else (f"done, linear {sum(final.linear) / len(final.linear):.1%}" if final else record.status)
         )
-    events = places.work(task.id) / "events.jsonl"
-    if last := _last_event(events):
-        return f"started: {last['event']} at {last['time']}" + (f", step {last['step']:,}" if "step" in last else "")
-    return "waiting"
+    return f"started: {last['event']} at {last['time']}{at}" if last else "waiting"
 
 
 def _last_event(path: Path) -> dict[str, Any] | None:

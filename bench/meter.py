@@ -59,6 +59,11 @@ class Clock:
             self._spent[name] += Spent(value, joules[name] if joules else None)
         self._earlier_wall += wall
 
+    def take_away(self, seconds: dict[str, float], wall: float, joules: dict[str, float] | None = None) -> None:
+        """Undo `add`."""
+        back = {name: -value for name, value in joules.items()} if joules else None
+        self.add({name: -value for name, value in seconds.items()}, -wall, back)
+
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
         self._charge()

@@ -39,8 +39,12 @@ class Places:
         return self.results / self.grid
 
     def work(self, cell_id: str) -> Path:
-        """What a cell leaves behind while it runs: events and a checkpoint."""
+        """What a cell leaves behind while it runs: logs and a checkpoint."""
         return self.records / ".work" / cell_id
+
+    def claim(self, cell_id: str) -> Path:
+        """What a runner claims before it runs the cell (`bench.claim`)."""
+        return self.work(cell_id) / "claim"
 
     def backbone(self, cell_id: str) -> Path:
         """The trained backbone of a cell that other cells use as prior."""

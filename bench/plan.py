@@ -70,6 +70,10 @@ class _Planner:
                 data = self._data_digest(cell.dataset)
             except MissingError as error:
                 missing = str(error)
+            except UserError:
+                raise
+            except Exception as error:  # a plugin's prior or dataset may raise anything, and others must go on
+                missing = f"{cell.dataset}, arm {cell.arm!r}: {type(error).__name__}: {error}".partition("\n")[0]
             if missing:
                 self.tasks[key] = Task(cell, needs=needs, missing=missing)
             else:

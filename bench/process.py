@@ -23,6 +23,18 @@ def tune_process() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
 
 
+def make_deterministic() -> None:
+    """Have torch choose algorithms that give equal bits each time, and refuse where it has none.
+
+    Call before CUDA is used: cuBLAS reads its setting once.
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def give_back_memory() -> None:
     """Hand to the kernel what was freed since, the gaps between what is in use too: takes milliseconds, at most."""
     if sys.platform == "linux":

@@ -37,6 +37,7 @@ class Display:
             )
         self.cells = self.cells_done = 0
         self.score = ""
+        self.waited: set[str] = set()
 
     def __enter__(self) -> "Display":
         if self.bars:
@@ -80,10 +81,16 @@ class Display:
             if not self.bars:
                 self.console.print(f"  step {facts['step']:,}: loss {facts['loss']:.3f}, {self.score}", markup=False)
 
-    def finished(self, cell: Cell, status: str, cached: bool, reason: str) -> None:
+    def waits(self, cell: Cell, holder: str) -> None:
+        """Say, once for each cell, that another runner has it."""
+        if cell.key() not in self.waited:
+            self.waited.add(cell.key())
+            self.console.print(f"  {self.mark}{describe(cell)}: {holder} runs it, to be looked at again", markup=False)
+
+    def finished(self, cell: Cell, status: str, reason: str) -> None:
         """Show what became of a cell."""
         self.cells_done += 1
-        result = "done before" if cached else f"{status}{f', {self.score}' if self.score else ''}"
+        result = f"{status}, {self.score}" if self.score else status
         line = (
             f"[{self.cells_done}/{self.cells}] {self.mark}{describe(cell)}: {result}{f': {reason}' if reason else ''}"
         )

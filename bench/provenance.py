@@ -30,6 +30,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "gpu": gpu,
         "cpu": _cpu(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
         "processes": world(),
         "platform": sys.platform,

@@ -1,43 +1,47 @@
-"""Runs the tasks of a plan: skips the finished, isolates the failures, writes the records."""
+"""Runs the tasks of a plan: skips the finished, leaves to others what they run, isolates failures, writes records."""
 
-import json
 import signal
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
+from bench.atomic import WriteError, remove_leftovers, set_aside
 from bench.checkpoint import checkpoint_path
+from bench.claim import POLL, Claim, Holder, Lost, take
 from bench.datasets import find_dataset
-from bench.distributed import is_first, launch, wait, world
+from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError
-from bench.experiment import Watch, run_cell
+from bench.experiment import Limits, Watch, run_cell
+from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
+from bench.log import CellLog
+from bench.memory import OutOfMemory
 from bench.places import Places
 from bench.plan import Task
 from bench.progress import Display
 from bench.provenance import provenance
-from bench.store import Record, Status, read_record, record_path, write_record
-from bench.train import Every, Interrupted, TrainingError
+from bench.source import WorkerDied
+from bench.store import Damaged, Record, Status, read_record, record_path, write_record
+from bench.train import Every, Interrupted, TimedOut, TrainingError
 
 HEARTBEAT_SECONDS = 5.0
-LAUNCH, FAILURE = "launch", "failure.txt"  # of several processes, in the cell's folder
-DIED = "one of the processes that trained it died"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `cached` tells that its record was there before."""
+    """What became of a task. `cached`: its record was there before; `elsewhere`: another runner has made it since."""
 
     task: Task
     status: Status
     cached: bool = False
     reason: str = ""
+    elsewhere: bool = False
 
 
 def is_done(task: Task, places: Places, backbone_needed: bool = False) -> bool:
@@ -60,145 +64,234 @@ def to_run(tasks: Sequence[Task], places: Places) -> list[Task]:
     return [task for task in tasks if task.id in pending]
 
 
+def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) -> list[Task]:
+    """Return the tasks whose records have one of the statuses, and what these need, in order."""
+    chosen: set[str] = set()
+    for task in reversed(tasks):
+        record = read_record(record_path(places.records, task.id)) if task.id else None
+        if task.id in chosen or (isinstance(record, Record) and record.status in wanted):
+            chosen |= {task.id, task.needs.id} if task.needs else {task.id}
+    return [task for task in tasks if task.id in chosen]
+
+
 def run_tasks(
-    tasks: Sequence[Task], places: Places, device: torch.device, workers: int, display: Display
+    tasks: Sequence[Task],
+    places: Places,
+    device: torch.device,
+    workers: int,
+    display: Display,
+    limits: Limits | None = None,
 ) -> list[Outcome]:
     """Run what is not done yet and return what became of each task.
 
-    A failure is recorded and ends only its own cell and those that need it. Raises Interrupted after the running
-    cell is saved when the user asks to stop; what is finished stays.
+    A failure is recorded and ends only its own cell and those that need it. What another runner on the same folder
+    is at is left to it, and waited for at the end. Raises Interrupted after the running cell is saved when the user
+    asks to stop, WriteError when the folder of results cannot be written; what is finished stays.
     """
-    pending = {task.id for task in to_run(tasks, places)}
-    given_up = {task.id: _given_up(task, places, device) for task in tasks if task.id in pending}
-    wait()  # so that all processes have seen the same records
-    outcomes: dict[int, Outcome] = {}
     with _stop_requests() as stop, display:
         display.begin(len(tasks))
-        for task in tasks:
-            needed = outcomes[id(task.needs)] if task.needs else None
-            if task.missing:
-                outcome = Outcome(task, "skipped", reason=task.missing)
-            elif task.id not in pending:
-                outcome = Outcome(task, "done", cached=True)
-            elif reason := given_up[task.id]:
-                outcome = Outcome(task, "failed", reason=reason)
-            elif needed and needed.status != "done":
-                outcome = Outcome(task, "skipped", reason=f"the cell {needed.task.id} that it needs is {needed.status}")
-            else:
-                outcome = _run(task, places, device, workers, display, stop)
-            outcomes[id(task)] = outcome
-            # Why a cell is skipped is said once, at the end: it is mostly the same for many.
-            said = "" if outcome.status == "skipped" else outcome.reason
-            display.finished(task.cell, outcome.status, outcome.cached, said)
-    return list(outcomes.values())
+        return _Runner(tasks, places, device, workers, display, limits or Limits(), stop).run()
 
 
-class ProcessError(Exception):
-    """One of several processes that train together has failed: those that are left cannot go on."""
+class _Runner:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        places: Places,
+        device: torch.device,
+        workers: int,
+        display: Display,
+        limits: Limits,
+        stop: list[int],
+    ) -> None:
+        self.tasks, self.places, self.device, self.workers = tasks, places, device, workers
+        self.display, self.limits, self.stop = display, limits, stop
+        # All processes go by what the first one has seen.
+        self.pending = of_first({task.id for task in to_run(tasks, places)})
+        self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
+        self.seen = {task.id: _written(self._path(task)) for task in tasks}
+        self.given_up = of_first({task.id: self._given_up(task) for task in tasks if task.id in self.pending})
+        self.outcomes: dict[int, Outcome] = {}
 
+    def run(self) -> list[Outcome]:
+        """Run the tasks, those that others are at last."""
+        left = list(self.tasks)
+        while left:
+            before = len(left)
+            for task in tuple(left):
+                if any_of(bool(self.stop)):
+                    raise Interrupted
+                if outcome := self._outcome(task):
+                    self._finished(outcome)
+                    left.remove(task)
+            if len(left) == before:
+                time.sleep(POLL)
+        return [self.outcomes[id(task)] for task in self.tasks]
 
-def _run(task: Task, places: Places, device: torch.device, workers: int, display: Display, stop: list[int]) -> Outcome:
-    work = places.work(task.id)
-    work.mkdir(parents=True, exist_ok=True)
-    heartbeat = Every(HEARTBEAT_SECONDS)
+    def _finished(self, outcome: Outcome) -> None:
+        self.outcomes[id(outcome.task)] = outcome
+        # Why a cell is skipped is said once, at the end: it is mostly the same for many.
+        said = "" if outcome.status == "skipped" else outcome.reason
+        word = "done by another runner" if outcome.elsewhere else "done before" if outcome.cached else outcome.status
+        self.display.finished(outcome.task.cell, word, said)
 
-    def event(name: str, facts: dict[str, Any]) -> None:
-        if is_first():
-            _append(work / "events.jsonl", name, facts)
-            display.event(task.cell, name, facts)
+    def _outcome(self, task: Task) -> Outcome | None:
+        """Return what became of a task; None when it has to wait for another runner."""
+        if task.missing:
+            return Outcome(task, "skipped", reason=task.missing)
+        if task.id not in self.pending:
+            self._tidy(task)
+            return Outcome(task, "done", cached=True)
+        if reason := self.given_up[task.id]:
+            return Outcome(task, "failed", reason=reason)
+        if task.needs:
+            needed = self.outcomes.get(id(task.needs))
+            if needed is None:
+                return None
+            if needed.status != "done":
+                return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {needed.status}")
+        claim = take(self.places.claim(task.id)) if is_first() else None
+        try:
+            if holder := of_first(claim if isinstance(claim, Holder) else None):
+                self.display.waits(task.cell, holder.name)
+                return None
+            if found := of_first(self._found(task)):
+                status, reason = found
+                return Outcome(task, status, cached=True, reason=reason, elsewhere=True)
+            return self._run(task, claim if isinstance(claim, Claim) else None)
+        except Lost:
+            if world() > 1:
+                raise ProcessError("another runner has taken over the cell") from None
+            return None
+        finally:
+            if isinstance(claim, Claim):
+                claim.release()
 
-    def step(done: int, steps: int, loss: float) -> None:
-        display.step(done, steps, loss)
-        if heartbeat() and is_first():
-            _append(work / "events.jsonl", "step", {"step": done, "steps": steps})
+    def _tidy(self, task: Task) -> None:
+        """Remove the checkpoint of a finished cell, where a kill has left one."""
+        checkpoint = checkpoint_path(self.places, task.id)
+        if is_first() and checkpoint.is_file() and isinstance(claim := take(self.places.claim(task.id)), Claim):
+            with claim:
+                checkpoint.unlink(missing_ok=True)
 
-    display.started(task.cell)
-    _begin(work)
-    watch = Watch(step=step, event=event, stop=lambda: bool(stop))
-    status: Status = "failed"
-    try:
-        record = run_cell(task, places, device, workers, watch)
-    except Interrupted:
-        event("interrupted", {})
-        raise
-    except (UserError, TrainingError) as error:
-        reason = str(error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason = "oom", f"out of memory: {str(error).partition('.')[0]}"
-    except Exception as error:  # a plugin may raise anything, and the other cells must go on
-        reason = _why(error)
-        if is_first():
-            (work / "traceback.txt").write_text(traceback.format_exc())
-    else:
-        if is_first():
-            write_record(record, places.records)
-            checkpoint_path(places, task.id).unlink(missing_ok=True)
-            event("done", {})
-        return Outcome(task, "done")
-    if is_first():
-        _write_failure(task, places, device, status, reason)
-        event(status, {"reason": reason})
-    elif not _lost_connection(reason):
-        (work / FAILURE).write_text(reason)
-    if world() > 1:  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
-        raise ProcessError(reason)
-    return Outcome(task, status, reason=reason)
-
-
-def _write_failure(task: Task, places: Places, device: torch.device, status: Status, reason: str) -> None:
-    assert task.inputs is not None
-    failed = Record(
-        id=task.id,
-        grid=places.grid,
-        status=status,
-        cell=task.cell,
-        inputs=task.inputs,
-        dataset_title=places.mark + find_dataset(task.cell.dataset, places.data).title_here(places.data),
-        error=reason,
-        provenance=provenance(device) | ({"launch": name} if (name := launch()) else {}),
-        rehearsal=places.rehearsal,
-    )
-    write_record(failed, places.records)
-
-
-def _begin(work: Path) -> None:
-    """Note which launch of several processes has begun the cell: should one of them die, the next ones know of it."""
-    name = launch()
-    if name and is_first():
-        (work / FAILURE).unlink(missing_ok=True)
-        (work / LAUNCH).write_text(name)
-
-
-def _given_up(task: Task, places: Places, device: torch.device) -> str | None:
-    """Return why an earlier set of processes of this launch did not finish the cell; None when none has begun it."""
-    work, name = places.work(task.id), launch()
-    if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
+    def _found(self, task: Task) -> tuple[Status, str] | None:
+        """Return what another runner has recorded of a task since this one began."""
+        path = self._path(task)
+        if is_done(task, self.places, backbone_needed=task.id in self.backbones_needed):
+            if is_first():
+                checkpoint_path(self.places, task.id).unlink(missing_ok=True)
+            return "done", ""
+        record = read_record(path)
+        if isinstance(record, Record) and record.status != "done" and _written(path) != self.seen[task.id]:
+            return record.status, record.error or ""
         return None
-    record = read_record(record_path(places.records, task.id))
-    # The first process records its own failure, but not that another one failed or that it was killed itself.
-    told = (work / FAILURE).read_text() if (work / FAILURE).is_file() else ""
-    known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
-    if known and not (told and _lost_connection(known)):
-        return known
-    reason = f"one of the processes that trained it failed: {told}" if told else DIED
-    if is_first():
-        _write_failure(task, places, device, "failed", reason)
-    return reason
+
+    def _run(self, task: Task, claim: Claim | None) -> Outcome:
+        work, path = self.places.work(task.id), self._path(task)
+        checkpoint = checkpoint_path(self.places, task.id)
+        log = CellLog(work)
+        heartbeat = Every(HEARTBEAT_SECONDS)
+
+        def event(name: str, facts: dict[str, Any]) -> None:
+            if is_first():
+                log.event(name, facts)
+                self.display.event(task.cell, name, facts)
+
+        def step(done: int, steps: int, loss: float) -> None:
+            self.display.step(done, steps, loss)
+            if is_first() and heartbeat():
+                log.beat(done, steps)
+                own()
+
+        def own() -> None:
+            if claim:
+                claim.check()
+
+        self.display.started(task.cell)
+        begin(work)
+        if is_first():
+            remove_leftovers(path)
+            remove_leftovers(checkpoint)
+            if isinstance(damaged := read_record(path), Damaged) and path.is_file():
+                set_aside(path, damaged.reason)
+        watch = Watch(step=step, event=event, stop=lambda: bool(self.stop), own=own)
+        try:
+            record = run_cell(task, self.places, self.device, self.workers, watch, self.limits)
+            if is_first():
+                own()
+                write_record(record, self.places.records)
+                checkpoint.unlink(missing_ok=True)
+                event("done", {})
+            return Outcome(task, "done")
+        except (Interrupted, Lost, WriteError) as error:
+            event("interrupted", {"why": str(error)} if str(error) else {})
+            raise
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and the other cells must go on
+            if self.stop and not isinstance(error, UserError | TrainingError | TimedOut):
+                # A signal to all processes of a group may end those that decode in their first moments.
+                event("interrupted", {"why": _judged(error)[1]})
+                raise Interrupted from error
+            status, reason = _judged(error)
+            if is_first():
+                log.text(traceback.format_exc())
+            if isinstance(error, TrainingError):  # so is what the checkpoint holds, maybe
+                checkpoint.unlink(missing_ok=True)
+        if is_first():
+            own()
+            self._write_failure(task, status, reason)
+            event(status, {"reason": reason})
+        else:
+            tell_failure(work, reason)
+        if world() > 1:  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
+            raise ProcessError(reason)
+        return Outcome(task, status, reason=reason)
+
+    def _write_failure(self, task: Task, status: Status, reason: str) -> None:
+        assert task.inputs is not None
+        title = find_dataset(task.cell.dataset, self.places.data).title_here(self.places.data)
+        failed = Record(
+            id=task.id,
+            grid=self.places.grid,
+            status=status,
+            cell=task.cell,
+            inputs=task.inputs,
+            dataset_title=self.places.mark + title,
+            error=reason,
+            provenance=provenance(self.device) | ({"launch": name} if (name := launch()) else {}),
+            rehearsal=self.places.rehearsal,
+        )
+        write_record(failed, self.places.records)
+
+    def _given_up(self, task: Task) -> str | None:
+        record = read_record(self._path(task))
+        reason = given_up(self.places.work(task.id), record)
+        if reason and is_first() and not (isinstance(record, Record) and record.error == reason):
+            self._write_failure(task, "failed", reason)
+        return reason
+
+    def _path(self, task: Task) -> Path:
+        return record_path(self.places.records, task.id)
 
 
-def _why(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    return DIED if world() > 1 and _lost_connection(text) else text
+def _written(path: Path) -> int | None:
+    """Return when a file was written; None when it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
-def _lost_connection(reason: str) -> bool:
-    return reason == DIED or any(word in reason for word in ("Connection closed", "Connection reset", "NCCL", "gloo"))
-
-
-def _append(path: Path, name: str, facts: dict[str, Any]) -> None:
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": name, **facts})
-    with path.open("a") as file:
-        file.write(line + "\n")
+def _judged(error: BaseException) -> tuple[Status, str]:
+    """Return the status of a cell that an error has ended, and one sentence on it."""
+    if isinstance(error, UserError | TrainingError | WorkerDied):
+        return "failed", str(error)
+    if isinstance(error, TimedOut):
+        return "timeout", str(error)
+    if isinstance(error, OutOfMemory):
+        return "oom", str(error)
+    first = str(error).strip().partition("\n")[0]
+    text = f"{type(error).__name__}: {first}"
+    return "failed", DIED if lost_connection(str(error)) else text
 
 
 @contextmanager

@@ -2,8 +2,13 @@
 
 import copy
 import gc
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +40,10 @@ class Order:
         if epoch != self._epoch:
             self._epoch, self._indices = epoch, epoch_indices(self.count, self.budget, epoch, self.seed)
         return self._indices[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+class WorkerDied(Exception):
+    """A process that decodes images is no more."""
 
 
 class Source(Protocol):
@@ -121,18 +130,44 @@ class Streaming:
             dataset,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_share_memory,
+            worker_init_fn=_settle,
             **batching,
         )
+        before, others = signal.getsignal(signal.SIGCHLD), set(active_children())
+        images = iter(loader)
+        workers = set(active_children()) - others
+        if threading.current_thread() is threading.main_thread():
+            # Torch raises the death of a worker wherever this process happens to be, once for each child that ends,
+            # be it in the midst of dealing with the first. Without its handler, asking for the next images raises it.
+            signal.signal(signal.SIGCHLD, before)
         try:
-            yield from loader
+            yield from images
         except UserError as error:  # of a worker, it comes with that process's traceback in its text
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        except (RuntimeError, OSError, EOFError) as error:
+            wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
+            if killed := [worker.exitcode for worker in workers if worker.exitcode]:
+                raise WorkerDied(
+                    f"a process that decodes images ended with code {killed[0]} (-9: it was killed); where memory is"
+                    " short, fewer --workers help"
+                ) from error
+            raise
 
 
-def _share_memory(worker: int) -> None:
-    """Keep the collector of a forked worker from writing to, and so copying, all that it shares with its parent."""
-    gc.freeze()
+def _settle(worker: int) -> None:
+    """Make a forked worker frugal, and deaf to what asks its parent to stop: that ends it when its step is done."""
+    gc.freeze()  # its collector would write to, and so copy, all that it shares with its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End this process when its parent terminates it; SIGTERM of anybody else is meant for the parent."""
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent:
+            os._exit(0)
 
 
 class _Keys:

@@ -14,7 +14,7 @@ from bench.spec import Cell, Inputs, Model, cell_id
 SCHEMA = 1
 MAX_BYTES = 10_000_000
 
-Status = Literal["done", "failed", "oom", "skipped"]
+Status = Literal["done", "failed", "oom", "timeout", "skipped"]
 Filed = TypeVar("Filed", bound=BaseModel)
 
 

@@ -1,11 +1,14 @@
 """The targets of a cell: from the cache, or made there by its prior."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 
+from bench.atomic import remove_leftovers
 from bench.backbones import build_backbone
+from bench.claim import wait_for
 from bench.flops import count_flops
 from bench.meter import Clock
 from bench.places import Places
@@ -15,17 +18,24 @@ from bench.source import Source, Streaming
 from bench.spec import Cell
 from priors import Prior
 from priors.mapped import Mapped
-from priors.streamed import alone, load_rows, stream_targets
+from priors.streamed import load_rows, stream_targets, writing
 from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
 
 
 def find_or_make_targets(
-    task: Task, train: Source, size: int, places: Places, clock: Clock, after_shard: Callable[[int], None]
+    task: Task,
+    train: Source,
+    size: int,
+    places: Places,
+    clock: Clock,
+    check: Callable[[], None],
+    after_shard: Callable[[int], None],
 ) -> tuple[Targets, bool]:
-    """Return the cell's targets and whether they were in the cache, which holds them after.
+    """Return the cell's targets and whether another cell made them; the cache holds them after.
 
-    Those of images that stream stay in their file; `after_shard` is called between two shards of them with the
-    number of images whose features are on disk, and may raise to stop there.
+    Of several runners one makes them, and the others wait. Those of images that stream stay in their file.
+    `after_shard` is called between two shards of them with the number of images whose features are on disk, `check`
+    between two batches of others and while this waits; both may raise to stop there.
     """
     assert task.prior is not None
     assert task.inputs is not None
@@ -38,36 +48,49 @@ def find_or_make_targets(
         size=task.prior.input_size or size,
         dim=dim,
     )
-    count = len(train.labels)
-    if isinstance(train, Streaming):
-        cached = load_rows(path, count)
-        if cached:
-            return cached, True
-        with alone(path):  # then another process may have made them
-            cached = load_rows(path, count)
-            found = partial(features, task.prior, train, size, clock.device, clock)
-            return cached or stream_targets(found, count, dim, path, clock, after_shard), bool(cached)
-    cached = load_targets(path, count)
-    if cached:
-        return cached, True
-    targets = make_targets(task.prior, train, dim, size, clock.device, clock)
-    with clock.phase("other"):
-        save_targets(targets, path)
-    return targets, False
+    count, load = len(train.labels), load_rows if isinstance(train, Streaming) else load_targets
+    if found := load(path, count):
+        return found, found.maker != task.id
+    with writing(path.parent):
+        claim = wait_for(path.with_suffix(".claim"), check)
+    with claim:
+        if found := load(path, count):  # another runner has made them
+            return found, found.maker != task.id
+        remove_leftovers(path)
+        if isinstance(train, Streaming):
+            parts = partial(features, task.prior, train, size, clock.device, clock)
+            return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id), False
+        targets = make_targets(task.prior, train, dim, size, clock.device, clock, check)
+        with clock.phase("other"), writing(path.parent):
+            save_targets(replace(targets, maker=task.id), path)
+        return targets, False
 
 
-def make_targets(prior: Prior, train: Source, dim: int, size: int, device: torch.device, clock: Clock) -> Targets:
+def make_targets(
+    prior: Prior,
+    train: Source,
+    dim: int,
+    size: int,
+    device: torch.device,
+    clock: Clock,
+    check: Callable[[], None] = lambda: None,
+) -> Targets:
     """Return the targets that a prior makes of the training images, with their cost.
 
-    Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code).
+    Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code). `check` is called
+    after each batch and may raise to stop there.
     """
     began = clock.spent("targets")
     with clock.phase("targets"):
-        parts, flops = zip(*features(prior, train, size, device, clock), strict=True)
+        parts, flops = [], 0
+        for part, spent in features(prior, train, size, device, clock):
+            parts.append(part)
+            flops += spent
+            check()
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(parts), dim)
-    spent = clock.spent("targets") - began
-    return Targets(values.cpu(), empty, Cost(spent.seconds, sum(flops), len(values), spent.joules))
+    spent_on_all = clock.spent("targets") - began
+    return Targets(values.cpu(), empty, Cost(spent_on_all.seconds, flops, len(values), spent_on_all.joules))
 
 
 def features(

@@ -2,12 +2,14 @@
 
 import copy
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +24,6 @@ from methods.base import Batch, Method
 from methods.rela import ReLA
 from priors.mapped import Mapped
 
-CHECKPOINT_SECONDS = 60.0
-
 
 class TrainingError(Exception):
     """The loss is no longer a number."""
@@ -31,6 +31,10 @@ class TrainingError(Exception):
 
 class Interrupted(Exception):
     """The user asked to stop; the checkpoint is written."""
+
+
+class TimedOut(Exception):
+    """The cell has had the time that it may take; the checkpoint is written."""
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Trainer:
                 batch = Batch(images, self.source.labels[index], targets)
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
-                torch.manual_seed(derive(self.order.seed, "step", self.step))
+                _seed(derive(self.order.seed, "step", self.step))
                 with self._autocast():
                     loss = step_loss(batch)
                 self.scaler.scale(loss).backward()
@@ -180,6 +184,13 @@ class Trainer:
 
     def _without_blur(self, views: tuple[View, ...]) -> tuple[View, ...]:
         return views if self.protocol.blur else tuple(replace(view, blur=0.0) for view in views)
+
+
+def _seed(seed: int) -> None:
+    """Seed whatever a method may draw from, so that a step depends on nothing that was drawn before it."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 class _Loss(torch.nn.Module):

@@ -3,7 +3,6 @@
 What is in memory at a time is a shard of features, a few matrices (p, p), and no more, however many images there are.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,12 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bench.atomic import atomic_write
+from bench.atomic import atomic_write, set_aside
 from bench.errors import UserError
 from bench.meter import Clock, Spent
 from bench.process import give_back_memory
 from priors.mapped import Mapped, write_rows
-from priors.targets import Cost, Targets, components, digest_of, has_variance
+from priors.targets import DAMAGED, Cost, Targets, components, digest_of, has_variance, read_metadata
 from priors.weights import save_tensors
 
 SHARD = 8192  # images of a shard: 64 MiB of 2,048 features
@@ -54,28 +53,23 @@ class Moments:
 
 
 def load_rows(path: Path, count: int) -> Targets | None:
-    """Return cached targets of `count` images as rows of their file; None when there are none, or it is damaged."""
+    """Return cached targets of `count` images as rows of their file; None when there are none.
+
+    A damaged file is set aside.
+    """
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:  # checks that the file is as long as it says
             metadata = file.metadata()
         values = Mapped(path)
-        targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
+        targets = read_metadata(values, metadata)
+        if len(values) == count and values.digest() == metadata["digest"]:
+            return targets
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None
-    return targets if len(values) == count and values.digest() == metadata["digest"] else None
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process makes the targets of `path`, and keep others waiting. Raises UserError."""
-    with _writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        pass
+    set_aside(path, DAMAGED)
+    return None
 
 
 def stream_targets(
@@ -86,6 +80,7 @@ def stream_targets(
     clock: Clock,
     after_shard: Callable[[int], None] = lambda images: None,
     shard: int = SHARD,
+    maker: str = "",
 ) -> Targets:
     """Make the targets of `count` images, write them to `path` and return its rows: `reduce_features`, streamed.
 
@@ -104,11 +99,12 @@ def stream_targets(
         clock: charged with "targets"; the maths happens on its device.
         after_shard: called with the number of images whose features are on disk; may raise to stop there.
         shard: images of a shard.
+        maker: the cell that makes them.
 
     Raises UserError when the disk has too little room for what is missing, or cannot be written.
     """
     folder = path.with_suffix(".shards")
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.tmp"):  # of a run that was killed
             left.unlink()
@@ -137,10 +133,14 @@ def stream_targets(
             for cost in found:
                 spent += Spent(cost.seconds, cost.joules)
             flops = sum(cost.flops for cost in made + found)
-            return {"empty": str(empty), "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules)))}
+            return {
+                "empty": str(empty),
+                "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules))),
+                "maker": maker,
+            }
 
         _check_room(folder, 4 * count * matrix.shape[1])
-        with _writing(folder):
+        with writing(folder):
             with atomic_write(folder / "targets.safetensors") as out:
                 write_rows(out, (count, matrix.shape[1]), rows(), metadata)
             (folder / "targets.safetensors").replace(path)
@@ -197,7 +197,7 @@ def _first_pass(
         now = clock.spent("targets")
         spent, mark = now - mark, now
         made.append(Cost(spent.seconds, flops, images, spent.joules))
-        with _writing(file.parent):
+        with writing(file.parent):
             metadata = {"cost": json.dumps(asdict(made[-1])), "digest": digest_of(values)}
             save_tensors({"features": values}, file, metadata)
         moments = moments or Moments(values.shape[1], clock.device)
@@ -235,7 +235,7 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn the disk's errors into one sentence."""
     try:
         yield

@@ -9,10 +9,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bench.atomic import set_aside
 from bench.spec import digest
 from priors.mapped import Mapped
 from priors.weights import save_tensors
 
+DAMAGED = "targets that are damaged, or not those of its name"
 VERSION = 1  # raised whenever the code makes other targets of the same features
 
 
@@ -30,12 +32,13 @@ class Cost:
 class Targets:
     """Targets float32 (N, k) of N training images, how many of the k components are empty, and their cost.
 
-    The values are in memory, or rows of a file when the images stream.
+    `maker` is the id of the cell that made them. The values are in memory, or rows of a file when the images stream.
     """
 
     values: Tensor | Mapped
     empty: int
     cost: Cost
+    maker: str = ""
 
 
 def reduce_features(features: Tensor, dim: int) -> tuple[Tensor, int]:
@@ -86,23 +89,33 @@ def save_targets(targets: Targets, path: Path) -> None:
     metadata = {
         "empty": str(targets.empty),
         "cost": json.dumps(asdict(targets.cost)),
+        "maker": targets.maker,
         "digest": digest_of(targets.values),
     }
     save_tensors({"targets": targets.values.cpu()}, path, metadata)
 
 
 def load_targets(path: Path, count: int) -> Targets | None:
-    """Return cached targets of `count` images; None when there are none, or the file is damaged."""
+    """Return cached targets of `count` images; None when there are none, or the file is damaged and set aside."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             values = file.get_tensor("targets")
-        targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
+        targets = read_metadata(values, metadata)
+        if len(values) == count and digest_of(values) == metadata["digest"]:
+            return targets
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None
-    return targets if len(values) == count and digest_of(values) == metadata["digest"] else None
+        pass
+    set_aside(path, DAMAGED)
+    return None
+
+
+def read_metadata(values: Tensor | Mapped, metadata: dict[str, str]) -> Targets:
+    """Return the targets whose values and metadata a file holds. Raises KeyError, TypeError, ValueError."""
+    cost = Cost(**json.loads(metadata["cost"]))
+    return Targets(values, int(metadata["empty"]), cost, metadata.get("maker", ""))
 
 
 def digest_of(values: Tensor) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.store import Record, read_records
+from tests.bench.processes import Forks, events
 
 ROOT = Path(__file__).parent.parent.parent
 ALONE = [sys.executable]
@@ -106,6 +107,19 @@ def test_a_killed_process_fails_its_cell_and_the_grid_goes_on(tmp_path: Path) ->
     assert {arm: record.status for arm, record in found.items()} == {"killer": "failed", "rela": "done"}, done.stderr
     assert found["killer"].error == "one of the processes that trained it died"
     assert "1 failed: one of the processes that trained it died" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_a_grid_with_another_runner(tmp_path: Path, server: Forks) -> None:
+    grid = tmp_path / "tiny.yaml"
+    grid.write_text(GRID.replace("seeds: [0]", "seeds: [0, 1]"))
+    other = server.start(tmp_path, "--checkpoint-seconds", "0")
+    done = run(TOGETHER, grid, tmp_path)
+    assert done.returncode == server.wait(other) == 0, done.stderr
+    assert done.stdout.count("4 of 4 cells done") == (tmp_path / "out").read_text().count("4 of 4 cells done") == 1
+    told = {"start", "resume", "interrupted", "done", "failed"}
+    logs = [[event["event"] for event in log if event["event"] in told] for log in events(tmp_path).values()]
+    assert logs == [["start", "done"]] * 4
 
 
 def test_a_batch_that_cannot_be_shared_is_one_sentence(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_cell_or_a_damaged_one_is_not_used(grid: Path, t
     run(grid, whole, only)
     assert outcome.status == "done"
     assert_equal(what_was_learned(task, places), what_was_learned(task, whole))
-    assert (places.work(task.id) / "checkpoint.damaged").read_bytes() == b"not a checkpoint"
+    assert (places.work(task.id) / "checkpoint.pt.damaged").read_bytes() == b"not a checkpoint"
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_failure_is_recorded_and_the_grid_goes_on(grid: Path, tmp_path: Path) 
     assert outcomes[0].reason == "ValueError: on purpose"
     assert outcomes[1].reason == "the loss is nan at step 3"
     assert record(outcomes[0].task, places).error == "ValueError: on purpose"
-    assert "on purpose" in (places.work(outcomes[0].task.id) / "traceback.txt").read_text()
+    assert "on purpose" in (places.work(outcomes[0].task.id) / "run.log").read_text()
     again = run(grid, places, arms)
     assert [outcome.cached for outcome in again] == [False, False, True], "a failure is not cached"
 

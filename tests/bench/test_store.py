@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.atomic import atomic_write
+from bench.atomic import WriteError, atomic_write
 from bench.grid import expand, load_grid
 from bench.spec import Inputs, cell_id
 from bench.store import Damaged, Point, Record, Score, read_record, read_records, write_record
@@ -112,7 +112,7 @@ def test_damaged_files_hide_no_record(tmp_path: Path) -> None:
 
 def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "taken") as file:
+    with pytest.raises(WriteError, match="Is a directory"), atomic_write(tmp_path / "taken") as file:
         file.write(b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from bench.errors import UserError
 from bench.meter import Clock
 from bench.source import Streaming
 from priors.mapped import Mapped
-from priors.streamed import SHARD, Moments, alone, load_rows, stream_targets
+from priors.streamed import SHARD, Moments, load_rows, stream_targets
 from priors.targets import Targets, digest_of, load_targets, reduce_features
 from priors.weights import save_tensors
 
@@ -247,9 +246,15 @@ def test_damaged_targets_are_not_used(damage: Callable[[Path], object], tmp_path
     path = tmp_path / "a.safetensors"
     make(path, features(COUNT, WIDTH))
     assert load_rows(path, COUNT) is not None
+    whole = path.read_bytes()
     assert load_rows(path, COUNT + 1) is None, "targets of another number of images"
+    path.write_bytes(whole)
     damage(path)
+    damaged = path.read_bytes()
     assert load_rows(path, COUNT) is None
+    assert not path.exists()
+    set_aside = [path.with_name("a.safetensors.damaged"), path.with_name("a.safetensors.damaged.2")]
+    assert [file.read_bytes() for file in set_aside] == [whole, damaged], "nothing is lost"
     assert load_rows(tmp_path / "none.safetensors", COUNT) is None
 
 
@@ -272,21 +277,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="BENCH_CACHE"):
         make(tmp_path / "file" / "a.safetensors", features(BATCH, 3))
-
-
-def test_one_makes_them_while_the_others_wait(tmp_path: Path) -> None:
-    path, entered = tmp_path / "deep" / "a.safetensors", Event()
-
-    def other() -> None:
-        with alone(path):
-            entered.set()
-
-    with alone(path):
-        waiting = Thread(target=other)
-        waiting.start()
-        assert not entered.wait(0.3)
-    waiting.join(timeout=30)
-    assert entered.is_set()
 
 
 def test_a_shard_is_a_whole_number_of_the_sources_batches() -> None:

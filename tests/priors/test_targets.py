@@ -60,13 +60,17 @@ def test_the_cache_gives_back_what_was_saved_and_nothing_else(tmp_path: Path) ->
     assert found is not None
     assert torch.equal(found.values, targets.values)
     assert (found.empty, found.cost) == (targets.empty, targets.cost)
+    whole = path.read_bytes()
     assert load_targets(path, 6) is None, "targets of another number of images"
-    raw = bytearray(path.read_bytes())
+    raw = bytearray(whole)
     raw[-1] ^= 1
     path.write_bytes(raw)
     assert load_targets(path, 5) is None, "a changed value"
     path.write_bytes(raw[:40])
     assert load_targets(path, 5) is None, "a file cut short"
+    assert not path.exists()
+    kept = [path.with_name(path.name + end).read_bytes() for end in (".damaged", ".damaged.2", ".damaged.3")]
+    assert kept == [whole, bytes(raw), bytes(raw[:40])], "nothing is lost"
 
 
 def test_the_cache_tells_data_prior_and_settings_apart(tmp_path: Path) -> None:

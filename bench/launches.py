@@ -1,0 +1,46 @@
+"""What the processes of one `torchrun` know of one another's ends: it may start them again after one has died."""
+
+from pathlib import Path
+
+from bench.distributed import is_first, launch, world
+from bench.store import Damaged, Record
+
+LAUNCH, FAILURE = "launch", "failure.txt"  # in the cell's folder
+DIED = "one of the processes that trained it died"
+
+
+class ProcessError(Exception):
+    """One of several processes that train together has failed: those that are left cannot go on."""
+
+
+def begin(work: Path) -> None:
+    """Note which launch of several processes has begun the cell: should one of them die, the next ones know of it."""
+    name = launch()
+    if name and is_first():
+        (work / FAILURE).unlink(missing_ok=True)
+        (work / LAUNCH).write_text(name)
+
+
+def tell_failure(work: Path, reason: str) -> None:
+    """Note why a process that is not the first has failed, unless it only lost the others."""
+    if not lost_connection(reason):
+        (work / FAILURE).write_text(reason)
+
+
+def given_up(work: Path, record: Record | Damaged | None) -> str | None:
+    """Return why an earlier set of processes of this launch did not finish the cell; None when none has begun it."""
+    name = launch()
+    if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
+        return None
+    # The first process records its own failure, but not that another one failed or that it was killed itself.
+    told = (work / FAILURE).read_text() if (work / FAILURE).is_file() else ""
+    known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
+    if known and not (told and lost_connection(known)):
+        return known
+    return f"one of the processes that trained it failed: {told}" if told else DIED
+
+
+def lost_connection(reason: str) -> bool:
+    """Return whether an error says no more than that another process is gone."""
+    words = ("Connection closed", "Connection reset", "NCCL", "gloo")
+    return reason == DIED or (world() > 1 and any(word in reason for word in words))

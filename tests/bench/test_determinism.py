@@ -1,0 +1,163 @@
+"""The same cell, the same bits: twice, resumed anywhere, with other numbers of threads, under `--deterministic`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bench.datasets import load_dataset
+from bench.experiment import build_method
+from bench.grid import expand, load_grid
+from bench.meter import Clock
+from bench.places import Places
+from bench.source import Order, Resident
+from bench.spec import Cell
+from bench.train import Trainer
+from bench.views import View
+from methods import methods
+
+ROOT = Path(__file__).parent.parent.parent
+CPU = torch.device("cpu")
+NAMES = sorted(methods)
+WIDTHS = ("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue")
+GRID = """
+backbone: resnet_small
+datasets: [digits]
+seeds: [3]
+arms: [{method: METHOD}, {name: rela, method: METHOD, rela: {prior: rand, phase: PHASE}}]
+params: {METHOD: PARAMS}
+protocol: {epochs: 3, batch_size: 16, input_size: 8, precision: fp32}
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Resident:
+    data = load_dataset("digits", Places(tmp_path_factory.mktemp("data"), Path("results"), "x")).train
+    images = np.asarray(data.images[:32])
+    return Resident(torch.from_numpy(images), torch.from_numpy(data.labels[:32]), 8, CPU)
+
+
+def small(method: str) -> dict[str, int]:
+    """Return parameters that make a method's heads narrow and its queue short."""
+    return {name: 24 for name in methods.get(method).resolved({}, "") if name in WIDTHS}
+
+
+def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:
+    text = GRID.replace("METHOD", method).replace("PARAMS", json.dumps(small(method))).replace("PHASE", phase)
+    (tmp_path / "tiny.yaml").write_text(text)
+    return expand(load_grid(str(tmp_path / "tiny.yaml")))
+
+
+def trainer(cell: Cell, source: Resident) -> Trainer:
+    targets = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)) if cell.rela else None
+    method = build_method(cell, 8, 5, 2).to(memory_format=torch.channels_last)
+    return Trainer(method, source, Order(32, 1.0, 16, 3), targets, cell.protocol, Clock(CPU))
+
+
+def flat(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from flat(value, f"{name}/{key}")
+    elif isinstance(state, list | tuple):
+        for key, value in enumerate(state):
+            yield from flat(value, f"{name}/{key}")
+    else:
+        yield name, state
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    """Weights, optimiser, momentum networks, queues, switch, FLOPs: all of the state, bit for bit."""
+    ours, theirs = dict(flat(one.state())), dict(flat(other.state()))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        same = torch.equal(value, theirs[name]) if isinstance(value, Tensor) else value == theirs[name]
+        assert same, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, source: Resident, tmp_path: Path) -> None:
+    for cell in cells(name, tmp_path):
+        whole, again, cut = (trainer(cell, source) for _ in range(3))
+        whole.train(6, lambda: None)
+        torch.manual_seed(99)  # what else draws random numbers changes nothing
+        again.train(6, lambda: None)
+        assert_same(whole, again)
+        cut.train(3, lambda: None)
+        save_checkpoint(tmp_path / "checkpoint.pt", "a", Checkpoint({}, 0.0, None, (), cut.state()))
+        found = load_checkpoint(tmp_path / "checkpoint.pt", "a", CPU)
+        assert found
+        assert found.trainer
+        resumed = trainer(cell, source)
+        resumed.restore(found.trainer)
+        resumed.train(6, lambda: None)
+        assert_same(whole, resumed)
+
+
+def test_the_adaptive_switch_is_resumed_too(source: Resident, tmp_path: Path) -> None:
+    cell = cells("byol", tmp_path, "adaptive")[1]
+    whole, cut, resumed = (trainer(cell, source) for _ in range(3))
+    whole.train(4, lambda: None)
+    cut.train(2, lambda: None)
+    resumed.restore(cut.state())
+    resumed.train(4, lambda: None)
+    assert_same(whole, resumed)
+    assert whole.state()["method"]["switch.fast"] != 1.0
+
+
+def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: Resident) -> None:
+    before = torch.get_num_threads()
+    seen = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            batches = source.batches((View(), View(blur=0.5)), Order(32, 0.5, 8, seed=1), range(4))
+            seen.append([(index, *views) for index, views in batches])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+DETERMINISTIC = """
+import os, sys
+from bench.cli import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code
+import torch
+assert torch.are_deterministic_algorithms_enabled()
+assert not torch.backends.cudnn.benchmark
+assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+"""
+
+
+@pytest.mark.slow
+def test_every_method_runs_with_deterministic_algorithms_alone(tmp_path: Path) -> None:
+    grid = tmp_path / "tiny.yaml"
+    params = json.dumps({name: small(name) for name in NAMES})
+    grid.write_text(
+        """
+backbone: resnet_small
+datasets: [{name: digits, train_images: 64}]
+seeds: [0]
+arms: [{method: "*"}, {name: rela, method: byol, rela: {prior: rand, phase: 0.5}}]
+params: PARAMS
+protocol: {epochs: 2, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k: 5}}
+""".replace("PARAMS", params)
+    )
+    words = ["run", "--grid", grid, "--results", tmp_path / "results", "--data-root", tmp_path / "data"]
+    command = [sys.executable, "-c", DETERMINISTIC, *map(str, words), "--deterministic"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "tiny").glob("*.json")]
+    assert len(found) == len(NAMES) + 1
+    assert all(record["status"] == "done" and record["provenance"]["deterministic"] for record in found)

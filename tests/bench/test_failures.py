@@ -1,0 +1,280 @@
+"""A bad cell is a record with one sentence and a log with the traceback, and the grid goes on."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.cli import _check_retry
+from bench.datasets import DatasetInfo, base, datasets
+from bench.errors import UserError
+from bench.experiment import Limits
+from bench.grid import expand, load_grid
+from bench.memory import sentence
+from bench.places import Places
+from bench.plan import Task, plan
+from bench.progress import Display
+from bench.runner import Outcome, run_tasks, with_status
+from bench.store import Record, read_record, record_path
+from methods import Batch, methods
+from methods.byol import BYOL
+from priors import Prior, priors
+from tests.bench.processes import images
+
+CPU = torch.device("cpu")
+GRID = """
+backbone: resnet_small
+datasets: [{name: digits, train_images: 64}]
+seeds: [0]
+arms: [bad, simclr]
+protocol: {epochs: 3, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k: 5}}
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "data", tmp_path / "results", "tiny")
+
+
+def tasks_of(places: Places, *settings: str) -> list[Task]:
+    path = places.results.parent / "tiny.yaml"
+    path.write_text(GRID)
+    cells = expand(load_grid(str(path), settings=settings))
+    return plan(cells, cells, places, "grid tiny")
+
+
+def run(places: Places, *settings: str, workers: int = 0, limits: Limits | None = None) -> list[Outcome]:
+    return run_tasks(tasks_of(places, *settings), places, CPU, workers, Display(), limits)
+
+
+def log(outcome: Outcome, places: Places) -> str:
+    return (places.work(outcome.task.id) / "run.log").read_text()
+
+
+def recorded(outcome: Outcome, places: Places) -> Record:
+    found = read_record(record_path(places.records, outcome.task.id))
+    assert isinstance(found, Record)
+    return found
+
+
+class Bad(BYOL):
+    """Does `harm` after its second step."""
+
+    steps = 0
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.steps += 1
+        if self.steps == 2:
+            self.harm()
+
+    def harm(self) -> None:
+        raise NotImplementedError
+
+
+class Allocates(Bad):
+    def harm(self) -> None:
+        torch.empty(10**15)
+
+
+class Python(Bad):
+    def harm(self) -> None:
+        bytearray(10**15)
+
+
+class Gpu(Bad):
+    def harm(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 1 GiB")
+
+
+class Exits(Bad):
+    def harm(self) -> None:
+        raise SystemExit("enough")
+
+
+class Raises(Bad):
+    def harm(self) -> None:
+        raise KeyError("on purpose")
+
+
+class Initial(BYOL):
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
+        raise RuntimeError("no such GPU\nand more")
+
+
+class Infinite(BYOL):
+    def loss(self, batch: Batch) -> Tensor:
+        return super().loss(batch) * float("inf")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "reason"),
+    [
+        (Allocates, "oom", r"out of memory while training in batches of 32: the peak was [\d.]+ GB, 4,000,000.00 GB "),
+        (Python, "oom", r"out of memory while training in batches of 32: the peak was [\d.]+ GB"),
+        (Gpu, "oom", r"the peak was [\d.]+ GB, 2.15 GB more .*; an estimate from that: of 32 images at most \d+ fit"),
+        (Exits, "failed", r"SystemExit: enough"),
+        (Raises, "failed", r"KeyError: 'on purpose'"),
+        (Initial, "failed", r"RuntimeError: no such GPU$"),
+        (Infinite, "failed", r"the loss is -?(inf|nan) at step 2"),
+    ],
+)
+def test_a_bad_cell_is_recorded_and_the_next_one_runs(
+    method: type[BYOL], status: str, reason: str, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods.get("byol")
+    monkeypatch.setitem(methods._items, "bad", method)
+    bad, good = run(places)
+    assert (bad.status, good.status) == (status, "done")
+    found = recorded(bad, places)
+    assert found.status == status
+    assert found.error == bad.reason
+    assert re.search(reason, bad.reason), bad.reason
+    assert "\n" not in bad.reason
+    text = log(bad, places)
+    assert "Traceback (most recent call last)" in text
+    assert bad.reason in text
+    again, _ = run(places)
+    assert (again.status, again.cached) == (status, False), "it is tried again"
+
+
+def test_the_estimate_is_that_of_a_line_through_two_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 GB before the first step, 8 GB and 2 GB more at 128 images: 8 GB for 128, so 6 GB are enough for 96."""
+    monkeypatch.setattr("bench.memory.peak_memory", lambda device: 8 * 10**9)
+    monkeypatch.setattr("bench.memory._total", lambda device: 8 * 10**9)
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2000000000 bytes.")
+    text = sentence(error, CPU, "training in batches of 128", 128, 2 * 10**9)
+    assert text.endswith(
+        "the peak was 8.00 GB, 2.00 GB more were asked for; an estimate from that: of 128 images at most 96 fit"
+    )
+    assert "at most 127 fit" in sentence(MemoryError(), CPU, "training", 128, 10**9), "not as many as did not fit"
+    assert "fit" not in sentence(error, CPU, "evaluating", None, 2 * 10**9)
+
+
+class BadPrior(Prior):
+    def __init__(self, *given: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+
+class BadModel(Prior):
+    def model(self) -> nn.Module:
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize(("prior", "status"), [(BadPrior, "skipped"), (BadModel, "failed")])
+def test_a_bad_prior_costs_its_own_cells(
+    prior: type[Prior], status: str, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priors.get("rand")
+    monkeypatch.setitem(priors._items, "bad", prior)
+    bad, good = run(places, "arms=[{method: byol, rela: {prior: bad}}, simclr]")
+    assert (bad.status, good.status) == (status, "done")
+    assert "ZeroDivisionError: on purpose" in bad.reason
+
+
+class Slow(BYOL):
+    def after_step(self) -> None:
+        super().after_step()
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+
+
+def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods.get("byol")
+    monkeypatch.setitem(methods._items, "bad", Slow)
+    only, step = "arms=[bad]", re.compile(r"at step \d of 6")
+    (late,) = run(places, only, limits=Limits(cell_seconds=1e-3))
+    assert late.status == recorded(late, places).status == "timeout"
+    assert late.reason.endswith("0.001 s allowed, at step 0 of 6; a longer limit goes on from there")
+    (late,) = run(places, only, limits=Limits(cell_seconds=1.0))
+    assert late.status == "timeout"
+    assert "at step 6 of 6" not in late.reason
+    (again,) = run(places, only, limits=Limits(cell_seconds=1.0))
+    assert step.findall(again.reason) == step.findall(late.reason) != [], "seconds of all runs count: no step more"
+    (done,) = run(places, only, limits=Limits(cell_seconds=600))
+    assert done.status == "done"
+    ledger = recorded(done, places).ledger
+    assert ledger
+    assert ledger.steps == 6
+    assert ledger.seconds["train"] > 6 * 0.3, "those of the runs before are there"
+    assert sum(ledger.seconds.values()) == pytest.approx(ledger.wall_seconds, rel=0.02)
+
+
+def test_making_targets_takes_time_too(places: Places) -> None:
+    arms = "arms=[{method: byol, rela: {prior: rand}}]"
+    (late,) = run(places, arms, limits=Limits(cell_seconds=1e-3))
+    assert late.reason.endswith("0.001 s allowed, while making targets; a longer limit goes on from there")
+    assert not list(places.cache.glob("targets/*.safetensors"))
+    assert run(places, arms)[0].status == "done"
+
+
+def test_retry_runs_just_those_it_names(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods.get("byol")
+    for name, bad in {"bad": Raises, "oom": Python}.items():
+        monkeypatch.setitem(methods._items, name, bad)
+    arms = "arms=[bad, oom, {method: byol}, {name: user, method: simclr, rela: {prior: DIGITS-T}}]"
+    failed, oom, *_ = run(places, arms)
+    tasks = tasks_of(places, arms)
+    assert with_status(tasks, places, ["failed"]) == tasks[:1]
+    assert with_status(tasks, places, ["failed", "oom"]) == tasks[:2]
+    assert with_status(tasks, places, ["timeout"]) == []
+    path = record_path(places.records, tasks[3].id)
+    found = read_record(path)
+    assert isinstance(found, Record)
+    path.write_text(found.model_copy(update={"status": "timeout"}).model_dump_json())
+    assert with_status(tasks, places, ["timeout"]) == tasks[2:], "with what it needs"
+    assert (failed.status, oom.status) == ("failed", "oom")
+
+
+def test_a_mistake_in_retry_is_named() -> None:
+    with pytest.raises(UserError, match="--retry faild: no such status; did you mean 'failed'"):
+        _check_retry(["faild"], False)
+
+
+class Killer(Bad):
+    """Ends a process that decodes images."""
+
+    def harm(self) -> None:
+        pid = multiprocessing.active_children()[0].pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def _streams(tmp_path: Path) -> Iterator[None]:
+    @datasets.register("streams")
+    class Streams(DatasetInfo):
+        title, short, streams = "Streams", "STR", True
+
+    images(tmp_path, 64)
+    yield
+    del datasets._items["streams"]
+    base._loaded.clear()
+
+
+@pytest.mark.usefixtures("_streams")
+def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods.get("byol")
+    monkeypatch.setitem(methods._items, "bad", Killer)
+    settings = ("datasets=[streams]", "arms=[bad, simclr]", "protocol.epochs=30")
+    bad, good = run(places, *settings, workers=1)
+    assert (bad.status, good.status) == ("failed", "done")
+    assert bad.reason.startswith("a process that decodes images ended with code -9 (-9: it was killed); where")
+
+
+def test_nothing_of_the_environment_is_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "marker-3141592653")
+    methods.get("byol")
+    monkeypatch.setitem(methods._items, "bad", Raises)
+    assert [outcome.status for outcome in run(places)] == ["failed", "done"]
+    files = [path for path in places.results.rglob("*") if path.is_file()]
+    assert len(files) >= 8
+    assert not [path for path in files if b"marker-3141592653" in path.read_bytes()]
