@@ -228,15 +228,17 @@ def check(
     """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
     from bench.experiment import Limits
     from bench.gate import Gate
-    from bench.pace import find_commit
 
     if update and (junit or against):
         raise UserError("--update only writes the baseline: leave out --junit and --against")
     _load_plugins(plugin)
     gate = Gate(grid, profile, settings or [], baseline, update, seeds)
-    if against is not None:
-        find_commit(against)
     target = _device(device)
+    pace = []
+    if against is not None:  # first, so that its mistakes cost no result
+        words = ["--device", device, "--data-root", str(data_root.absolute()), "--workers", str(workers)]
+        words += [word for path in plugin or () for word in ("--plugin", str(path.absolute()))]
+        pace = gate.pace(against, slower, words)
     with gate.places(data_root, results) as places:
         tasks = _tasks(gate.spec, None, places)
         gate.refuse(tasks)
@@ -244,11 +246,7 @@ def check(
         if update:
             print(gate.write(outcomes, places))
             return
-        findings = gate.findings(outcomes, places)
-    if against is not None:
-        words = ["--device", device, "--data-root", str(data_root.absolute()), "--workers", str(workers)]
-        words += [word for path in plugin or () for word in ("--plugin", str(path.absolute()))]
-        findings += gate.pace(against, slower, words)
+        findings = gate.findings(outcomes, places) + pace
     print(gate.report(findings, junit))
     if any(finding.red for finding in findings):
         raise typer.Exit(1)

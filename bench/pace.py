@@ -37,11 +37,6 @@ class Pace:
         return Finding("all cells", "seconds of training", self.revision, now, red=self.low > slower)
 
 
-def find_commit(revision: str) -> str:
-    """Return the commit that a revision of this checkout names. Raises UserError."""
-    return _git(revision, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-
-
 def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) -> Pace:
     """Run a grid in this tree and in a worktree of a revision, in turn, and return the ratio of their training time.
 
@@ -62,7 +57,8 @@ def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) 
 
 @contextmanager
 def _worktree(revision: str, path: Path) -> Iterator[Path]:
-    _git(revision, "worktree", "add", "--detach", str(path), find_commit(revision))
+    commit = _git(revision, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    _git(revision, "worktree", "add", "--detach", str(path), commit)
     try:
         yield path
     finally:

@@ -253,7 +253,7 @@ def false_alarms(baseline: Baseline, k: int, draws: int) -> float:
 @pytest.mark.slow
 def test_seeds_of_an_unchanged_tree_are_red_in_less_than_a_hundredth_of_the_draws() -> None:
     baseline = read_baseline(SHIPPED / "cifar_ci.json", load_grid("cifar_ci"))
-    rates = {k: false_alarms(baseline, k, 10_000) for k in (1, 2, 3, 4, 6)}
+    rates = {k: false_alarms(baseline, k, 4_000) for k in (1, 3, 6)}
     print({k: f"{rate:.2%}" for k, rate in rates.items()})
     assert FALSE_ALARMS < 0.01
     assert max(rates.values()) < 0.01
