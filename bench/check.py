@@ -10,6 +10,7 @@ from scipy.special import stdtr
 from bench.baseline import Baseline, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
+REPEATED = 0.25  # standard deviations of the seeds by which the same seeds may differ; docs/check.md has what they do
 
 Key = tuple[str, str, float]
 
@@ -39,9 +40,14 @@ def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | Non
     seeds were run now. Holm's step-down method keeps the chance of one false alarm in all of them at FALSE_ALARMS. What
     has no deviation in the baseline is not compared. All seeds with one result, to the last bit, are red.
 
+    A seed that both have is a repeat: initial weights, images and views are the same, so the same code gives the same
+    value but for the order of floating-point operations. The mean difference of these pairs may be REPEATED standard
+    deviations of the seeds, which other machines stay far below and a change of what is learned does not.
+
     `failures` says why a sample is not there now.
     """
     there = {_key(sample): sample for sample in now.samples}
+    common = [seed for seed in now.seeds if seed in baseline.seeds]
     exact: list[Finding] = []
     tested: list[Finding] = []
     for old in baseline.samples:
@@ -60,6 +66,9 @@ def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | Non
                 exact.append(_finding(old, name, _show(before), _show(values), red=set(values) != set(before)))
             elif len(set(before)) > 1:
                 tested.append(_tested(old, name, before, values))
+                if common:
+                    pairs = [(before[baseline.seeds.index(s)], values[now.seeds.index(s)]) for s in common]
+                    exact.append(_repeated(old, name, before, pairs))
         for name in (new.counts | new.metrics).keys() - (old.counts | old.metrics).keys():
             exact.append(_finding(old, name, "not there", _show((new.counts | new.metrics)[name]), red=True))
     return exact + holm(tested)
@@ -113,6 +122,14 @@ def _tested(old: Sample, name: str, before: Sequence[float], values: Sequence[fl
     t = shift / (deviation * math.sqrt(1 / len(values) + 1 / len(before)))
     p = 2 * float(stdtr(len(before) - 1, -abs(t)))
     return _finding(old, name, _show(before), _show(values), moved=shift / deviation, p=p)
+
+
+def _repeated(old: Sample, name: str, before: Sequence[float], pairs: Sequence[tuple[float, float]]) -> Finding:
+    """Return the comparison of the same seeds: (then, now) of each."""
+    then, now = (statistics.fmean(side) for side in zip(*pairs, strict=True))
+    moved = (now - then) / statistics.stdev(before)
+    what = f"{name}, same seeds"
+    return _finding(old, what, f"{then:.4g}", f"{now:.4g}", moved=moved, red=not abs(moved) <= REPEATED)
 
 
 def _finding(

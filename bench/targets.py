@@ -41,7 +41,7 @@ def find_or_make_targets(
     assert task.inputs is not None
     dim = build_backbone(task.cell.backbone, size).dim
     path = cache_path(
-        places.cache,
+        places.targets or places.cache,
         data=task.inputs.data,
         part=task.cell.train_images or 0,
         prior=task.prior.digest(),
