@@ -30,7 +30,7 @@ BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of one text in one file; `harmless` when it changes nothing that is learned: the gate must stay green."""
+    """A change of one text in one file; `harmless` when nothing is learned otherwise: the gate must stay green."""
 
     name: str
     file: str
