@@ -27,6 +27,7 @@ from methods import methods
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 NAMES = sorted(methods)
+QUICK = {"byol", "moco"}  # the others take as long again
 WIDTHS = ("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue")
 GRID = """
 backbone: resnet_small
@@ -82,7 +83,7 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         assert same, name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, source: Resident, tmp_path: Path) -> None:
     for cell in cells(name, tmp_path):
         whole, again, cut = (trainer(cell, source) for _ in range(3))

@@ -22,6 +22,7 @@ def names(folder: Path) -> list[list[str]]:
     return [[event["event"] for event in log if event["event"] in told] for log in events(folder).values()]
 
 
+@pytest.mark.slow
 def test_two_runners_share_a_grid(server: Forks, tmp_path: Path) -> None:
     alone, together = folder(tmp_path / "alone", SHORT), folder(tmp_path / "together", SHORT)
     runners = [server.start(together, out=out) for out in ("a", "b")]
