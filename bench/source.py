@@ -127,7 +127,7 @@ class Streaming:
         try:
             yield from loader
         except UserError as error:  # of a worker, it comes with that process's traceback in its text
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            raise UserError(str(error.args[0]).rpartition("UserError: ")[2].strip()) from None
 
 
 def _share_memory(worker: int) -> None:
