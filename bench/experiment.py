@@ -1,6 +1,6 @@
 """One cell, from its data to its record."""
 
-import pickle
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -304,6 +304,7 @@ def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list
     """Restore trainer and clock from a checkpoint, if there is one that fits, and return its curve."""
     if not path.is_file():
         return []
+    before = copy.deepcopy(trainer.state())
     try:
         state = torch.load(path, map_location=clock.device, weights_only=True)
         if state["version"] != CHECKPOINT_VERSION or state["id"] != identifier:
@@ -311,7 +312,8 @@ def _resume(path: Path, identifier: str, trainer: Trainer, clock: Clock) -> list
         curve = [Point.model_validate(point) for point in state["curve"]]
         trainer.restore(state["trainer"])
         clock.add(state["seconds"], state["wall"])
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError):
+    except Exception:  # torch raises nearly anything on a damaged file
+        trainer.restore(before)  # which may have taken a part of the state
         path.rename(path.with_suffix(".damaged"))
         return []
     return curve

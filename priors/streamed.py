@@ -61,10 +61,11 @@ def load_rows(path: Path, count: int) -> Targets | None:
         with safe_open(path, framework="pt") as file:  # checks that the file is as long as it says
             metadata = file.metadata()
         values = Mapped(path)
-        targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        targets = Targets(values, int(metadata["empty"]), Cost.read(metadata["cost"]))
+        whole = len(values) == count and values.digest() == metadata["digest"]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
         return None
-    return targets if len(values) == count and values.digest() == metadata["digest"] else None
+    return targets if whole else None
 
 
 @contextmanager
@@ -215,9 +216,10 @@ def _read_shard(file: Path, images: int) -> tuple[Tensor, Cost] | None:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
             values: Tensor = opened.get_tensor("features")
-        cost = Cost(**json.loads(metadata["cost"]))
-        whole = values.dim() == 2 and len(values) == images and digest_of(values) == metadata["digest"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        cost = Cost.read(metadata["cost"])
+        fits = values.dtype == torch.float32 and values.dim() == 2 and len(values) == images
+        whole = fits and digest_of(values) == metadata["digest"]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError):
         return None
     return (values, cost) if whole else None
 

@@ -4,8 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,9 +22,14 @@ VERSION = 1  # raised whenever the code makes other targets of the same features
 class Cost:
     """What making the targets took, paid once and charged to every cell that uses them."""
 
-    seconds: float
-    flops: int
-    images: int
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    flops: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def read(cls, text: str) -> "Cost":
+        """Return the cost that JSON text holds. Raises ValueError when it holds none."""
+        return TypeAdapter(cls).validate_json(text, strict=True)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,12 @@ def load_targets(path: Path, count: int) -> Targets | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             values = file.get_tensor("targets")
-        targets = Targets(values, int(metadata["empty"]), Cost(**json.loads(metadata["cost"])))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        targets = Targets(values, int(metadata["empty"]), Cost.read(metadata["cost"]))
+        fits = values.dtype == torch.float32 and values.dim() == 2 and len(values) == count
+        whole = fits and digest_of(values) == metadata["digest"]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError):
         return None
-    return targets if len(values) == count and digest_of(values) == metadata["digest"] else None
+    return targets if whole else None
 
 
 def digest_of(values: Tensor) -> str:
