@@ -114,6 +114,8 @@ def read_record(path: Path) -> Record | Damaged:
 def read_model(path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool]) -> Filed | Damaged:
     """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
+        if not path.is_file():
+            return Damaged(path, "not a file")
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
         raw = json.loads(path.read_bytes())
