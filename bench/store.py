@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from bench.atomic import atomic_write
 from bench.spec import Cell, Inputs, Model, cell_id
@@ -15,23 +15,28 @@ SCHEMA = 1
 MAX_BYTES = 10_000_000
 
 Status = Literal["done", "failed", "oom", "skipped"]
+# What the report can count with: a record is a file that anyone may have written.
+Count = Annotated[int, Field(ge=0, le=10**30)]
+Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
 
 
 class Score(Model):
     """Accuracies, shares of images: one after each of the probe's last epochs."""
 
-    linear: tuple[float, ...]
-    knn: float
+    linear: tuple[Share, ...]
+    knn: Share
 
 
 class Point(Model):
     """An evaluation: what was spent on training until then, and what was reached."""
 
-    step: int
-    images: int
-    flops: int
-    seconds: float
+    step: Spent
+    images: Count
+    flops: Count
+    seconds: Seconds
     loss: float
     score: Score
 
@@ -39,22 +44,22 @@ class Point(Model):
 class TargetCost(Model):
     """What making the targets took; a cell whose targets were cached is charged the same."""
 
-    seconds: float
-    flops: int
-    images: int
-    empty: int
+    seconds: Seconds
+    flops: Count
+    images: Count
+    empty: Count
     cached: bool
 
 
 class Ledger(Model):
     """What a cell spent. `seconds` by phase add up to the wall time."""
 
-    steps: int
-    images: int
-    flops: int
-    seconds: dict[str, float]
-    wall_seconds: float
-    peak_memory_bytes: int | None
+    steps: Spent
+    images: Spent
+    flops: Spent
+    seconds: dict[str, Seconds]
+    wall_seconds: Seconds
+    peak_memory_bytes: Count | None
     targets: TargetCost | None
     flops_not_counted: str
 
@@ -62,6 +67,13 @@ class Ledger(Model):
     def flops_with_targets(self) -> int:
         """FLOPs of training and of making the targets."""
         return self.flops + (self.targets.flops if self.targets else 0)
+
+
+def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Refuse packages that are no mapping from names to versions."""
+    if not isinstance(provenance.get("packages", {}), dict):
+        raise ValueError("packages must be a mapping")  # noqa: TRY004
+    return provenance
 
 
 class Record(Model):
@@ -74,10 +86,10 @@ class Record(Model):
     inputs: Inputs
     dataset_title: str
     curve: tuple[Point, ...] = ()
-    switch_step: int | None = None
+    switch_step: Count | None = None
     ledger: Ledger | None = None
     error: str | None = None
-    provenance: dict[str, Any]
+    provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA
 
