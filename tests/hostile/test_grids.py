@@ -203,7 +203,17 @@ def test_names_lead_nowhere(load: Callable[..., Any], tmp_path: Path, argument: 
 
 @pytest.mark.parametrize(
     "tag",
-    ["!!timestamp x", "!!bool x", "!!int ''", "!!float ''", "!!binary aGk=", "!!set {a}", "!!omap [a: 1]", "!mine x"],
+    [
+        "!!timestamp x",
+        "!!bool x",
+        "!!int ''",
+        "!!float ''",
+        "!!binary aGk=",
+        "!!set {a}",
+        "!!omap [a: 1]",
+        "!mine x",
+        '"\\ud800"',
+    ],
 )
 def test_only_plain_values_are_made(load: Callable[..., Any], tag: str) -> None:
     assert "not valid YAML" in refusal(lambda: load(block(GRID) + f"x: {tag}\n".encode()))

@@ -155,3 +155,36 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     read = f"from bench.store import *; print(type(read_record(Path({str(tmp_path / 'pipe.json')!r}))).__name__)"
     ran = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, timeout=120, check=True)
     assert ran.stdout == "Damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        *((f"ledger.{key}", value) for key in ("steps", "images", "flops") for value in (0, -1, 10**31)),
+        *((f"ledger.{key}", value) for key in ("wall_seconds", "seconds.train") for value in (-1.0, 1e308)),
+        *((f"ledger.targets.{key}", value) for key in ("flops", "images", "empty") for value in (-1, 10**31)),
+        *(
+            (f"curve.0.{key}", value)
+            for key in ("step", "flops", "score.knn", "score.linear.1")
+            for value in (-1, 10**31)
+        ),
+        *(("curve.1.score.knn", 1.1), ("switch_step", 10**31), ("provenance.packages", "torch")),
+    ],
+)
+def test_what_no_report_can_count_with_is_set_aside(tmp_path: Path, where: str, value: Any) -> None:
+    whole = record(next(cell for cell in expand(load_grid("cifar_small")) if cell.rela))
+    assert whole.ledger
+    assert whole.ledger.targets
+    tree = whole.model_dump(mode="json")
+    path = tmp_path / f"{whole.id}.json"
+    path.write_bytes(text(tree))
+    assert read_record(path) == whole
+    holder: Any = tree
+    *parts, last = where.split(".")
+    for part in parts:
+        holder = holder[int(part) if part.isdigit() else part]
+    holder[int(last) if last.isdigit() else last] = value
+    path.write_bytes(text(tree))
+    found = read_record(path)
+    assert isinstance(found, Damaged)
+    assert where in found.reason or (where == "provenance.packages" and "packages" in found.reason)

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from bench.errors import UserError
-from priors.weights import digest_state, load_weights, read_state
+from priors.weights import digest_state, fitting_state, load_weights, read_state
 
 PIECES = (
     *(
@@ -135,6 +136,7 @@ def test_a_state_dict_of_anything_is_loaded_or_refused(fuzz) -> None:
         module = network()
         load_weights(module, path)
         assert all(value.isfinite().all() for value in module.state_dict().values())
+        assert len(digest_state(fitting_state(module, path))) == 64
         return True
 
     fuzz(st.tuples(changes, st.lists(st.sampled_from([*STATE]), max_size=1), nest), reads)
@@ -181,6 +183,23 @@ def test_weights_that_are_not_numbers(tmp_path: Path, value: float, suffix: str)
     state = STATE | {"0.bias": torch.tensor([0.0, value, 0.0])}
     path.write_bytes(packed(state) if suffix == ".pt" else save(state))
     assert "0.bias holds values that are not finite numbers" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.ones(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.empty(3, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8),
+    ],
+    ids=["sparse", "csr", "meta", "quantized"],
+)
+def test_a_tensor_that_is_not_plain(tmp_path: Path, made: Callable[[], torch.Tensor]) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(packed(STATE | {"0.bias": made()}))
+    assert "0.bias: not a plain tensor" in refusal(path)
 
 
 def test_a_compressed_archive_is_not_unfolded(tmp_path: Path) -> None:
