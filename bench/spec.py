@@ -11,7 +11,7 @@ PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys 
 
 MAX_NAME = 200  # bytes: names of files end at 255
 
-Budget = Annotated[float, Field(gt=0, le=1)]
+Budget = Annotated[float, Field(ge=1e-6, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
 

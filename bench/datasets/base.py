@@ -137,7 +137,8 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
 _loaded: dict[str, ImageSet] = {}
 
 # What numpy and zipfile raise on a damaged file; RuntimeError: one that seems encrypted, or of a future zip version;
-# TypeError: an array where an archive should be; MemoryError: an absurd shape.
+# TypeError: an array where an archive should be; MemoryError: an absurd shape; SystemError: Python 3.11's parser, which
+# numpy's headers go through, now and then on a sound one.
 CACHE_ERRORS = (
     OSError,
     LookupError,
@@ -146,6 +147,7 @@ CACHE_ERRORS = (
     RuntimeError,
     TypeError,
     MemoryError,
+    SystemError,
     zipfile.BadZipFile,
 )
 

@@ -91,7 +91,9 @@ def test_a_record_is_read_or_set_aside(fuzz, kind: str) -> None:
         if isinstance(found, Damaged):
             raise UserError(found.reason)
         write_record(found, fuzz.place / "again")
-        assert read_record(fuzz.place / "again" / path.name) == found
+        again = read_record(fuzz.place / "again" / path.name)
+        assert isinstance(again, Record)
+        assert again.model_dump_json() == found.model_dump_json()  # text, for a NaN is not equal to itself
         assert verdict_table(collect(grid, fuzz.place)).rows
         return True
 
