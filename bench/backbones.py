@@ -45,7 +45,8 @@ def check_backbone(name: str) -> None:
         return
     import timm
 
-    if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+    model, _, tag = name.removeprefix("timm:").partition(".")
+    if not timm.is_model(model) or (tag and f"{model}.{tag}" not in timm.list_pretrained(f"{model}.*")):
         raise UserError(f"unknown backbone {name!r}{did_you_mean(name, [*backbones, *timm.list_models()])}")
 
 

@@ -3,13 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 2000  # characters of a sentence, which may hold a path or two
+LONGEST_WORD = 100  # characters of a word that could be a slip of the pen
+
 
 class UserError(Exception):
     """One clear sentence that names the file, the key and the fix; the program ends with exit code 2."""
 
     def __str__(self) -> str:
-        """Return the sentence on one line, whatever line breaks were in what it quotes."""
-        return " ".join(line.strip() for line in super().__str__().splitlines())
+        """Return the sentence on one line of printable text, whatever was in what it quotes."""
+        text = " ".join(line.strip() for line in super().__str__().splitlines())
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class MissingError(UserError):
@@ -18,7 +24,9 @@ class MissingError(UserError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known word, or else the known words."""
-    names = sorted(known)
+    names = sorted(name for name in known if len(name) <= LONGEST_WORD)
+    if len(word) > LONGEST_WORD:  # comparing takes the product of the lengths
+        return ""
     near = get_close_matches(word.lower(), [name.lower() for name in names], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {next(name for name in names if name.lower() == near[0])!r}?"

@@ -16,7 +16,9 @@ from bench.errors import UserError, did_you_mean
 from bench.spec import EVERY, Arm, Cell, Dataset, Grid, Knn, Probe, Protocol, arm_name
 
 GRIDS = Path(__file__).parent / "grids"
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
+MAX_CELLS = 100_000
+MAX_DEPTH = 20  # of the dotted key of a setting
 # Any grid, made small enough to try on a laptop's CPU. A grid's own `mini` goes on top of it.
 MINI: dict[str, Any] = {
     "backbone": "resnet_small",
@@ -39,7 +41,10 @@ ROOM = ("input_size", "blur")  # what a rehearsal keeps of the protocol
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases (a few lines of them can stand for gigabytes) and without repeated keys."""
+    """Plain YAML: mappings, lists, words, numbers of up to 64 bits, true, false, null.
+
+    Without aliases (a few lines of them can stand for gigabytes) and without repeated keys.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -57,7 +62,23 @@ class _Loader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        value.encode()  # half of a surrogate pair is no text: no record could hold it
+        return value
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a whole number of more than 64 bits")
+        return value
+
+
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
+_Loader.yaml_constructors = {
+    None: yaml.SafeLoader.yaml_constructors[None],  # refuses the other tags
+    **{f"tag:yaml.org,2002:{kind}": getattr(_Loader, f"construct_yaml_{kind}") for kind in _PLAIN},
+}
 # YAML 1.1 reads 1e-3 as a string; people who write it mean a number.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -72,7 +93,7 @@ def read_yaml(text: str, source: str) -> Any:
     """Parse YAML text. Raises UserError naming `source` and the line."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML raises nearly anything on a tag that its value does not suit
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
@@ -133,7 +154,10 @@ def with_overrides(
         if not equals or not key:
             raise UserError(f"--set {setting}: write KEY=VALUE, for example --set protocol.epochs=2")
         override: Any = read_yaml(value, f"--set {setting}")
-        for part in reversed(key.strip().split(".")):
+        parts = key.strip().split(".")
+        if len(parts) > MAX_DEPTH or not key.isprintable():
+            raise UserError(f"--set {setting}: a key is up to {MAX_DEPTH} words with dots between them")
+        for part in reversed(parts):
             override = {part: override}
         raw = _overridden(raw, override)
     return raw, " ".join([str(path), *(f"--set {setting}" for setting in settings)])
@@ -291,7 +315,8 @@ def _overridden(raw: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
     if isinstance(arms, list):
         for key in {"claims", "published"} - override.keys():
             merged.pop(key, None)
-        there = {arm.get("method") if isinstance(arm, dict) else arm for arm in arms if isinstance(arm, dict | str)}
+        named = [arm.get("method") if isinstance(arm, dict) else arm for arm in arms]
+        there = {method for method in named if isinstance(method, str)}
         params = merged.get("params")
         if isinstance(params, dict) and "params" not in override and EVERY not in there:
             merged["params"] = {method: value for method, value in params.items() if method in there}
@@ -312,7 +337,12 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         grid = Grid.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{source}: {sentence(error, Grid)}") from error
-    unique: list[tuple[str, Sequence[object]]] = [
+    cells = len(grid.datasets) * len(grid.seeds) * sum(len(arm.budgets or grid.budgets) for arm in grid.arms)
+    if cells > MAX_CELLS:
+        raise UserError(
+            f"{source}: {cells:,} cells, datasets x arms x budgets x seeds, where {MAX_CELLS:,} are the most"
+        )
+    unique: list[tuple[str, Sequence[str | float]]] = [
         ("dataset", [dataset.name for dataset in grid.datasets]),
         ("arm", [arm_name(arm) for arm in grid.arms]),
         ("seed", list(grid.seeds)),
@@ -320,9 +350,11 @@ def _validated(raw: dict[str, Any], source: str) -> Grid:
         *(("budget", list(arm.budgets)) for arm in grid.arms if arm.budgets),
     ]
     for what, names in unique:
+        seen: set[str | float] = set()
         for index, name in enumerate(names):
-            if name in names[:index]:
+            if name in seen:
                 raise UserError(f"{source}: {what}s[{index}]: {what} {name} is there twice; remove one")
+            seen.add(name)
     arms = {arm_name(arm): arm for arm in grid.arms}
     for index, arm in enumerate(grid.arms):
         if arm.flops_of is not None:
@@ -392,7 +424,7 @@ def sentence(error: ValidationError, model: type[BaseModel], under: str = "") ->
     first = complaints[0]
     path = list(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    if "[" in str(path[-1]) and first["type"] != "extra_forbidden":
+    if path and "[" in str(path[-1]) and first["type"] != "extra_forbidden":
         # Not a key: the branch of a union (`adaptive` or a share), or that a mapping's key itself is wrong.
         path.pop()
         others = [c["msg"][0].lower() + c["msg"][1:] for c in complaints[1:] if list(c["loc"][:-1]) == path]

@@ -95,9 +95,9 @@ def _last_event(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     for line in reversed(path.read_text(errors="replace").splitlines()):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             event = json.loads(line)
-            if isinstance(event, dict) and {"event", "time"} <= event.keys():
+            if isinstance(event, dict) and {"event", "time"} <= event.keys() and type(event.get("step", 0)) is int:
                 return event
     return None
 

@@ -80,13 +80,19 @@ class Registry(Generic[T]):
 
 def load_plugin(path: Path) -> None:
     """Import the Python file at `path`, which registers what it defines. Raises UserError when it cannot."""
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long for a file's
+        there = False
+    if not there:
         raise UserError(f"--plugin {path}: no such file")
+    if path.suffix != ".py":  # Python would load compiled code, too
+        raise UserError(f"--plugin {path}: not a Python file (it must end in .py)")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
     name = f"rela_bench_plugin_{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {path}: not a Python file (it must end in .py)")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

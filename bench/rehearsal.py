@@ -38,18 +38,19 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     """
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    for entry in data.iterdir() if data.is_dir() else ():
-        if entry.name != "cache":  # of real targets and images
-            (to / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
     count: dict[str, int] = defaultdict(int)
     for cell in cells:
         count[cell.dataset] = max(count[cell.dataset], cell.train_images or 0)
     for name, images in count.items():
-        info = find_dataset(name, to)
-        if not info.here(to):
+        info = find_dataset(name, data)
+        if not info.here(data):
             classes = info.classes or 2
             size = info.image_size or NOISE_SIZE
             info.write(to, _noise(max(images, classes), classes, size, 0), _noise(classes, classes, size, 1))
+    for entry in data.iterdir() if data.is_dir() else ():
+        # Neither the cache of real targets and images, nor the place of a stand-in: nothing is written through a link.
+        if entry.name != "cache" and not (to / entry.name).exists():
+            (to / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
 
 
 def _noise(count: int, classes: int, size: int, seed: int) -> Split:

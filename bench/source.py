@@ -143,7 +143,7 @@ class Streaming:
         try:
             yield from images
         except UserError as error:  # of a worker, it comes with that process's traceback in its text
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            raise UserError(str(error.args[0]).rpartition("UserError: ")[2].strip()) from None
         except (RuntimeError, OSError, EOFError) as error:
             wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
             if killed := [worker.exitcode for worker in workers if worker.exitcode]:

@@ -13,7 +13,9 @@ GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
-Budget = Annotated[float, Field(gt=0, le=1)]
+MAX_NAME = 200  # bytes: names of files end at 255
+
+Budget = Annotated[float, Field(ge=1e-6, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
 
@@ -22,11 +24,19 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     """Refuse what JSON cannot hold: a record has to."""
     try:
         json.dumps(params, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError("can hold finite numbers, words, true, false, null, and lists and mappings of them") from error
     return params
 
 
+def _printable(name: str) -> str:
+    """Refuse a name that would not fit into a line or a file's name."""
+    if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:
+        raise ValueError(f"must be 1 to {MAX_NAME} bytes of printable text")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_printable)]
 Params = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
@@ -83,10 +93,10 @@ class Rela(Model):
 class Arm(Model):
     """A method with its wrapper and settings."""
 
-    name: str | None = None
-    method: str  # "*" in YAML: an arm for each method there is
+    name: Name | None = None
+    method: Name  # "*" in YAML: an arm for each method there is
     params: Params = {}
-    backbone: str | None = None  # instead of the dataset's or the grid's
+    backbone: Name | None = None  # instead of the dataset's or the grid's
     rela: Rela | None = None
     flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
@@ -95,9 +105,9 @@ class Arm(Model):
 class Dataset(Model):
     """A dataset of a grid, with what is particular to it there."""
 
-    name: str
+    name: Name
     train_images: PositiveInt | None = None  # a class-balanced part of the training set; None: all of it
-    backbone: str | None = None
+    backbone: Name | None = None
     arms: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # those that run on it; None: all
     protocol: dict[str, Any] = {}
 
@@ -118,7 +128,7 @@ class Claim(Model):
     each of the arm's.
     """
 
-    name: str
+    name: Name
     arm: str
     budget: Budget | Literal["*"]
     baseline: str | None = None  # None: the arm's method without ReLA
@@ -134,7 +144,7 @@ class Grid(Model):
 
     name: Annotated[str, Field(pattern=GRID_NAME, max_length=80)]
     title: str = ""
-    backbone: str
+    backbone: Name
     datasets: Annotated[tuple[Dataset, ...], Field(strict=False, min_length=1)]
     budgets: Annotated[tuple[Budget, ...], Field(strict=False, min_length=1)] = (1.0,)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from bench.atomic import atomic_write
 from bench.spec import Cell, Inputs, Model, cell_id
@@ -15,6 +15,11 @@ SCHEMA = 1
 MAX_BYTES = 10_000_000
 
 Status = Literal["done", "failed", "oom", "timeout", "skipped"]
+# What the report can count with: a record is a file that anyone may have written.
+Count = Annotated[int, Field(ge=0, le=10**30)]
+Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
+Seconds = Joules = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
 
 
@@ -24,34 +29,34 @@ class Score(Model):
     `further_probes`: those of the probes of further seeds.
     """
 
-    linear: tuple[float, ...]
-    knn: float
-    further_probes: tuple[tuple[float, ...], ...] = ()
+    linear: tuple[Share, ...]
+    knn: Share
+    further_probes: tuple[tuple[Share, ...], ...] = ()
 
 
 class Point(Model):
     """An evaluation: what was spent on training until then, and what was reached."""
 
-    step: int
-    images: int
-    flops: int
-    seconds: float
+    step: Spent
+    images: Count
+    flops: Count
+    seconds: Seconds
     loss: float
     mean_losses: dict[str, float] = Field(default_factory=dict)  # by kind of step, over those since the point before
     weight_norm: float | None = None  # L2, of all trained parameters together
     score: Score
-    joules: float | None = None  # of the GPU; None: not measured
+    joules: Joules | None = None  # of the GPU; None: not measured
 
 
 class TargetCost(Model):
     """What making the targets took; a cell whose targets were cached is charged the same."""
 
-    seconds: float
-    flops: int
-    images: int
-    empty: int
+    seconds: Seconds
+    flops: Count
+    images: Count
+    empty: Count
     cached: bool
-    joules: float | None = None
+    joules: Joules | None = None
 
 
 class Ledger(Model):
@@ -60,20 +65,27 @@ class Ledger(Model):
     The seconds add up to the wall time; the joules are the GPU's, None where they are not measured.
     """
 
-    steps: int
-    images: int
-    flops: int
-    seconds: dict[str, float]
-    wall_seconds: float
-    peak_memory_bytes: int | None
+    steps: Spent
+    images: Spent
+    flops: Spent
+    seconds: dict[str, Seconds]
+    wall_seconds: Seconds
+    peak_memory_bytes: Count | None
     targets: TargetCost | None
     flops_not_counted: str
-    joules: dict[str, float] | None = None
+    joules: dict[str, Joules] | None = None
 
     @property
     def flops_with_targets(self) -> int:
         """FLOPs of training and of making the targets."""
         return self.flops + (self.targets.flops if self.targets else 0)
+
+
+def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Refuse packages that are no mapping from names to versions."""
+    if not isinstance(provenance.get("packages", {}), dict):
+        raise ValueError("packages must be a mapping")  # noqa: TRY004
+    return provenance
 
 
 class Record(Model):
@@ -86,10 +98,10 @@ class Record(Model):
     inputs: Inputs
     dataset_title: str
     curve: tuple[Point, ...] = ()
-    switch_step: int | None = None
+    switch_step: Count | None = None
     ledger: Ledger | None = None
     error: str | None = None
-    provenance: dict[str, Any]
+    provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA
 
@@ -128,6 +140,8 @@ def read_model(
 ) -> Filed | Damaged:
     """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
+        if not path.is_file():
+            return Damaged(path, "not a file")
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
         content = path.read_bytes()

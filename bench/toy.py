@@ -22,6 +22,7 @@ from bench.spec import GRID_NAME, Model, Seed, digest
 from bench.store import SCHEMA, Damaged, read_model, record_path
 
 TOY_VERSION = 1  # raised whenever the code changes a result that the settings do not show
+MAX_NUMBERS = 2**28  # of samples and features, or of a batch's indices, of all seeds: 2 GiB
 DIGITS = 6  # of the numbers in a record, after the point
 
 
@@ -72,8 +73,8 @@ class ToyGrid(Model):
     title: str = ""
     toy: Toy
     seeds: Seeds
-    sigmas: Annotated[tuple[PositiveFloat, ...], Field(strict=False), AfterValidator(_unique)]
-    rhos: Annotated[tuple[Share, ...], Field(strict=False), AfterValidator(_unique)]
+    sigmas: Annotated[tuple[PositiveFloat, ...], Field(strict=False, max_length=1000), AfterValidator(_unique)]
+    rhos: Annotated[tuple[Share, ...], Field(strict=False, max_length=1000), AfterValidator(_unique)]
     early: PositiveInt  # the step whose test loss the report compares
     target_loss: PositiveFloat  # nats; the report counts the steps to it
     profiles: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
@@ -83,6 +84,17 @@ class ToyGrid(Model):
     def _is_evaluated(cls, value: int, info: ValidationInfo) -> int:
         if "toy" in info.data and value not in info.data["toy"].evaluate_at:
             raise ValueError("must be one of toy.evaluate_at")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _fits_in_memory(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        toy = info.data.get("toy")
+        if toy:
+            samples = max(toy.samples, toy.test_samples, toy.prior_samples) * (toy.dimension + toy.hidden)
+            order = max(toy.evaluate_at[-1], toy.prior_steps) * toy.batch_size
+            if len(value) * max(samples, order) > MAX_NUMBERS:
+                raise ValueError(f"more than {MAX_NUMBERS:,} numbers at a time; take fewer seeds, samples or steps")
         return value
 
     @property

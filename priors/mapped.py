@@ -84,7 +84,13 @@ def write_rows(
 
 
 def _shape(file: IO[bytes]) -> tuple[tuple[int, int], int]:
-    """Return the shape of the rows and the offset of the first, where the file then stands."""
+    """Return the shape of the rows and the offset of the first, where the file then stands.
+
+    Raises ValueError when the file holds something else than rows float32 alone, LookupError when it holds none.
+    """
     length = int.from_bytes(file.read(8), "little")
-    rows, columns = json.loads(file.read(length))[NAME]["shape"]
+    header = json.loads(file.read(length))
+    rows, columns = header[NAME]["shape"]
+    if header[NAME]["dtype"] != "F32" or header.keys() - {NAME, "__metadata__"}:
+        raise ValueError(f"something else than {NAME} in float32")
     return (rows, columns), 8 + length

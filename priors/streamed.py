@@ -66,7 +66,7 @@ def load_rows(path: Path, count: int) -> Targets | None:
         targets = read_metadata(values, metadata)
         if len(values) == count and values.digest() == metadata["digest"]:
             return targets
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
         pass
     set_aside(path, DAMAGED)
     return None
@@ -217,9 +217,10 @@ def _read_shard(file: Path, images: int) -> tuple[Tensor, Cost] | None:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
             values: Tensor = opened.get_tensor("features")
-        cost = Cost(**json.loads(metadata["cost"]))
-        whole = values.dim() == 2 and len(values) == images and digest_of(values) == metadata["digest"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        cost = Cost.read(metadata["cost"])
+        fits = values.dtype == torch.float32 and values.dim() == 2 and len(values) == images
+        whole = fits and digest_of(values) == metadata["digest"]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError):
         return None
     return (values, cost) if whole else None
 

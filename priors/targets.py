@@ -4,8 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,10 +24,15 @@ VERSION = 1  # raised whenever the code makes other targets of the same features
 class Cost:
     """What making the targets took, paid once and charged to every cell that uses them."""
 
-    seconds: float
-    flops: int
-    images: int
-    joules: float | None = None  # of the GPU; None: not measured
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    flops: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+    joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the GPU; None: not measured
+
+    @classmethod
+    def read(cls, text: str) -> "Cost":
+        """Return the cost that JSON text holds. Raises ValueError when it holds none."""
+        return TypeAdapter(cls).validate_json(text, strict=True)
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,10 @@ def load_targets(path: Path, count: int) -> Targets | None:
             metadata = file.metadata()
             values = file.get_tensor("targets")
         targets = read_metadata(values, metadata)
-        if len(values) == count and digest_of(values) == metadata["digest"]:
+        fits = values.dtype == torch.float32 and values.dim() == 2 and len(values) == count
+        if fits and digest_of(values) == metadata["digest"]:
             return targets
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError):
         pass
     set_aside(path, DAMAGED)
     return None
@@ -114,7 +122,7 @@ def load_targets(path: Path, count: int) -> Targets | None:
 
 def read_metadata(values: Tensor | Mapped, metadata: dict[str, str]) -> Targets:
     """Return the targets whose values and metadata a file holds. Raises KeyError, TypeError, ValueError."""
-    cost = Cost(**json.loads(metadata["cost"]))
+    cost = Cost.read(metadata["cost"])
     return Targets(values, int(metadata["empty"]), cost, metadata.get("maker", ""))
 
 

@@ -1,12 +1,12 @@
 """Weights on disk: read without ever running what a file contains, written whole or not at all."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -26,9 +26,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
+        except Exception as error:  # so does torch, on a type or a shape that it does not have
             raise UserError(f"{path}: not a readable safetensors file: {error}") from error
     try:
+        _check_stored(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on a damaged file
         raise UserError(
@@ -40,7 +41,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
         found = inner if isinstance(inner, dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError(f"{path}: not a state dict (a mapping from names to tensors)")
+    for name, value in found.items():
+        if value.layout != torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
+            raise UserError(f"{path}: {name}: not a plain tensor; save it dense, and not quantized")
     return {str(name): value for name, value in found.items()}
+
+
+def _check_stored(path: Path) -> None:
+    """Raise ValueError when an archive of torch's is compressed, as torch's own are not: it could hold any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("compressed")
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -70,7 +82,11 @@ def fitting_state(module: nn.Module, path: Path) -> dict[str, Tensor]:
         if own[name].shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
             raise UserError(f"{path}: does not fit the architecture: {name} has shape {shapes}")
-    return {name: state[name].to(own[name].dtype) for name in own if name in state}
+    fitting = {name: state[name].to(own[name].dtype) for name in own if name in state}
+    for name, value in fitting.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are not finite numbers")
+    return fitting
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:

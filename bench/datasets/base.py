@@ -1,6 +1,9 @@
 """The contract of a dataset, the registry, and the cache of decoded images."""
 
 import hashlib
+import os
+import re
+import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +137,8 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
 _loaded: dict[str, ImageSet] = {}
 
 # What numpy and zipfile raise on a damaged file; RuntimeError: one that seems encrypted, or of a future zip version;
-# TypeError: an array where an archive should be; MemoryError: an absurd shape.
+# TypeError: an array where an archive should be; MemoryError: an absurd shape; SystemError: Python 3.11's parser, which
+# numpy's headers go through, now and then on a sound one.
 CACHE_ERRORS = (
     OSError,
     LookupError,
@@ -143,6 +147,7 @@ CACHE_ERRORS = (
     RuntimeError,
     TypeError,
     MemoryError,
+    SystemError,
     zipfile.BadZipFile,
 )
 
@@ -150,14 +155,17 @@ CACHE_ERRORS = (
 def dataset_digest(name: str, places: Places) -> str:
     """Return the digest of a dataset's content: of pixels and labels, or of the files of one that streams.
 
-    From the cache, where it is there, without reading an image. Raises MissingError, saying where the dataset was
-    looked for and how to get it, and UserError when it is damaged.
+    From the cache, where it is there, without reading an image; else each image is decoded once. Raises MissingError,
+    saying where the dataset was looked for and how to get it, and UserError when it is damaged.
     """
     info = find_dataset(name, places.data)
     try:
         # Numpy leaves a file open that turns out to be damaged, so it is opened here.
         with _cache_path(info, places).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return str(arrays["digest"])
+            digest = str(arrays["digest"])
+            if not re.fullmatch("[0-9a-f]{16}", digest):
+                raise ValueError("not a digest")
+            return digest
     except CACHE_ERRORS:
         return load_dataset(name, places).digest
 
@@ -180,8 +188,13 @@ def load_dataset(name: str, places: Places) -> ImageSet:
 def _cache_path(info: DatasetInfo, places: Places) -> Path:
     sha = hashlib.sha256()
     for file in info.files(places.data):
-        stat = file.stat()
-        sha.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{file}: not a file but a folder, a pipe or a device")
+        sha.update(os.fsencode(file) + f"\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return places.cache / "datasets" / f"{info.name}-{sha.hexdigest()[:16]}.npz"
 
 
@@ -208,6 +221,11 @@ def _read_files(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
             f"{f'; {info.hint}' if info.hint else ''}; --data-root or BENCH_DATA names the folder that holds it"
         )
     train, test = info.read(places.data)
+    for name, split in (("training", train), ("test", test)):
+        if not len(split):
+            raise UserError(f"dataset {info.name!r} in {places.data}: no {name} image")
+    if test.labels.max() > train.labels.max():
+        raise UserError(f"dataset {info.name!r} in {places.data}: a class of the test images has no training image")
     digest = _digest(train, test)
     arrays: dict[str, Any] = {"digest": np.array(digest)}
     if not info.streams:
@@ -231,8 +249,9 @@ def _digest(*splits: Split) -> str:
     sha = hashlib.sha256()
     for split in splits:
         if not isinstance(split.images, np.ndarray):
-            for path, label in zip(split.images, split.labels, strict=True):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            contents = folder.each(split.images, folder.content_digest)
+            # Labels first: asked for one more content, `each` names the files that were refused.
+            for label, content in zip(split.labels, contents, strict=True):
                 sha.update(f"{label} {content}\n".encode())
         else:
             sha.update(f"{split.images.shape}".encode())

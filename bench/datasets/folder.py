@@ -1,10 +1,14 @@
 """Folders in the layout of torchvision's `ImageFolder`: `{train,test|val}/<class>/<image>`."""
 
+import hashlib
+import io
 import os
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import overload
+from typing import IO, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +16,14 @@ import numpy.typing as npt
 from bench.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; Pillow runs Ghostscript on another one
+MAX_PIXELS = 89_478_485  # beyond which Pillow warns of a bomb
+MAX_BYTES = 500_000_000
+BLOCK = 256  # images that are in memory beside the others
+PROGRESS_SECONDS = 10.0
+NAMED = 5  # of the damaged files
+
+T = TypeVar("T")
 Listing = tuple[list[Path], npt.NDArray[np.int64]]
 
 
@@ -51,13 +63,21 @@ class Paths(Sequence[Path]):
 
 
 def files(base: Path) -> list[Path]:
-    """Return every image file below `base`, sorted."""
-    found = [
-        Path(where, name)
-        for where, _, names in os.walk(base, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
+    """Return every image file below `base`, sorted. Links are followed, but no folder is gone into twice."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+
+    def is_new(folder: Path) -> bool:
+        stat = folder.stat()
+        new = (stat.st_dev, stat.st_ino) not in seen
+        seen.add((stat.st_dev, stat.st_ino))
+        return new
+
+    for where, folders, names in os.walk(base, followlinks=True):
+        if not seen:
+            is_new(base)
+        folders[:] = [name for name in sorted(folders) if is_new(Path(where, name))]
+        found += [Path(where, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
     return sorted(found)
 
 
@@ -89,26 +109,64 @@ def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
     return listings[0], listings[1], classes
 
 
+def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
+    """Yield what `read` makes of each file, in order, on all cores; every 10 seconds a line says how far it is.
+
+    Raises UserError at the end when `read` did so, naming the files: nothing is yielded of these.
+    """
+    refused: list[tuple[Path, UserError]] = []
+    told = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for begin in range(0, len(paths), BLOCK):
+            block = paths[begin : begin + BLOCK]
+            for path, future in [(path, pool.submit(read, path)) for path in block]:
+                try:
+                    yield future.result()
+                except UserError as error:
+                    refused.append((path, error))
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                print(f"{paths[0].parent}: {begin + len(block):,} of {len(paths):,} images read", file=sys.stderr)
+    if refused:
+        others = ", ".join(str(path) for path, _ in refused[1:NAMED])
+        more = f" (and {len(refused) - 1} more: {others}{', ...' * (len(refused) > NAMED)})" if others else ""
+        raise UserError(f"{refused[0][1]}{more}")
+
+
 def decode(paths: list[Path], size: int | None) -> npt.NDArray[np.uint8]:
     """Return the images as uint8 (N, 3, H, W), all of one size; `size` pixels square when given.
 
-    Raises UserError naming the first file that cannot be read or has another size.
+    Raises UserError naming the files that cannot be read or have another size.
     """
-    first = read_image(paths[0])
-    shape = (size, size) if size else first.shape[1:]
-    images = np.empty((len(paths), 3, *shape), dtype=np.uint8)
+    shape = (size, size) if size else read_image(paths[0]).shape[1:]
 
-    def fill(index: int) -> None:
-        image = read_image(paths[index])
+    def sized(path: Path) -> npt.NDArray[np.uint8]:
+        image = read_image(path)
         if image.shape[1:] != shape:
             height, width = image.shape[1:]
-            raise UserError(f"{paths[index]}: {width}x{height} pixels where {shape[1]}x{shape[0]} are expected")
-        images[index] = image
+            raise UserError(f"{path}: {width}x{height} pixels where {shape[1]}x{shape[0]} are expected")
+        return image
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(fill, range(len(paths)), chunksize=256):
-            pass
+    try:
+        images = np.empty((len(paths), 3, *shape), dtype=np.uint8)
+    except MemoryError as error:
+        many = f"{len(paths):,} images of {shape[1]}x{shape[0]} pixels"
+        raise UserError(f"{paths[0].parent}: {many} do not fit into memory; a dataset may stream") from error
+    for index, image in enumerate(each(paths, sized)):
+        images[index] = image
     return images
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of an image file's bytes. Raises UserError naming the file when it is damaged."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no image is")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    read_image(path, io.BytesIO(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def write(base: Path, images: Iterable[npt.NDArray[np.uint8]], labels: npt.NDArray[np.int64]) -> None:
@@ -121,13 +179,22 @@ def write(base: Path, images: Iterable[npt.NDArray[np.uint8]], labels: npt.NDArr
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Return one image as uint8 (3, H, W) RGB. Raises UserError naming the file when it is damaged."""
+def read_image(path: Path, content: IO[bytes] | None = None) -> npt.NDArray[np.uint8]:
+    """Return one image as uint8 (3, H, W) RGB. Raises UserError naming the file when it is damaged.
+
+    `content`: what is in the file, where that has been read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(content or path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, over {MAX_PIXELS:,} in all")  # noqa: TRY301
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("more than 8 bits in a channel")  # noqa: TRY301
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a readable image: none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        raise UserError(f"{path}: not a readable image: {error or type(error).__name__}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

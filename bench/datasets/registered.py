@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -174,13 +175,22 @@ def _rgb(grey: Images) -> Images:
     return np.repeat(grey[:, None], 3, axis=1)
 
 
+MAX_IDX = 100_000_000  # bytes, twice those of the training images
+
+
 def _idx(path: Path) -> Images:
     """Read an IDX file of bytes: two zero bytes, type 8, the number of dimensions, each as big-endian int32."""
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with path.open("rb") as plain, gzip.open(path) as packed:
+            zipped = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            data = (packed if zipped else plain).read(MAX_IDX + 1)
+        if len(data) > MAX_IDX:
+            raise ValueError(f"over {MAX_IDX:,} bytes")  # noqa: TRY301
         shape = np.frombuffer(data, dtype=">i4", count=data[3], offset=4)
         array = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+        if array.shape != tuple(shape):  # a size of -1 would be the one that fits
+            raise ValueError(f"shape {tuple(shape)}")  # noqa: TRY301
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(f"{path}: not a readable IDX file: {error}") from error
     if data[:3] != b"\0\0\x08":
@@ -210,8 +220,45 @@ class _Array:
         self.value = np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """The CIFAR archive is a Python 2 pickle. This reader can make arrays, dicts, lists and strings of it: no more."""
+_LOADS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+class _ArraysOnly(pickle._Unpickler):
+    """The CIFAR archive is a Python 2 pickle. This reader can make arrays, dicts, lists and strings of it: no more.
+
+    It is the one in Python: the one in C takes gigabytes for a far place in its memo. Keys are checked because hashing
+    tuples of tuples takes twice the time at each level.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_LOADS)
+
+    def checked_setitem(self) -> None:
+        self.check_keys(self.stack[-2:-1])
+        _LOADS[pickle.SETITEM[0]](self)
+
+    def checked_setitems(self) -> None:
+        self.check_keys(self.stack[::2])
+        _LOADS[pickle.SETITEMS[0]](self)
+
+    def checked_dict(self) -> None:
+        self.check_keys(self.stack[::2])
+        _LOADS[pickle.DICT[0]](self)
+
+    def check_keys(self, keys: list[object]) -> None:
+        if not all(isinstance(key, bytes | str) for key in keys):
+            raise pickle.UnpicklingError("a key is no text")
+
+    def refuse_set(self) -> None:
+        raise pickle.UnpicklingError("it holds a set")
+
+    dispatch |= {
+        pickle.SETITEM[0]: checked_setitem,
+        pickle.SETITEMS[0]: checked_setitems,
+        pickle.DICT[0]: checked_dict,
+        pickle.ADDITEMS[0]: refuse_set,
+        pickle.FROZENSET[0]: refuse_set,
+    }
 
     allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),

@@ -436,7 +436,8 @@ def test_cifar10_of_another_size_or_number_of_classes(tmp_path: Path) -> None:
     path = image_folder(tmp_path / "a" / "cifar10", size=32, classes=9)
     assert refusal("cifar10", tmp_path / "a") == f"{path}: 9 class folders where CIFAR-10 has 10"
     path = image_folder(tmp_path / "b" / "cifar10", size=28, classes=10)
-    assert refusal("cifar10", tmp_path / "b") == f"{path}/train/class0/0.png: 28x28 pixels where 32x32 are expected"
+    text = refusal("cifar10", tmp_path / "b")
+    assert text.startswith(f"{path}/train/class0/0.png: 28x28 pixels where 32x32 are expected (and 29 more: ")
 
 
 @pytest.mark.parametrize(
@@ -463,7 +464,7 @@ def test_the_shared_cifar10_is_a_lossy_copy(cifar10_jpeg: Path) -> None:
     assert pixels(found).shape == (1000, 3, 32, 32)
 
 
-def test_a_set_that_streams_is_not_decoded(tmp_path: Path) -> None:
+def test_a_set_that_streams_is_decoded_for_its_digest_alone(tmp_path: Path) -> None:
     image_folder(tmp_path / "imagenet1k", "jpg", classes=1000, size=8)
     found = load("imagenet1k", tmp_path)
     again = load("imagenet1k", tmp_path)
@@ -472,8 +473,10 @@ def test_a_set_that_streams_is_not_decoded(tmp_path: Path) -> None:
     assert found.train.images == again.train.images
     assert found.digest == again.digest
     before = found.digest
-    found.train.images[5].write_bytes(b"not even an image")
+    found.train.images[5].write_bytes(found.train.images[6].read_bytes())
     assert dataset_digest("imagenet1k", places(tmp_path)) != before
+    found.train.images[5].write_bytes(b"not even an image")
+    assert refusal("imagenet1k", tmp_path).startswith(f"{found.train.images[5]}: not a readable image")
 
 
 # Not there, unknown

@@ -291,7 +291,6 @@ def test_an_unknown_key(load: Load, path: Path, changes: dict[str, Any], key: st
         ({"arms": [{"method": "byol", "rela": {"prior": "rand", "phase": "?"}}]}, "arms[0].rela.phase", "'?'"),
         ({"arms": [{"method": "byol", "params": [1]}]}, "arms[0].params", "[1]"),
         ({"arms": [{"method": "byol", "params": {"a": float("nan")}}]}, "arms[0].params", "{'a': nan}"),
-        ({"arms": [{"method": "byol", "params": {"a": b"x"}}]}, "arms[0].params", "{'a': b'x'}"),
         ({"datasets": [{"name": "digits", "train_images": 0}]}, "datasets[0].train_images", "0"),
         ({"datasets": [{"name": "digits", "protocol": {"lr": "x"}}]}, "datasets[0].protocol.lr", "'x'"),
         ({1: 2}, "[1]", "1"),
@@ -364,6 +363,7 @@ def test_prior_files_of_one_name_cannot_be_told_apart(load: Load, path: Path) ->
         ("x: &x [1]\ny: *x\n", "line {1}: aliases (*name) are not allowed"),
         ("x: !!python/object/apply:os.system [exit]\n", "python/object/apply:os.system"),
         ("x: !!python/name:os.system\n", "python/name:os.system"),
+        ("x: !!binary aGk=\n", "binary"),
         ("x: [1\n", "expected ',' or ']'"),
         ("x: \x00\n", "special characters are not allowed"),
         ("\tx: 1\n", "found character"),
@@ -402,7 +402,7 @@ def test_python_objects_are_not_made(load: Load, tmp_path: Path) -> None:
         (b"# nothing\n", "a grid is a mapping"),
         (b"- byol\n", "a grid is a mapping"),
         (b"byol", "a grid is a mapping"),
-        (b"#" * (MAX_BYTES + 1), "over 1,000,000 bytes"),
+        (b"#" * (MAX_BYTES + 1), "over 200,000 bytes"),
     ],
 )
 def test_not_a_grid(path: Path, content: bytes, why: str) -> None:
@@ -447,7 +447,7 @@ def test_a_malformed_set(load: Load, setting: str) -> None:
         ("protocol.epochs=[1", "not valid YAML"),
         ("protocol.epochs=*x", "aliases"),
         ("arms.0.method=byol", "arms: {'0': {'method': 'byol'}}"),
-        ("a\nb=1", "unknown key"),
+        ("a\nb=1", "words with dots between them"),
     ],
 )
 def test_a_wrong_set_is_named(load: Load, setting: str, why: str) -> None:

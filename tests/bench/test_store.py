@@ -105,7 +105,7 @@ def test_damaged_files_hide_no_record(tmp_path: Path) -> None:
     assert records == [record()]
     assert [(d.path.name, d.reason) for d in damaged] == [
         ("0.json", "not valid JSON"),
-        ("folder.json", "Is a directory"),
+        ("folder.json", "not a file"),
     ]
     assert read_records(tmp_path / "nowhere") == ([], [])
 

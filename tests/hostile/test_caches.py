@@ -1,0 +1,253 @@
+"""Files of a run's own making, broken or replaced: caches and checkpoints. What is not whole is made anew."""
+
+import io
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bench.datasets import base, dataset_digest, load_dataset
+from bench.experiment import CHECKPOINT_VERSION, _resume
+from bench.meter import Clock
+from bench.places import Places
+from bench.source import Order, Resident
+from bench.spec import Protocol
+from bench.store import Point, Score
+from bench.train import Trainer
+from bench.views import View
+from methods import Batch, Method
+from priors.streamed import _read_shard, load_rows
+from priors.targets import Cost, Targets, digest_of, load_targets
+
+COST = {"seconds": 1.5, "flops": 10**12, "images": 3}
+VALUES = torch.arange(6.0).reshape(3, 2)
+PIECES = (
+    *(
+        b'"F16"',
+        b'"F64"',
+        b'"I8"',
+        b'"F4"',
+        b"[6]",
+        b"[]",
+        b"[2,3]",
+        b"[0,0]",
+        b"[6,1]",
+        b"null",
+        b"{",
+        b"}",
+        b'"cost"',
+    ),
+    *(b"4611686018427387904", b'"x"', b"-1", b"NaN", b"1e400", b'\\"seconds\\"', b"\xff" * 8, b"9" * 5000, b"targets"),
+)
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "memory": lambda path: load_targets(path, 3),
+    "rows": lambda path: load_rows(path, 3),
+    "shard": lambda path: _read_shard(path, 3),
+}
+
+
+def stored(loader: str, values: Tensor = VALUES, **metadata: str) -> bytes:
+    known = {"empty": "0", "cost": json.dumps(COST), "digest": digest_of(values)}
+    return save({"features" if loader == "shard" else "targets": values}, known | metadata)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_targets_are_those_that_were_saved_or_none(fuzz, loader: str) -> None:
+    path = fuzz.place / "x.safetensors"
+
+    def reads(content: bytes) -> bool:
+        path.write_bytes(content)
+        found = LOADERS[loader](path)
+        if found is None:
+            return False
+        cost = found.cost if isinstance(found, Targets) else found[1]
+        rows = (found.values if isinstance(found, Targets) else found[0])[torch.arange(3)]
+        assert (rows.shape, rows.dtype) == ((3, 2), torch.float32)
+        assert torch.equal(rows, VALUES)
+        assert asdict(cost).keys() == COST.keys()
+        assert 0 <= cost.seconds < float("inf")
+        return True
+
+    fuzz(fuzz.damaged(stored(loader), PIECES, 300), reads, parts=3)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"cost": '{"seconds": "x", "flops": 1, "images": 1}'}, {"cost": "[]"}, {"cost": "NaN"}, {"empty": "x"}]
+    + [{"cost": json.dumps(COST | {key: value})} for key in COST for value in (-1, None, "1", [])],
+)
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_cost_that_is_none_is_seen_before_the_training(tmp_path: Path, loader: str, metadata: dict[str, str]) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(stored(loader))
+    assert LOADERS[loader](path) is not None
+    path.write_bytes(stored(loader, **metadata))
+    assert LOADERS[loader](path) is None or (loader == "shard" and "empty" in metadata)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(()), torch.zeros(3), torch.zeros(3, 2, 1), torch.zeros(3, 2).half()])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_other_tensors_are_not_targets(tmp_path: Path, loader: str, values: Tensor) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(stored(loader, values))
+    assert LOADERS[loader](path) is None
+
+
+@pytest.mark.parametrize("shape", [[2**40, 2**20], [3, 2**60], [0, 2**62], [2**64 - 1, 2]])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_huge_shape_takes_no_memory(tmp_path: Path, loader: str, shape: list[int]) -> None:
+    path = tmp_path / "x.safetensors"
+    name = "features" if loader == "shard" else "targets"
+    size = 4 * shape[0] * shape[1]
+    metadata = {"empty": "0", "cost": json.dumps(COST), "digest": "0" * 16}
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": metadata, name: entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
+    assert LOADERS[loader](path) is None
+
+
+def test_a_targets_file_with_more_in_it_is_not_read_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    metadata = {"empty": "0", "cost": json.dumps(COST), "digest": digest_of(VALUES)}
+    path.write_bytes(save({"a": torch.ones(6), "targets": VALUES}, metadata))
+    assert load_rows(path, 3) is None
+
+
+# Decoded images
+
+
+def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) -> None:
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in "ab":
+            folder = fuzz.place / "mine" / split / label
+            folder.mkdir(parents=True)
+            Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(folder / "0.png")
+    places = Places(fuzz.place, fuzz.place / "results", "g")
+    base._loaded.clear()
+    before = load_dataset("mine", places)
+    (path,) = (fuzz.place / "cache" / "datasets").iterdir()
+    whole = path.read_bytes()
+    pieces = (
+        b"PK\x03\x04",
+        b"PK\x01\x02",
+        b"\x93NUMPY",
+        b"'|O'",
+        b"'<U99'",
+        b"(99999999999,)",
+        b"\x80\x04",
+        b"\xff" * 4,
+    )
+
+    def reads(content: bytes) -> bool:
+        path.write_bytes(content)
+        base._loaded.clear()
+        assert len(dataset_digest("mine", places)) == 16
+        base._loaded.clear()
+        found = load_dataset("mine", places)
+        assert found.digest == before.digest
+        assert np.array_equal(np.asarray(found.train.images), np.asarray(before.train.images))
+        return path.read_bytes() == content
+
+    fuzz(fuzz.damaged(whole, pieces), reads, parts=5)
+
+
+# Checkpoints
+
+
+class Tiny(Method):
+    views = (View(),)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.backbone(batch.views[0]).square().mean()
+
+
+def trainer() -> tuple[Trainer, Clock]:
+    torch.manual_seed(0)
+    images, labels = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    device = torch.device("cpu")
+    method = Tiny(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), 2)
+    clock = Clock(device)
+    protocol = Protocol(epochs=2, batch_size=4, input_size=4)
+    return Trainer(method, Resident(images, labels, 4, device), Order(8, 1.0, 4, 0), None, protocol, clock), clock
+
+
+def checkpoint(**changes: Any) -> dict[str, Any]:
+    made, clock = trainer()
+    made.train(2, lambda: None)
+    point = Point(step=2, images=8, flops=10, seconds=1.0, loss=0.5, score=Score(linear=(0.5,), knn=0.5))
+    known = {"version": CHECKPOINT_VERSION, "id": "me", "seconds": clock.read(), "wall": 1.0}
+    return known | {"curve": [point.model_dump()], "trainer": made.state()} | changes
+
+
+def packed(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def weights(made: Trainer) -> list[Tensor]:
+    return [value.clone() for value in made.method.state_dict().values()]
+
+
+def resumes(path: Path, content: bytes) -> bool:
+    """Resume from a file: with all of it, or with nothing of it, as if it had not been there."""
+    path.write_bytes(content)
+    made, clock = trainer()
+    fresh = weights(made)
+    curve = _resume(path, "me", made, clock)
+    if path.is_file() and made.step == 2:
+        assert all(isinstance(point, Point) for point in curve)
+        return True
+    assert not curve
+    assert (made.step, made.spent.flops) == (0, 0)
+    assert all(torch.equal(one, other) for one, other in zip(weights(made), fresh, strict=True))
+    return False
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bytes", "tree"])
+def test_a_checkpoint_is_used_whole_or_not_at_all(fuzz, kind: str) -> None:
+    path = fuzz.place / "checkpoint.pt"
+    whole = packed(checkpoint())
+    if kind == "bytes":
+        pieces = (b"PK\x03\x04", b"\x80\x02", b"cos\nsystem\n", b"\xff" * 8)
+        fuzz(fuzz.damaged(whole, pieces), lambda content: resumes(path, content), parts=2)
+        return
+    parts = st.sampled_from(["version", "id", "seconds", "curve", "trainer"])
+    bad = st.one_of(
+        st.sampled_from([None, [], {}, [{}], {"x": 1}, torch.zeros(3)]), st.integers(), st.floats(), st.text()
+    )
+    broken = st.builds(lambda part, value: checkpoint(**{part: value}), parts, bad)
+    inner = st.sampled_from(["method", "optimiser", "scaler"])
+    nested = st.builds(lambda part, value: checkpoint(trainer=checkpoint()["trainer"] | {part: value}), inner, bad)
+    fuzz(st.one_of(broken, nested, st.builds(checkpoint)).map(packed), lambda content: resumes(path, content), parts=2)
+
+
+def test_a_checkpoint_that_would_run_something_does_not(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.mkdir, (str(trap),)
+
+    path = tmp_path / "checkpoint.pt"
+    assert not resumes(path, packed(checkpoint(extra=Payload())))
+    assert not trap.exists()
+    assert path.with_suffix(".damaged").is_file()
+
+
+def test_a_cost_comes_back() -> None:
+    assert asdict(Cost.read(json.dumps(COST))) == COST

@@ -1,0 +1,302 @@
+"""Folders of images that are broken or meant to harm: each path is named, by `prepare` and by the run itself."""
+
+import io
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.datasets import DatasetInfo, base, dataset_digest, datasets, load_dataset
+from bench.datasets.folder import MAX_PIXELS, files, read_image
+from bench.errors import UserError
+from bench.grid import expand, load_grid
+from bench.places import Places
+from bench.plan import plan
+from bench.prepare import prepare_tasks
+from bench.rehearsal import lay_out
+from bench.source import open_source
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(kind: str, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(noise(9, 7, 3)).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 2, pixels: bytes = b"") -> bytes:
+    """A PNG file whose checksums are right, whatever it says."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def checked(given: bytes) -> bytes:
+    """A damaged PNG file with the checksum of its header made right again, so that more of it is looked at."""
+    return given[:29] + struct.pack(">I", zlib.crc32(given[12:29])) + given[33:] if len(given) > 33 else given
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_image_is_read_or_refused(fuzz, kind: str) -> None:
+    path = fuzz.place / "x.jpg"
+    modes = ("RGB", "L", "P", "1", "RGBA") if kind in {"PNG", "TIFF"} else ("RGB",)
+    pieces = (
+        b"\xff" * 4,
+        b"\0" * 4,
+        b"\x7f\xff\xff\xff",
+        b"\xff\xd9",
+        b"\xff\xda",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"IDAT",
+        b"IEND",
+    )
+    contents = st.one_of([fuzz.damaged(encoded(kind, mode), pieces, 120) for mode in modes])
+
+    def reads(content: bytes) -> bool:
+        path.write_bytes(content)
+        image = read_image(path)
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        assert image.shape[0] == 3
+        assert image.size > 0
+        return True
+
+    fuzz(contents.map(checked) if kind == "PNG" else contents, reads, parts=6)
+
+
+def image_folder(base: Path, size: int = 8) -> Path:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (base / split / label).mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(noise(size, size, 3)).save(base / split / label / f"{number}.png")
+    return base
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_is_read_or_refused(fuzz) -> None:
+    """Files and folders removed, emptied, renamed, linked, replaced."""
+    whole = image_folder(fuzz.place / "whole")
+    inside = sorted(path.relative_to(whole) for path in whole.rglob("*"))
+    names = [b"x.png", b"\xff.png", b"a\nb.png", b".png", b"b", b"\x1b[31m.jpg", b"c" * 250, b"train", b"x.jpg"]
+    acts = st.sampled_from(["remove", "empty", "rename", "loop", "link", "nowhere", "pipe", "folder", "text", "small"])
+    changes = st.lists(st.tuples(st.sampled_from(inside), acts, st.sampled_from(names)), max_size=3)
+    places = Places(fuzz.place, fuzz.place / "results", "g")
+
+    def reads(given: list[tuple[Path, str, bytes]]) -> bool:
+        mine = fuzz.place / "mine"
+        shutil.rmtree(mine, ignore_errors=True)
+        shutil.copytree(whole, mine)
+        for inner, act, name in given:
+            path = mine / inner
+            other = Path(os.fsdecode(os.path.join(os.fsencode(path.parent), name)))  # noqa: PTH118
+            if path.is_symlink() or not path.exists() or other.exists() or other.is_symlink():
+                continue
+            match act:
+                case "remove" | "empty" if path.is_dir():
+                    shutil.rmtree(path)
+                case "empty" | "text":
+                    _ = path.is_file() and path.write_text("" if act == "empty" else "hello")
+                case "remove":
+                    path.unlink()
+                case "rename":
+                    path.rename(other)
+                case "loop":
+                    other.symlink_to(path.parent)
+                case "link":
+                    other.symlink_to(path)
+                case "nowhere":
+                    other.symlink_to("nowhere")
+                case "pipe":
+                    os.mkfifo(other)
+                case "folder":
+                    other.mkdir()
+                case "small":
+                    Image.fromarray(noise(2, 2, 3)).save(other, "PNG")
+        base._loaded.clear()
+        found = load_dataset("mine", places)
+        assert len(found.train) == len(np.asarray(found.train.images)) > 0
+        assert found.classes == 2 or found.classes == len(list((mine / "train").iterdir()))
+        return True
+
+    fuzz(changes, reads, parts=5)
+
+
+# Explicit cases
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path}: not a readable image: ")
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # of Pillow's, beside our error
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (MAX_PIXELS + 1, 1), (10_000, 10_000)])
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png(*size))
+    assert "pixels" in refusal(path)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_has_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "x.png").write_bytes(png(*size))
+    refusal(tmp_path / "x.png")
+
+
+def test_more_than_8_bits_are_not_cut_off(tmp_path: Path) -> None:
+    """Pillow would make white of nearly every grey of 16 bits."""
+    (tmp_path / "x.png").write_bytes(png(2, 2, depth=16, colour=0, pixels=b"\0\1\2\3\4" * 2))
+    assert "more than 8 bits" in refusal(tmp_path / "x.png")
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "y.tiff")
+    assert "more than 8 bits" in refusal(tmp_path / "y.tiff")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"hello", encoded("PNG")[:60], encoded("JPEG")[:-40]])
+def test_an_image_that_is_not_whole(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    refusal(tmp_path / "x.jpg")
+
+
+def test_no_other_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    trap, tool = tmp_path / "trap", tmp_path / "bin" / "gs"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\ntouch {trap}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    refusal(path)
+    assert not trap.exists()
+
+
+def test_links_are_followed_into_each_folder_once(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(encoded("PNG"))
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(outside)
+    for name in ("up", "again"):  # each alone would be followed 40 times, both together 2 ** 40 times
+        (root / name).symlink_to(root)
+        (outside / name).symlink_to(root)
+    below = root
+    for _ in range(40):  # 2 ** 40 ways to the last one
+        below = below / "deep"
+        below.mkdir()
+        for name in ("one", "two"):
+            (below.parent / name).symlink_to(below)
+    (below / "y.png").write_bytes(encoded("PNG"))
+    assert [path.name for path in files(root)] == ["x.png", "y.png"]
+
+
+@pytest.fixture(params=[False, True], ids=["resident", "streams"])
+def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The path of a sound data set in a folder, whose name is `mine`."""
+
+    class Mine(DatasetInfo):
+        title, short, streams, image_size = "Mine", "M", request.param, 8
+
+    monkeypatch.setitem(datasets._items, "mine", Mine)
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    base._loaded.clear()
+    return image_folder(tmp_path / "mine")
+
+
+GRID = "{backbone: resnet_small, datasets: [mine], seeds: [0], arms: [supervised], protocol: {input_size: 8}}"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut": (lambda b: (b / "train/b/1.png").write_bytes(encoded("JPEG")[:-40]), "train/b/1.png"),
+    "empty": (lambda b: (b / "test/a/0.png").write_bytes(b""), "test/a/0.png"),
+    "text": (lambda b: (b / "train/a/1.png").write_text("hello"), "train/a/1.png"),
+    "bomb": (lambda b: (b / "test/b/1.png").write_bytes(png(100_000, 100_000)), "test/b/1.png"),
+    "pipe": (lambda b: os.mkfifo(b / "train/a/x.png"), "train/a/x.png"),
+    "link": (lambda b: (b / "train/a/x.png").symlink_to("nowhere"), "train/a/x.png"),
+    "missing class": (lambda b: shutil.rmtree(b / "test/b"), "test/b"),
+    "empty class": (lambda b: (b / "train/c").mkdir(), "train/c"),
+    "other class": (lambda b: (b / "test/c").mkdir(), "test/c"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_prepare_finds_what_is_damaged_and_names_it(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    (tmp_path / "grid.yaml").write_text(GRID)
+    places = Places(tmp_path, tmp_path / "results", "grid")
+    cells = expand(load_grid(str(tmp_path / "grid.yaml")))
+    tasks = plan(cells, cells, places, "grid")
+    assert prepare_tasks(tasks, places)
+    assert "dataset mine: Mine, digest " in capsys.readouterr().out
+    act, where = DAMAGE[damage]
+    act(dataset)
+    shutil.rmtree(tmp_path / "cache")
+    base._loaded.clear()
+    assert not prepare_tasks(tasks, places)
+    assert f"{dataset / where}: " in capsys.readouterr().err
+
+
+def test_all_damaged_images_are_named_together(dataset: Path, tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/0.png", "train/b/1.png"):
+        (dataset / name).write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        dataset_digest("mine", Places(tmp_path, tmp_path / "results", "grid"))
+    text = str(caught.value)
+    assert f"(and 2 more: {dataset / 'train/b/0.png'}, {dataset / 'train/b/1.png'})" in text
+    assert text.startswith(f"{dataset / 'train/a/1.png'}: not a readable image")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_names_the_image_that_it_cannot_read(tmp_path: Path, workers: int) -> None:
+    path = image_folder(tmp_path / "mine") / "train" / "a" / "1.png"
+    paths = [path.with_name("0.png"), path]
+    path.write_bytes(encoded("JPEG")[:-40])
+    source = open_source(base.Split(paths, np.zeros(2, np.int64)), 8, torch.device("cpu"), workers)
+    with pytest.raises(UserError) as caught:
+        list(source.plain(8))
+    assert str(caught.value).startswith(f"{path}: not a readable image: ")
+
+
+def test_a_stand_in_is_not_written_through_a_link(dataset: Path, tmp_path: Path) -> None:
+    """An empty folder of a data set is no data set: a rehearsal makes its own, and leaves that one alone."""
+    shutil.rmtree(dataset)
+    dataset.mkdir()
+    to = tmp_path / "results" / "grid@rehearsal" / ".data"
+    (tmp_path / "grid.yaml").write_text(GRID.replace("mine", "{name: mine, train_images: 4}"))
+    lay_out(expand(load_grid(str(tmp_path / "grid.yaml"))), tmp_path, to)
+    assert list(dataset.iterdir()) == []
+    assert len(files(to / "mine")) == 6
+
+
+def test_a_name_in_no_encoding_is_read_and_named(tmp_path: Path) -> None:
+    image_folder(tmp_path / "mine")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path / "mine" / "train" / "a") + b"/\xff.png"))
+    Image.fromarray(noise(8, 8, 3)).save(odd)
+    places = Places(tmp_path, tmp_path / "results", "grid")
+    base._loaded.clear()
+    assert len(load_dataset("mine", places).train) == 5
+    odd.write_bytes(b"hello")
+    with pytest.raises(UserError) as caught:
+        dataset_digest("mine", places)
+    assert "\\udcff.png: not a readable image" in str(caught.value)
+    assert str(caught.value).isprintable()
