@@ -18,7 +18,8 @@ Status = Literal["done", "failed", "oom", "timeout", "skipped"]
 # What the report can count with: a record is a file that anyone may have written.
 Count = Annotated[int, Field(ge=0, le=10**30)]
 Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
-Seconds = Joules = Annotated[float, Field(ge=0, le=1e12)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Joules = Annotated[float, Field(ge=0, le=1e15)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
 
