@@ -32,7 +32,8 @@ arms: [{name: it, method: byol}]
 protocol: {epochs: 3, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k: 5}}
 """
 POINT = Point(step=1, images=2, flops=10**17, seconds=0.1, loss=0.3, score=Score(linear=(0.1,), knn=0.2))
-SAVED = Checkpoint({"train": 1.5}, {"train": 90.0}, 2.5, 10**9, (POINT,), {"step": 3, "weights": torch.arange(100_000.0)})
+WEIGHTS = {"step": 3, "weights": torch.arange(100_000.0)}
+SAVED = Checkpoint({"train": 1.5}, {"train": 90.0}, 2.5, 10**9, (POINT,), WEIGHTS)
 
 
 def places_in(folder: Path) -> Places:

@@ -92,7 +92,7 @@ def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, sour
         again.train(6, lambda: None)
         assert_same(whole, again)
         cut.train(3, lambda: None)
-        save_checkpoint(tmp_path / "checkpoint.pt", "a", Checkpoint({}, 0.0, None, (), cut.state()))
+        save_checkpoint(tmp_path / "checkpoint.pt", "a", Checkpoint({}, None, 0.0, None, (), cut.state()))
         found = load_checkpoint(tmp_path / "checkpoint.pt", "a", CPU)
         assert found
         assert found.trainer
