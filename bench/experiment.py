@@ -202,6 +202,7 @@ class _Running:
             self.clock.add({name: -seconds for name, seconds in self.saved.seconds.items()}, -self.saved.wall)
             self.saved, self.curve = None, []
             return self._trainer()
+        self.saved = replace(self.saved, trainer=None)  # or its tensors would stay in memory
         return trainer
 
     def _trainer(self) -> Trainer:
