@@ -204,6 +204,7 @@ class _Running:
             self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules)
             self.saved, self.curve = None, []
             return self._trainer()
+        self.saved = replace(self.saved, trainer=None)  # or its tensors would stay in memory
         return trainer
 
     def _trainer(self) -> Trainer:

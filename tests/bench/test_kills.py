@@ -59,11 +59,19 @@ def doing(folder: Path) -> str:
         return "a line of a log"
 
 
+def spent(process: int) -> tuple[float, bool]:
+    """Return the seconds of CPU time that a process has spent, whatever else the machine does, and if it has ended."""
+    state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return (int(rest[10]) + int(rest[11])) / os.sysconf("SC_CLK_TCK"), state == "Z"
+
+
 def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[int, Counter[str]]:
     """Kill runs at random moments, compare what they leave in the end, begin anew; return how many were compared."""
-    whole, began = folder(base / "whole"), time.monotonic()
-    assert server.run(whole, "--checkpoint-seconds", "0") == 0, (whole / "out").read_text()
-    longest = (time.monotonic() - began) / 2
+    whole = folder(base / "whole")
+    process = server.start(whole, "--checkpoint-seconds", "0")
+    until(lambda: spent(process)[1])
+    longest = spent(process)[0] / 2
+    assert server.wait(process) == 0, (whole / "out").read_text()
     expected, draw = left(whole), random.Random(seed)
     killed: Counter[str] = Counter()
     grids = 0
@@ -72,7 +80,8 @@ def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[in
         while code == -9:
             process = server.start(cut, "--checkpoint-seconds", "0")
             if killed.total() < kills:
-                time.sleep(draw.uniform(0, longest))  # the moment is the test's subject, not something to wait for
+                moment = draw.uniform(0, longest)
+                until(lambda process=process, moment=moment: spent(process) >= (moment, False) or spent(process)[1])
                 os.kill(process, signal.SIGKILL)
             code = server.wait(process)
             killed[doing(cut)] += code == -9
