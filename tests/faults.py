@@ -146,10 +146,10 @@ FAULTS = (
         "Features(parts[1], test.labels,",
     ),
     Fault(
-        "training labels shifted by one image",
+        "training labels shifted by one class",
         "bench/experiment.py",
         "data.train.labels[index]))",
-        "data.train.labels[index - 1]))",
+        "(data.train.labels[index] + 1) % 10))",
     ),
     Fault("ReLA's loss with the wrong sign", "methods/rela.py", RELA_LOSS, RELA_LOSS.replace("1 -", "1 +")),
     Fault("ReLA's loss squared error", "methods/rela.py", RELA_LOSS, RELA_MSE),
