@@ -22,13 +22,17 @@ MIN_SEEDS = 3  # a deviation of two values is worth nothing
 
 
 class Sample(Model):
-    """What an arm gave at a budget on a dataset: for each count and each metric its values, one a seed."""
+    """What an arm gave at a budget on a dataset: for each count and each metric its values, one a seed.
+
+    `repeats` are the metrics of the first seeds once more, as another order of floating-point operations gives them.
+    """
 
     dataset: str
     arm: str
     budget: Budget
     counts: dict[str, tuple[int, ...]]
     metrics: dict[str, tuple[float, ...]]
+    repeats: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
 class Baseline(Model):
@@ -51,6 +55,9 @@ class Baseline(Model):
             for name, values in (sample.counts | sample.metrics).items():
                 if len(values) != len(self.seeds):
                     raise ValueError(f"{sample.arm}: {name}: {len(values)} values for {len(self.seeds)} seeds")
+            for name, values in sample.repeats.items():
+                if name not in sample.metrics or len(values) > len(self.seeds):
+                    raise ValueError(f"{sample.arm}: {name}: repeats of what is not there")
         return self
 
 
@@ -120,6 +127,16 @@ def measured(grid: Grid, records: Iterable[Record]) -> Baseline:
         ),
         provenance=used[0].provenance if used else {},
     )
+
+
+def with_repeats(baseline: Baseline, again: Baseline) -> Baseline:
+    """Return a baseline with the metrics that its first seeds gave once more."""
+    there = {(sample.dataset, sample.arm, sample.budget): sample.metrics for sample in again.samples}
+    samples = [
+        sample.model_copy(update={"repeats": there[sample.dataset, sample.arm, sample.budget]})
+        for sample in baseline.samples
+    ]
+    return baseline.model_copy(update={"samples": tuple(samples)})
 
 
 def _by_name(facts: list[dict[str, Value]]) -> dict[str, tuple[Value, ...]]:

@@ -10,7 +10,7 @@ from scipy.special import stdtr
 from bench.baseline import Baseline, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
-REPEATED = 0.25  # standard deviations of the seeds by which the same seeds may differ; docs/check.md has what they do
+LEAST = 1e-6  # standard deviations of the seeds: what rounding changes at least, where repeats were the same
 
 Key = tuple[str, str, float]
 
@@ -41,13 +41,15 @@ def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | Non
     has no deviation in the baseline is not compared. All seeds with one result, to the last bit, are red.
 
     A seed that both have is a repeat: initial weights, images and views are the same, so the same code gives the same
-    value but for the order of floating-point operations. The mean difference of these pairs may be REPEATED standard
-    deviations of the seeds, which other machines stay far below and a change of what is learned does not.
+    value but for the order of floating-point operations. How far that alone moves a kind of metric is known from the
+    baseline's own repeats, m of all arms together with a root mean square r: the mean difference over k such seeds has
+    Student's t distribution with m degrees of freedom in units of r / sqrt(k). It is one of the comparisons above.
 
     `failures` says why a sample is not there now.
     """
     there = {_key(sample): sample for sample in now.samples}
     common = [seed for seed in now.seeds if seed in baseline.seeds]
+    rounding = repeat_differences(baseline)
     exact: list[Finding] = []
     tested: list[Finding] = []
     for old in baseline.samples:
@@ -66,12 +68,29 @@ def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | Non
                 exact.append(_finding(old, name, _show(before), _show(values), red=set(values) != set(before)))
             elif len(set(before)) > 1:
                 tested.append(_tested(old, name, before, values))
-                if common:
+                if common and (noise := rounding.get(kind(name))):
                     pairs = [(before[baseline.seeds.index(s)], values[now.seeds.index(s)]) for s in common]
-                    exact.append(_repeated(old, name, before, pairs))
+                    tested.append(_repeated(old, name, before, pairs, noise))
         for name in (new.counts | new.metrics).keys() - (old.counts | old.metrics).keys():
             exact.append(_finding(old, name, "not there", _show((new.counts | new.metrics)[name]), red=True))
     return exact + holm(tested)
+
+
+def repeat_differences(baseline: Baseline) -> dict[str, list[float]]:
+    """Return by how many standard deviations of the seeds the repeats differ, by kind of metric, of all arms."""
+    found: dict[str, list[float]] = {}
+    for sample in baseline.samples:
+        for name, again in sample.repeats.items():
+            deviation = statistics.stdev(sample.metrics[name])
+            if deviation:
+                moved = [(two - one) / deviation for one, two in zip(sample.metrics[name], again, strict=False)]
+                found.setdefault(kind(name), []).extend(moved)
+    return found
+
+
+def kind(metric: str) -> str:
+    """Return what kind of metric one is: losses differ in step and part alone."""
+    return "loss" if metric.startswith("loss of ") else metric
 
 
 def holm(findings: Iterable[Finding], family: float = FALSE_ALARMS) -> list[Finding]:
@@ -124,12 +143,15 @@ def _tested(old: Sample, name: str, before: Sequence[float], values: Sequence[fl
     return _finding(old, name, _show(before), _show(values), moved=shift / deviation, p=p)
 
 
-def _repeated(old: Sample, name: str, before: Sequence[float], pairs: Sequence[tuple[float, float]]) -> Finding:
-    """Return the comparison of the same seeds: (then, now) of each."""
+def _repeated(
+    old: Sample, name: str, before: Sequence[float], pairs: Sequence[tuple[float, float]], noise: Sequence[float]
+) -> Finding:
+    """Return the comparison of the same seeds, (then, now) of each, with what repeats differed by."""
     then, now = (statistics.fmean(side) for side in zip(*pairs, strict=True))
     moved = (now - then) / statistics.stdev(before)
-    what = f"{name}, same seeds"
-    return _finding(old, what, f"{then:.4g}", f"{now:.4g}", moved=moved, red=not abs(moved) <= REPEATED)
+    spread = max(math.sqrt(statistics.fmean(value**2 for value in noise)), LEAST)
+    p = 2 * float(stdtr(len(noise), -abs(moved) * math.sqrt(len(pairs)) / spread))
+    return _finding(old, f"{name}, same seeds", f"{then:.4g}", f"{now:.4g}", moved=moved, p=p)
 
 
 def _finding(

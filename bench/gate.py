@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.baseline import SHIPPED, Baseline, measured, read_baseline, write_baseline
+import torch
+
+from bench.baseline import SHIPPED, Baseline, measured, read_baseline, with_repeats, write_baseline
 from bench.check import Finding, Key, compare
 from bench.errors import UserError
 from bench.grid import find_grid, load_grid
@@ -15,9 +17,11 @@ from bench.places import Places
 from bench.plan import Task
 from bench.report.check import check_markdown, check_text, write_junit
 from bench.runner import Outcome
+from bench.spec import Grid
 from bench.store import read_records
 
 UPDATE_SEEDS = 30
+REPEATED_SEEDS = 6
 
 
 class Gate:
@@ -88,13 +92,28 @@ class Gate:
         """Return the comparison of time with another revision."""
         return [measure_pace(revision, [*self.arguments, *words]).finding(slower)]
 
-    def write(self, outcomes: Sequence[Outcome], places: Places) -> str:
+    @contextmanager
+    def repeating(self, data: Path) -> Iterator[tuple[Grid, Places]]:
+        """Yield what is run once more for an update, the first seeds, and where; on another number of threads.
+
+        Threads add numbers in another order, as another CPU does.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if threads > 1 else 2)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                few = self.spec.model_copy(update={"seeds": self.spec.seeds[:REPEATED_SEEDS]})
+                yield few, Places(data, Path(folder), self.spec.name, targets=Path(folder))
+        finally:
+            torch.set_num_threads(threads)
+
+    def write(self, outcomes: Sequence[Outcome], places: Places, few: Grid, again: Places) -> str:
         """Write the baseline and return a sentence on it. Raises UserError unless every cell is done."""
         for outcome in outcomes:
             if outcome.status != "done":
                 raise UserError(f"--update: no baseline of a grid with a failed cell: {outcome.reason}")
         found = measured(self.spec, read_records(places.records)[0])
-        write_baseline(found, self.path)
+        write_baseline(with_repeats(found, measured(few, read_records(again.records)[0])), self.path)
         return f"{self.path}: the values of {len(found.samples)} arms over {len(found.seeds)} seeds"
 
     def report(self, findings: Sequence[Finding], junit: Path | None) -> str:

@@ -141,7 +141,7 @@ def read_model(
 ) -> Filed | Damaged:
     """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             return Damaged(path, "not a file")
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
