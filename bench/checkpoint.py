@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bench.atomic import atomic_write, set_aside
+from bench.meter import PHASES
 from bench.places import Places
 from bench.store import Point
 
@@ -75,7 +76,10 @@ def load_checkpoint(path: Path, identifier: str, device: torch.device) -> Checkp
         if state.pop("id") != identifier:
             set_aside(path, "the checkpoint of another cell", "stale")
             return None
-        return Checkpoint(**state | {"curve": tuple(Point.model_validate(point) for point in state["curve"])})
+        saved = TypeAdapter(Checkpoint).validate_python(state)
+        if not {*saved.seconds, *(saved.joules or {})} <= {*PHASES}:
+            raise ValueError
+        return saved
     except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, ValidationError, pickle.PickleError):
         set_aside(path, "not a checkpoint")
         return None

@@ -197,7 +197,9 @@ class _Running:
             return trainer
         try:
             trainer.restore(self.saved.trainer)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # torch raises nearly anything on a state that does not fit
+            if is_out_of_memory(error):
+                raise
             if is_first():
                 why = str(error).strip().partition("\n")[0]
                 set_aside(self.checkpoint, f"does not fit method {self.cell.method!r} as it is now: {why}", "stale")

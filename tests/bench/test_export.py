@@ -84,7 +84,12 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
             curve=points,
             switch_step=50 if cell.rela else None,
             ledger=ledger,
-            provenance={"time": "2026-01-02T03:04:05+00:00", "code": {"dirty": False}, "packages": "odd", "threads": 2},
+            provenance={
+                "time": "2026-01-02T03:04:05+00:00",
+                "code": {"dirty": False},
+                "packages": {"torch": 3},
+                "threads": 2,
+            },
         )
         write_record(record, folder)
         records.append(record)
@@ -151,7 +156,8 @@ def check(frame: pd.DataFrame, records: list[Record]) -> None:
             "gpu": None,
         }
         for name, value in values.items():
-            assert pd.isna(row[name]) if value is None else row[name] == value, name
+            exact = pytest.approx(value, rel=1e-14) if isinstance(value, float) else value
+            assert pd.isna(row[name]) if value is None else row[name] == exact, name
 
 
 def test_parquet_and_csv_hold_what_the_records_say(grid: Grid, tmp_path: Path) -> None:

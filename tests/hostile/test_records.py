@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.errors import UserError
 from bench.grid import expand, load_grid
 from bench.listing import _last_event
-from bench.report.claims import verdict_table
+from bench.report.claims import judged, verdict_table
 from bench.report.collect import collect
 from bench.spec import Cell, Inputs, cell_id
 from bench.store import Damaged, Ledger, Point, Record, Score, TargetCost, read_record, write_record
@@ -94,7 +94,7 @@ def test_a_record_is_read_or_set_aside(fuzz, kind: str) -> None:
         again = read_record(fuzz.place / "again" / path.name)
         assert isinstance(again, Record)
         assert again.model_dump_json() == found.model_dump_json()  # text, for a NaN is not equal to itself
-        assert verdict_table(collect(grid, fuzz.place)).rows
+        assert verdict_table(judged(collect(grid, fuzz.place))).rows
         return True
 
     fuzz(contents, reads, parts=2)
