@@ -41,6 +41,11 @@ class Checkpoint:
     curve: tuple[Point, ...]
     trainer: dict[str, Any] | None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError on phases that no clock has."""
+        if not {*self.seconds, *(self.joules or {})} <= {*PHASES}:
+            raise ValueError
+
 
 def checkpoint_path(places: Places, identifier: str) -> Path:
     """Return where a running cell's checkpoint lies."""
@@ -76,10 +81,7 @@ def load_checkpoint(path: Path, identifier: str, device: torch.device) -> Checkp
         if state.pop("id") != identifier:
             set_aside(path, "the checkpoint of another cell", "stale")
             return None
-        saved = TypeAdapter(Checkpoint).validate_python(state)
-        if not {*saved.seconds, *(saved.joules or {})} <= {*PHASES}:
-            raise ValueError
-        return saved
+        return TypeAdapter(Checkpoint).validate_python(state)
     except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, ValidationError, pickle.PickleError):
         set_aside(path, "not a checkpoint")
         return None
