@@ -19,7 +19,7 @@ from bench.errors import LONGEST, UserError
 
 T = TypeVar("T")
 ROOM = 2 << 30  # bytes of address space that a reader may take beside what the process has
-HANG = 60  # seconds for one input, which takes milliseconds
+HANG = 600  # seconds for one input, which takes milliseconds, on a machine that does much else
 
 
 def nested(depth: int) -> Any:
