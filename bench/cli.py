@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import UserError, did_you_mean
-from bench.process import make_deterministic, tune_process
+from bench.process import leave_torchrun, make_deterministic, tune_process
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,7 @@ def run(
         raise typer.Exit(1)
     if first:
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
+    leave_torchrun()
 
 
 def _check_retry(retry: list[str] | None, other: bool) -> None:

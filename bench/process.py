@@ -23,6 +23,18 @@ def tune_process() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
 
 
+def leave_torchrun() -> None:
+    """End a process of `torchrun` that is done; any other process goes on.
+
+    Threads that torch's process groups have started may abort the end of the interpreter, which torchrun would take for
+    a failure.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def make_deterministic() -> None:
     """Have torch choose algorithms that give equal bits each time, and refuse where it has none.
 
