@@ -57,6 +57,7 @@ def run(order: dict[str, Any]) -> int:
     out = os.open(order["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     sys.argv = ["bench", *order["run"]]
     if "die_at" in order:
         watch(order["die_at"], order["within"])

@@ -9,7 +9,7 @@ from bench.claims import statements
 from bench.errors import UserError
 from bench.grid import load_grid
 from bench.report.claims import claim_sentence, judge, judged, verdict_table
-from bench.report.collect import Collected, collect, linear
+from bench.report.collect import Collected, collect, families, linear
 from bench.report.costs import ALONE, FLOP, IMAGES, PRIOR, STEPS, TARGETS
 from bench.report.document import report_document
 from bench.report.markdown import markdown_document
@@ -112,6 +112,19 @@ def test_the_report_begins_with_the_verdicts() -> None:
     assert text.index("## Verdicts") < text.index("## Linear accuracy")
     assert "half the cost: CF10-R20 at 50% of the steps is at most 1 point of linear accuracy below byol" in text
     assert len(verdict_table(judged(of)).rows) == 3 * len(of.grid.claims)
+
+
+def test_a_control_at_the_same_flop_is_no_baseline_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "trial.yaml").write_text(
+        "{backbone: resnet_small, datasets: [digits], seeds: [0], arms: ["
+        "{name: matched, method: byol, flops_of: random}, byol, {name: random, method: byol, rela: {prior: rand}}],"
+        ' claims: [{name: c, arm: "*", budget: "*"}]}'
+    )
+    grid = load_grid(str(tmp_path / "trial.yaml"))
+    assert [(one.arm, one.baseline) for one in statements(grid)] == [("random", "byol")]
+    (family,) = families(grid)
+    assert family.plain == grid.arms[1]
+    assert family.others == (grid.arms[0], grid.arms[2])
 
 
 @pytest.mark.parametrize(
