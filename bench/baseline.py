@@ -17,6 +17,7 @@ from bench.store import Damaged, Record, read_model
 
 SHIPPED = Path(__file__).parent / "baselines"
 SCHEMA = 1
+Key = tuple[str, str, float]  # dataset, arm, budget
 Value = TypeVar("Value", int, float)
 MIN_SEEDS = 3  # a deviation of two values is worth nothing
 
@@ -33,6 +34,11 @@ class Sample(Model):
     counts: dict[str, tuple[int, ...]]
     metrics: dict[str, tuple[float, ...]]
     repeats: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """Return what names it."""
+        return self.dataset, self.arm, self.budget
 
 
 class Baseline(Model):
@@ -97,7 +103,7 @@ def metrics_of(record: Record) -> dict[str, float]:
 def measured(grid: Grid, records: Iterable[Record]) -> Baseline:
     """Return what the grid's records hold; arms with a seed that is not done are left out. Raises UserError."""
     planned = {cell.key(): cell for cell in expand(grid)}
-    groups: dict[tuple[str, str, float], dict[int, Record]] = defaultdict(dict)
+    groups: dict[Key, dict[int, Record]] = defaultdict(dict)
     for record in records:
         if (cell := planned.get(record.cell.key())) and is_complete(record) and not record.rehearsal:
             groups[cell.dataset, cell.arm, cell.budget][cell.seed] = record
@@ -131,11 +137,8 @@ def measured(grid: Grid, records: Iterable[Record]) -> Baseline:
 
 def with_repeats(baseline: Baseline, again: Baseline) -> Baseline:
     """Return a baseline with the metrics that its first seeds gave once more."""
-    there = {(sample.dataset, sample.arm, sample.budget): sample.metrics for sample in again.samples}
-    samples = [
-        sample.model_copy(update={"repeats": there[sample.dataset, sample.arm, sample.budget]})
-        for sample in baseline.samples
-    ]
+    there = {sample.key: sample.metrics for sample in again.samples}
+    samples = [sample.model_copy(update={"repeats": there[sample.key]}) for sample in baseline.samples]
     return baseline.model_copy(update={"samples": tuple(samples)})
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 
 from scipy.special import stdtr
 
-from bench.baseline import Baseline, Sample
+from bench.baseline import Baseline, Key, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
 LEAST = 1e-6  # standard deviations of the seeds: what rounding changes at least, where repeats were the same
-
-Key = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,15 @@ def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | Non
 
     `failures` says why a sample is not there now.
     """
-    there = {_key(sample): sample for sample in now.samples}
+    there = {sample.key: sample for sample in now.samples}
     common = [seed for seed in now.seeds if seed in baseline.seeds]
     rounding = repeat_differences(baseline)
     exact: list[Finding] = []
     tested: list[Finding] = []
     for old in baseline.samples:
-        new = there.get(_key(old))
+        new = there.get(old.key)
         if new is None:
-            why = (failures or {}).get(_key(old), "no result")
+            why = (failures or {}).get(old.key, "no result")
             exact.append(_finding(old, "result", "there", why, red=True))
             continue
         if len(now.seeds) > 1 and _frozen(old, new):
@@ -108,10 +106,10 @@ def same_seeds(baseline: Baseline, now: Baseline) -> tuple[int, int, float]:
 
     A tree that computes what the baseline's did, on such a machine, gives the same to the last bit.
     """
-    there = {_key(sample): sample for sample in now.samples}
+    there = {sample.key: sample for sample in now.samples}
     count, differ, most = 0, 0, 0.0
     for old in baseline.samples:
-        new = there.get(_key(old))
+        new = there.get(old.key)
         for name, before in old.metrics.items():
             if new is None or name not in new.metrics:
                 continue
@@ -123,10 +121,6 @@ def same_seeds(baseline: Baseline, now: Baseline) -> tuple[int, int, float]:
                     differ += 1
                     most = max(most, abs(other - one) / deviation if deviation else math.inf)
     return count, differ, most
-
-
-def _key(sample: Sample) -> Key:
-    return sample.dataset, sample.arm, sample.budget
 
 
 def _frozen(old: Sample, new: Sample) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.errors import UserError, did_you_mean
-from bench.spec import EVERY, Arm, Claim, Grid, arm_name
+from bench.spec import EVERY, Arm, Claim, Grid, arm_name, is_plain
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plain_arm(arm: Arm, arms: dict[str, Arm]) -> str | None:
     """Return the name of the arm that is an arm without ReLA: the same method on the same backbone."""
     for name, other in arms.items():
         same = (arm.method, arm.params, arm.backbone) == (other.method, other.params, other.backbone)
-        if same and not other.rela and not other.flops_of:
+        if same and is_plain(other):
             return name
     return None
 

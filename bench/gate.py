@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from bench.baseline import SHIPPED, Baseline, measured, read_baseline, with_repeats, write_baseline
-from bench.check import Finding, Key, compare
+from bench.baseline import SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
+from bench.check import Finding, compare
 from bench.errors import UserError
 from bench.grid import find_grid, load_grid
 from bench.pace import measure_pace

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 
+from bench.baseline import Key
 from bench.check import Finding
 from bench.errors import UserError
 from bench.report.collect import is_complete, phase_seconds
@@ -75,9 +76,7 @@ def _git(revision: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _run(
-    tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str
-) -> dict[tuple[str, str, float], float]:
+def _run(tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str) -> dict[Key, float]:
     """Run the grid in a process of its own with the code of a tree; return the seconds of training by cell."""
     results = folder / f"{name}-{turn}"
     command = [sys.executable, "-m", "bench", "run", *arguments, "--set", f"seeds=[{turn}]", "--results", str(results)]

@@ -170,6 +170,11 @@ def arm_name(arm: Arm) -> str:
     return f"rela({name},{arm.rela.prior})" if arm.rela else name
 
 
+def is_plain(arm: Arm) -> bool:
+    """Return whether an arm is its method and no more: without ReLA, and not stopped at another one's FLOPs."""
+    return not (arm.rela or arm.flops_of)
+
+
 class Cell(Model):
     """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result."""
 

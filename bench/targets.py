@@ -83,14 +83,14 @@ def make_targets(
     began = clock.spent("targets")
     with clock.phase("targets"):
         parts, flops = [], 0
-        for part, spent in features(prior, train, size, device, clock):
+        for part, counted in features(prior, train, size, device, clock):
             parts.append(part)
-            flops += spent
+            flops += counted
             check()
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(parts), dim)
-    spent_on_all = clock.spent("targets") - began
-    return Targets(values.cpu(), empty, Cost(spent_on_all.seconds, flops, len(values), spent_on_all.joules))
+    spent = clock.spent("targets") - began
+    return Targets(values.cpu(), empty, Cost(spent.seconds, flops, len(values), spent.joules))
 
 
 def features(

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 
 from bench.report.blocks import Chart, Mark, Series, View
-from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd
-from bench.report.costs import CURRENCIES, FLOP, LEDGERS, SECONDS, Costs, Currency, Ledgers
+from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd, score_of
+from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
 from bench.report.plots import UNITS
 from bench.report.saving import CURVE_TARGETS, WAYS, Saving, saved, savings
 from bench.report.tables import number, one_line, percent, plus_minus, whole
@@ -22,13 +22,13 @@ def cost_views(found: Collected) -> tuple[View, ...]:
 
     A chart for each dataset on which a cell is done.
     """
-    costs, views = Costs(found), []
-    for currency in CURRENCIES:
+    views = []
+    for currency in found.costs.currencies:
         before: list[float | None] = []
-        for ledger in LEDGERS if costs.measured(currency) else ():
-            spent = [costs.of(record, currency, ledger) for record in found.done]
+        for ledger in LEDGERS:
+            spent = [found.costs.of(record, currency, ledger) for record in found.done]
             if spent != before and None not in spent:
-                charts = tuple(_cost_chart(found, group, costs, currency, ledger) for group in found.groups_done)
+                charts = tuple(_cost_chart(found, group, currency, ledger) for group in found.groups_done)
                 views.append(View(f"{currency.value}, {ledger}", charts))
             before = spent
     return tuple(views)
@@ -58,15 +58,15 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _cost_chart(found: Collected, group: Group, costs: Costs, currency: Currency, ledger: Ledgers) -> Chart:
+def _cost_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
     there = [result for result in found.results if result.group == group and result.done]
-    most = max(costs.of(record, currency, ledger) or 0.0 for result in there for record in result.done)
+    most = max(found.costs.of(record, currency, ledger) or 0.0 for result in there for record in result.done)
     scales = SCALES.get(currency, ((1.0, currency.value.lower()),))
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
     series = []
 
     def spent(result: Result) -> list[float]:
-        return [(costs.of(record, currency, ledger) or 0.0) / scale for record in result.done]
+        return [(found.costs.of(record, currency, ledger) or 0.0) / scale for record in result.done]
 
     for style, arm in enumerate(found.grid.arms):
         mine = found.done_of(group, arm)
@@ -97,7 +97,7 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
     marks = [Mark(mean, accuracy.mean, text, accuracy.sd)]
     if few and len(result.done) > 1:
         for record, cost in zip(result.done, spent, strict=True):
-            sd = probe_sd(record)
+            sd = probe_sd(score_of(record))
             spread = "" if sd is None else f" ± {100 * sd:.1f}"
             text = f"{name}, seed {record.cell.seed}: {100 * linear(record):.1f}{spread} % (± over the probe's epochs)"
             marks.append(Mark(cost, 100 * linear(record), f"{text}\n{form(cost)} {unit}\ncell {record.id}", small=True))

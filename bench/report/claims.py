@@ -8,7 +8,6 @@ from bench.claims import Statement, statements
 from bench.report.collect import Collected, Group, Result, linear, pairs
 from bench.report.costs import (
     ALONE,
-    CURRENCIES,
     FLOP,
     JOULES,
     LEDGERS,
@@ -53,13 +52,12 @@ def judge(found: Collected, claim: Statement, group: Group) -> list[Judgement]:
 
     Currencies that no record knows are left out, and so are the ledgers of a claim that says nothing about cost.
     """
-    costs = Costs(found)
     paired = pairs(*_sides(found, claim, group))
+    differences = [linear(one) - linear(other) for one, other in paired]
     return [
-        _judgement(claim, group, currency, ledger, paired, costs)
+        _judgement(claim, group, currency, ledger, differences, found.costs.log_ratios(paired, currency, ledger))
         for ledger in (LEDGERS if claim.share is not None else (ALONE,))
-        for currency in CURRENCIES
-        if costs.measured(currency)
+        for currency in found.costs.currencies
     ]
 
 
@@ -68,14 +66,12 @@ def _judgement(
     group: Group,
     currency: Currency,
     ledger: Ledgers,
-    paired: list[tuple[Record, Record]],
-    costs: Costs,
+    differences: list[float],
+    ratios: list[float | None],
 ) -> Judgement:
-    differences = [linear(one) - linear(other) for one, other in paired]
-    ratios = [_log_ratio(*(costs.of(record, currency, ledger) for record in pair)) for pair in paired]
     known = [ratio for ratio in ratios if ratio is not None]
     accuracy = interval(differences, claim.confidence)
-    price = _price(known, currency, claim) if len(known) == len(paired) else None
+    price = _price(known, currency, claim) if len(known) == len(ratios) else None
     good: Answer = accuracy.above(-claim.margin) if accuracy else "undecided"
     cheap: Answer = "yes"
     if claim.share is not None:
@@ -92,7 +88,7 @@ def _judgement(
         group=group,
         currency=currency,
         ledger=ledger,
-        n=len(paired),
+        n=len(differences),
         difference=(accuracy.mean, accuracy.low, accuracy.high) if accuracy else None,
         ratio=price,
         verdict=VERDICTS[answer],
@@ -114,13 +110,7 @@ def verdict_table(claims: list[list[Judgement]]) -> Table:
     """Return the judgements of claims: a row for each ledger, a column for each currency."""
     currencies = list(dict.fromkeys(one.currency for judgements in claims for one in judgements))
     names = ("Claim", "Dataset", "Ledger")
-    head = (
-        *names,
-        "Accuracy, arm minus baseline",
-        *(f"{c.value[0].upper()}{c.value[1:]}" for c in currencies),
-        "n",
-        "Seeds",
-    )
+    head = (*names, "Accuracy, arm minus baseline", *(currency.value for currency in currencies), "n", "Seeds")
     rows = []
     for judgements in claims:
         for ledger in LEDGERS:
@@ -145,21 +135,20 @@ def targets_table(found: Collected) -> Table:
     """Return whether making the targets costs more than the grid's `targets_share` of the plain method's training."""
     limit = found.grid.targets_share
     assert limit is not None
-    costs = Costs(found)
-    currencies = [c for c in CURRENCIES if c in (FLOP, SECONDS, JOULES) and costs.measured(c)]
+    currencies = [currency for currency in found.costs.currencies if currency in (FLOP, SECONDS, JOULES)]
     head = ("Dataset", "Arm", *(f"Targets, share of {currency.value}" for currency in currencies), "n")
     rows = []
     for group in found.groups:
         for family in found.families:
             star = found.find(group, family.plain, 1.0)
             for arm in family.others:
-                results = [r for r in found.results if (r.group, r.arm) == (group, arm) and r.done and arm.rela]
+                results = found.done_of(group, arm) if arm.rela else []
                 paired = pairs(results[0], star) if results else []
                 if not paired:
                     continue
                 entries = []
                 for currency in currencies:
-                    shares = [_targets_share(costs, currency, *pair) for pair in paired]
+                    shares = [_targets_share(found.costs, currency, *pair) for pair in paired]
                     known = [share for share in shares if share is not None]
                     mean = statistics.fmean(known) if known else math.nan
                     verdict = VERDICTS["yes" if mean <= limit else "no"]
@@ -170,7 +159,7 @@ def targets_table(found: Collected) -> Table:
 
 def rooms(found: Collected, claims: list[list[Judgement]]) -> list[str]:
     """Return, for each claim that holds with targets, what a prior of unknown training may have cost for it to hold."""
-    costs, lines = Costs(found), []
+    lines = []
     for judgements in claims:
         by = {(one.ledger, one.currency): one for one in judgements}
         with_targets, with_prior = by.get((TARGETS, FLOP)), by.get((PRIOR, FLOP))
@@ -178,7 +167,7 @@ def rooms(found: Collected, claims: list[list[Judgement]]) -> list[str]:
             continue
         claim = with_targets.claim
         paired = pairs(*_sides(found, claim, with_targets.group))
-        spent = [[costs.of(record, FLOP, TARGETS) or 0.0 for record in pair] for pair in paired]
+        spent = [[found.costs.of(record, FLOP, TARGETS) or 0.0 for record in pair] for pair in paired]
         room = statistics.fmean((claim.share or 0.0) * baseline - arm for arm, baseline in spent)
         share = room / statistics.fmean(baseline for _, baseline in spent)
         lines.append(
@@ -232,15 +221,10 @@ def _share(value: float) -> str:
     return f"{100 * value:.2g}%"
 
 
-def _log_ratio(one: float | None, other: float | None) -> float | None:
-    return math.log(one / other) if one and other and math.isfinite(one / other) else None
-
-
 def _targets_share(costs: Costs, currency: Currency, one: Record, other: Record) -> float | None:
     """Return what making the targets of one cell cost, as a share of the other's training."""
-    alone, with_targets = (costs.of(one, currency, ledger) for ledger in (ALONE, TARGETS))
-    baseline = costs.of(other, currency, ALONE)
-    return (with_targets - alone) / baseline if with_targets is not None and alone is not None and baseline else None
+    made, baseline = costs.part(one, currency, TARGETS), costs.of(other, currency, ALONE)
+    return made / baseline if made is not None and baseline else None
 
 
 def _price(ratios: list[float], currency: Currency, claim: Statement) -> Bounds | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.grid import REHEARSAL, arms_on, expand
-from bench.spec import Arm, Cell, Grid, arm_name
+from bench.report.costs import Costs
+from bench.spec import Arm, Cell, Grid, arm_name, is_plain
 from bench.store import Damaged, Ledger, Record, Score, read_records
 
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
@@ -102,6 +103,11 @@ class Collected:
         there = (self.find(group, arm, budget) for budget in sorted(arm.budgets or self.grid.budgets))
         return [result for result in there if result and result.done]
 
+    @cached_property
+    def costs(self) -> Costs:
+        """What the records cost."""
+        return Costs(self)
+
     def label(self, arm: Arm) -> str:
         """Return what to call an arm."""
         return self._labels[arm_name(arm)]
@@ -186,7 +192,7 @@ def families(grid: Grid) -> tuple[Family, ...]:
         members[_family_name(arm)].append(arm)
     found = []
     for name, arms in members.items():
-        plain = next((arm for arm in arms if not (arm.rela or arm.flops_of)), None)
+        plain = next(filter(is_plain, arms), None)
         others = tuple(arm for arm in arms if arm is not plain)
         found.append(Family(arm_name(plain) if plain else name, plain, others))
     return tuple(found)
@@ -235,10 +241,9 @@ def knn(record: Record) -> float:
     return score_of(record).knn
 
 
-def probe_sd(record: Record) -> float | None:
+def probe_sd(score: Score) -> float | None:
     """Return the standard deviation of linear accuracy over the probe's last epochs."""
-    values = score_of(record).linear
-    return deviation(values) if len(values) > 1 else None
+    return deviation(score.linear) if len(score.linear) > 1 else None
 
 
 def probe_seed_sd(score: Score) -> float | None:

@@ -1,11 +1,16 @@
 """What a cell cost, in every currency and under each of three nested ledgers."""
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from enum import Enum
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-from bench.report.collect import Collected
 from bench.store import Point, Record
+
+if TYPE_CHECKING:
+    from bench.report.collect import Collected
 
 Ledgers = Literal["training alone", "with targets", "with the prior's training"]
 ALONE: Ledgers = "training alone"
@@ -40,7 +45,7 @@ class Costs:
     a random network took none; that of a model from elsewhere is not known.
     """
 
-    def __init__(self, found: Collected) -> None:
+    def __init__(self, found: "Collected") -> None:
         self._records = {record.id: record for record in found.done}
         self._users = Counter((cell.rela.prior, cell.seed) for cell in found.planned if cell.rela)
 
@@ -50,15 +55,33 @@ class Costs:
         None where it was not measured or is not known.
         """
         spent = _training(point or record.curve[-1], currency)
-        if ledger == ALONE or spent is None:
-            return spent
-        made = _targets(record, currency)
-        trained = self._prior(record, currency) if ledger == PRIOR else 0.0
-        return None if made is None or trained is None else spent + made + trained
+        for each in LEDGERS[1 : LEDGERS.index(ledger) + 1]:
+            part = self.part(record, currency, each)
+            spent = None if spent is None or part is None else spent + part
+        return spent
+
+    def part(self, record: Record, currency: Currency, ledger: Ledgers) -> float | None:
+        """Return what a ledger adds to the one below it; None where it was not measured or is not known."""
+        if ledger == ALONE:
+            return _training(record.curve[-1], currency)
+        return _targets(record, currency) if ledger == TARGETS else self._prior(record, currency)
+
+    def log_ratios(
+        self, pairs: Iterable[tuple[Record, Record]], currency: Currency, ledger: Ledgers
+    ) -> list[float | None]:
+        """Return the logarithm of each pair's ratio of costs, None where one of the two is not known."""
+        costs = [[self.of(record, currency, ledger) for record in pair] for pair in pairs]
+        return [math.log(one / other) if one and other and math.isfinite(one / other) else None for one, other in costs]
 
     def measured(self, currency: Currency) -> bool:
         """Return whether any record knows this currency."""
-        return any(_training(record.curve[-1], currency) is not None for record in self._records.values())
+        return currency in self.currencies
+
+    @cached_property
+    def currencies(self) -> tuple[Currency, ...]:
+        """The currencies that any record knows."""
+        ends = [record.curve[-1] for record in self._records.values()]
+        return tuple(each for each in CURRENCIES if any(_training(end, each) is not None for end in ends))
 
     def _prior(self, record: Record, currency: Currency) -> float | None:
         rela = record.cell.rela

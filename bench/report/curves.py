@@ -1,26 +1,23 @@
 """Accuracy while the cells trained beside what the paper reports, and what an arm saves at each accuracy."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench.report.collect import Collected, curve_of
+from bench.report.collect import Collected, Group, curve_of
 from bench.report.costs import FLOP, TARGETS
 from bench.report.saving import CURVE_TARGETS, savings
 from bench.report.tables import one_line, percent
 from bench.spec import arm_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str, ...]) -> "Figure":
     """Return each arm's curve at its largest budget, with a band of one deviation, and the published points."""
-    from matplotlib.figure import Figure
-
-    groups = found.groups_done
-    figure = Figure(figsize=(9, 0.9 + 3.9 * len(groups)), layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False).flatten().tolist()
-    for panel, group in zip(panels, groups, strict=True):
+    figure, panels = _panels(found)
+    for panel, group in panels:
         for index, arm in enumerate(found.grid.arms):
             colour, marker = colours[index % len(colours)], markers[index % len(markers)]
             for result in found.done_of(group, arm)[-1:]:
@@ -34,13 +31,17 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
             published = [point for point in found.grid.published if point.arm == arm_name(arm)]
             if published:
                 spots = [point.epoch for point in published], [100 * point.linear for point in published]
-                style = {"color": colour, "marker": "*", "markersize": 14, "markerfacecolor": "white", "linestyle": ""}
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "marker": "*",
+                    "markersize": 14,
+                    "markerfacecolor": "white",
+                    "linestyle": "",
+                }
                 panel.plot(*spots, **style, label=f"{one_line(arm_name(arm), 50)}: published")
-        panel.set_title(one_line(group.label, 60), loc="left")
         panel.set_xlabel("Epochs, each over the budget's share of the images")
         panel.set_ylabel("Linear accuracy, % of test images")
         panel.legend(frameon=False, fontsize=9)
-    figure.suptitle(found.grid.name, fontweight="bold", fontsize=12.5)
     return figure
 
 
@@ -49,20 +50,22 @@ def saving_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str
 
     Where an arm does not get there it has no line.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    groups = found.groups_done
-    figure = Figure(figsize=(9, 0.9 + 3.9 * len(groups)), layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False).flatten().tolist()
-    for panel, group in zip(panels, groups, strict=True):
+    figure, panels = _panels(found)
+    for panel, group in panels:
         for arm, line in savings(found, group, FLOP, TARGETS, CURVE_TARGETS):
             there = [one for one in line if math.isfinite(one.share)]
             if not there:
                 continue
             index = found.grid.arms.index(arm)
             colour = colours[index % len(colours)]
-            style = {"color": colour, "marker": markers[index % len(markers)], "markersize": 4, "linewidth": 1.5}
+            style: dict[str, Any] = {
+                "color": colour,
+                "marker": markers[index % len(markers)],
+                "markersize": 4,
+                "linewidth": 1.5,
+            }
             spots = [100 * one.target for one in there]
             label = f"{one_line(found.label(arm), 50)} (n={there[0].n})"
             panel.plot(spots, [one.share for one in there], label=label, **style)
@@ -73,10 +76,21 @@ def saving_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str
             panel.fill_between(spots, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.axhline(0, color="#666666", linewidth=1)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-        panel.set_title(one_line(group.label, 60), loc="left")
         panel.set_xlabel("Target: linear accuracy, % of test images")
         panel.set_ylabel("FLOP saved, targets included")
         if panel.get_legend_handles_labels()[0]:
             panel.legend(frameon=False, fontsize=9)
-    figure.suptitle(found.grid.name, fontweight="bold", fontsize=12.5)
     return figure
+
+
+def _panels(found: Collected) -> "tuple[Figure, list[tuple[Axes, Group]]]":
+    """Return a figure with a panel for each group in which something is finished."""
+    from matplotlib.figure import Figure
+
+    groups = found.groups_done
+    figure = Figure(figsize=(9, 0.9 + 3.9 * len(groups)), layout="constrained")
+    figure.suptitle(found.grid.name, fontweight="bold", fontsize=12.5)
+    panels = figure.subplots(len(groups), 1, squeeze=False).flatten().tolist()
+    for panel, group in zip(panels, groups, strict=True):
+        panel.set_title(one_line(group.label, 60), loc="left")
+    return figure, list(zip(panels, groups, strict=True))

@@ -39,7 +39,7 @@ from bench.report.collect import (
     reason,
     score_of,
 )
-from bench.report.costs import JOULES, Costs
+from bench.report.costs import JOULES
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
@@ -280,7 +280,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         " making its targets in full, even where they were cached; the wall time is what the cell itself took, without"
         " targets that were cached. The share is that of the targets in the TFLOP of training and targets together."
         " Prior's TFLOP: the training of a prior that the grid makes, shared by the cells that use it;"
-        f" {NONE}: not known.{' Joules are those of the GPU.' * Costs(found).measured(JOULES)}"
+        f" {NONE}: not known.{' Joules are those of the GPU.' * found.costs.measured(JOULES)}"
     )
     for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
         yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 from bench.report.collect import (
     Collected,
     Result,
-    deviation,
     knn,
     ledger_of,
     linear,
     phase_seconds,
     probe_sd,
     probe_seed_sd,
+    score_of,
     target_flops,
     target_joules,
 )
@@ -48,7 +48,7 @@ def results_frame(found: Collected) -> "pd.DataFrame":
             "peak_memory_bytes": result.over_seeds(lambda record: ledger_of(record).peak_memory_bytes),
             "switch_step": result.over_seeds(lambda record: record.switch_step),
         }
-        spread = result.over_seeds(probe_sd)
+        spread = result.over_seeds(lambda record: probe_sd(score_of(record)))
         row = _about(result) | {"budget": result.budget, "n_planned": len(result.seeds), "n": len(result.done)}
         for name, score in scores.items():
             row |= {f"{name}_mean": score and score.mean, f"{name}_sd": score and score.sd}
@@ -84,7 +84,7 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "target_joules": target_joules(record),
                         "loss": point.loss,
                         "linear": statistics.fmean(scores) if scores else None,
-                        "linear_probe_sd": deviation(scores) if len(scores) > 1 else None,
+                        "linear_probe_sd": probe_sd(point.score),
                         "linear_probe_seed_sd": probe_seed_sd(point.score),
                         "knn": point.score.knn,
                     }

@@ -119,7 +119,7 @@ def _draw(
         if not line:
             continue
         colour = COLOURS[index % len(COLOURS)]
-        label = next(result.label for result in found.results if result.arm == arm)
+        label = found.label(arm)
         drawn = panel.errorbar(
             [spot.cost / scale for spot in line],
             [spot.accuracy.mean for spot in line],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.report.collect import Collected, Group, Result, linear, pairs
-from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Costs, Currency, Ledgers
+from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.tables import NONE, Entry, Table, percent
 from bench.spec import CONFIDENCE, MARGIN, Arm
 from bench.stats import interval
@@ -58,12 +58,11 @@ class Saving:
 
 def spending(found: Collected, group: Group, arm: Arm | None, currency: Currency, ledger: Ledgers) -> Spending:
     """Return what an arm's evaluations reached and had cost."""
-    costs = Costs(found)
     points: dict[int, list[tuple[float, float]]] = {}
     for result in found.done_of(group, arm) if arm else ():
         for record in result.done:
             for point in record.curve:
-                cost = costs.of(record, currency, ledger, point)
+                cost = found.costs.of(record, currency, ledger, point)
                 if point.score.linear and cost is not None:
                     points.setdefault(record.cell.seed, []).append((statistics.fmean(point.score.linear), cost))
     seeds = tuple(sorted(points))
@@ -163,14 +162,10 @@ def _smallest(found: Collected, results: list[Result], full: Result | None) -> t
     enough = next((result for result, answer in judged if answer == "yes"), None)
     below = [result.budget for result, answer in judged if answer == "no"]
     ruled_out = max((budget for budget in below if enough is None or budget < enough.budget), default=None)
-    costs, entries = Costs(found), []
+    entries = []
     for currency, ledger in WAYS:
-        shares = []
-        for one, other in pairs(enough, full):
-            ours, theirs = (costs.of(record, currency, ledger) for record in (one, other))
-            if ours is not None and theirs:
-                shares.append(math.log(ours / theirs))
-        entries.append(Entry(_percentage(shares, currency)))
+        ratios = found.costs.log_ratios(pairs(enough, full), currency, ledger)
+        entries.append(Entry(_percentage([ratio for ratio in ratios if ratio is not None], currency)))
     first = results[0]
     n = len(pairs(enough or first, full))
     return (

@@ -24,7 +24,7 @@ from bench.report.collect import (
     target_flops,
     total_flops,
 )
-from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS, Costs, Currency, Ledgers
+from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
 from bench.spec import arm_name
 from bench.store import Record
 
@@ -143,12 +143,8 @@ def plus_minus(summary: Summary, form: str, scale: float = 1) -> str:
 
 def cost_table(found: Collected, group: Group) -> Table:
     """Return what the arms spent on a group's data: means over the seeds."""
-    costs = Costs(found)
-
-    def part(record: Record, currency: Currency, ledger: Ledgers, below: Ledgers) -> float | None:
-        more, less = (costs.of(record, currency, each) for each in (ledger, below))
-        return None if more is None or less is None else more - less
-
+    costs = found.costs
+    joules = {"Train J": ALONE, "Targets J": TARGETS} if costs.measured(JOULES) else {}
     head = (
         "Arm",
         "Budget",
@@ -164,7 +160,7 @@ def cost_table(found: Collected, group: Group) -> Table:
         "Eval s",
         "Other s",
         "Wall s",
-        *(["Train J", "Targets J"] if costs.measured(JOULES) else []),
+        *joules,
         "Peak MiB",
         "ReLA switched",
     )
@@ -181,18 +177,11 @@ def cost_table(found: Collected, group: Group) -> Table:
             _mean(result, lambda record: ledger_of(record).images, whole),
             _mean(result, lambda record: ledger_of(record).flops / 1e12),
             _mean(result, lambda record: target_flops(record) / 1e12),
-            _mean(result, lambda record: _tera(part(record, FLOP, PRIOR, TARGETS))),
+            _mean(result, lambda record: _tera(costs.part(record, FLOP, PRIOR))),
             f"{number(100 * share.mean)}%" if share else NONE,
             *(_mean(result, partial(phase_seconds, phase=phase)) for phase in ("train", "targets", "eval", "other")),
             _mean(result, lambda record: ledger_of(record).wall_seconds),
-            *(
-                [
-                    _mean(result, lambda record: costs.of(record, JOULES, ALONE)),
-                    _mean(result, lambda record: part(record, JOULES, TARGETS, ALONE)),
-                ]
-                if costs.measured(JOULES)
-                else []
-            ),
+            *(_mean(result, partial(costs.part, currency=JOULES, ledger=ledger)) for ledger in joules.values()),
             _mean(result, _peak_mib, whole),
             _switch(result),
         ]
@@ -227,7 +216,8 @@ def spread_table(found: Collected) -> Table:
     for result in found.results:
         if not result.done:
             continue
-        within, over = result.over_seeds(probe_sd), result.over_seeds(linear)
+        within = result.over_seeds(lambda record: probe_sd(score_of(record)))
+        over = result.over_seeds(linear)
         probes = result.over_seeds(lambda record: probe_seed_sd(score_of(record)))
         epochs = sorted({len(score_of(record).linear) for record in result.done})
         counts = sorted({1 + len(score_of(record).further_probes) for record in result.done})
