@@ -8,7 +8,7 @@ from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd, score_of
 from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
 from bench.report.plots import UNITS
-from bench.report.saving import CURVE_TARGETS, WAYS, Saving, saved, savings
+from bench.report.saving import WAYS, Saving, saved, savings
 from bench.report.tables import number, one_line, percent, plus_minus, whole
 from bench.spec import arm_name
 
@@ -106,7 +106,7 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
 
 def _saving_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
     series = []
-    for arm, line in savings(found, group, currency, ledger, CURVE_TARGETS):
+    for arm, line in savings(found, group, currency, ledger):
         there = [one for one in line if math.isfinite(one.share)]
         if there:
             name = one_line(found.label(arm), 60)

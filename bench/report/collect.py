@@ -72,9 +72,9 @@ class Family:
     others: tuple[Arm, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Collected:
-    """All that a report shows.
+    """All that a report shows; one is equal to no other, so that what is worked out of it can be kept.
 
     `left_out` counts records of other settings; `replaced` are records of planned cells of which another is used.
     """

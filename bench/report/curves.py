@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.collect import Collected, Group, curve_of
 from bench.report.costs import FLOP, TARGETS
-from bench.report.saving import CURVE_TARGETS, savings
+from bench.report.saving import savings
 from bench.report.tables import one_line, percent
 from bench.spec import arm_name
 
@@ -54,7 +54,7 @@ def saving_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str
 
     figure, panels = _panels(found)
     for panel, group in panels:
-        for arm, line in savings(found, group, FLOP, TARGETS, CURVE_TARGETS):
+        for arm, line in savings(found, group, FLOP, TARGETS):
             there = [one for one in line if math.isfinite(one.share)]
             if not there:
                 continue

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from bench.stats import interval
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000
-TABLE_TARGETS, CURVE_TARGETS = 5, 25
+TARGETS_SHOWN, OF_A_TABLE = 25, slice(None, None, 6)  # five of them
 WAYS: tuple[tuple[Currency, Ledgers], ...] = ((STEPS, ALONE), (FLOP, TARGETS), (SECONDS, TARGETS))
 
 
@@ -100,24 +101,25 @@ def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> li
     return [bottom + (top - bottom) * index / (count - 1) for index in range(count)]
 
 
+@lru_cache(maxsize=32)
 def savings(
-    found: Collected, group: Group, currency: Currency, ledger: Ledgers, count: int
-) -> list[tuple[Arm, list[Saving]]]:
-    """Return what each arm with a plain method beside it saves at `count` targets, for the arms with any result."""
+    found: Collected, group: Group, currency: Currency, ledger: Ledgers
+) -> tuple[tuple[Arm, tuple[Saving, ...]], ...]:
+    """Return what each arm with a plain method beside it saves at each target, for the arms with any result."""
     rows = []
     for family in found.families:
-        wanted = targets(found, group, family.plain, count)
+        wanted = targets(found, group, family.plain, TARGETS_SHOWN)
         theirs = spending(found, group, family.plain, currency, ledger)
         for arm in family.others:
             ours = spending(found, group, arm, currency, ledger)
-            there = [one for target in wanted if (one := saving(ours, theirs, target))]
+            there = tuple(one for target in wanted if (one := saving(ours, theirs, target)))
             rows += [(arm, there)] if there else []
-    return rows
+    return tuple(rows)
 
 
 def has_savings(found: Collected) -> bool:
     """Return whether any arm can be compared with a plain method that was trained at full budget."""
-    return any(savings(found, group, STEPS, ALONE, 2) for group in found.groups_done)
+    return any(savings(found, group, *WAYS[0]) for group in found.groups_done)
 
 
 def saving_table(found: Collected) -> Table:
@@ -126,12 +128,11 @@ def saving_table(found: Collected) -> Table:
     head = (*names, *(f"{currency.value}, {ledger}" for currency, ledger in WAYS), "n")
     rows = []
     for group in found.groups_done:
-        by_way = [savings(found, group, *way, TABLE_TARGETS) for way in WAYS]
+        by_way = [savings(found, group, *way) for way in WAYS]
         for (arm, first), *others in zip(*by_way, strict=True):
-            for index, one in enumerate(first):
-                entries = [_entry(each[index]) for each in (first, *(there for _, there in others))]
-                what = (found.label(arm), f"{100 * one.target:.1f}%")
-                rows.append((Entry(group.label), *map(Entry, what), *entries, Entry(str(one.n))))
+            for ways in zip(first[OF_A_TABLE], *(there[OF_A_TABLE] for _, there in others), strict=True):
+                what = (found.label(arm), f"{100 * ways[0].target:.1f}%")
+                rows.append((Entry(group.label), *map(Entry, what), *map(_entry, ways), Entry(str(ways[0].n))))
     return Table(head, tuple(rows), names=2)
 
 
