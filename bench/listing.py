@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.claim import holder
 from bench.errors import UserError, did_you_mean
 from bench.grid import GRIDS, read_yaml
+from bench.lock import holder
 from bench.log import EVENTS
 from bench.places import Places
 from bench.plan import Task
@@ -76,7 +76,7 @@ def state_of(task: Task, places: Places) -> str:
     last = _last_event(places.work(task.id) / EVENTS)
     at = f", step {last['step']:,}" if last and "step" in last else ""
     done = isinstance(record, Record) and record.status == "done"
-    if not done and (found := holder(places.claim(task.id))):
+    if not done and (found := holder(places.lock(task.id))):
         return f"running ({found}){at}"
     if isinstance(record, Damaged):
         return f"damaged: {record.path}: {record.reason}"

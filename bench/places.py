@@ -42,9 +42,9 @@ class Places:
         """What a cell leaves behind while it runs: logs and a checkpoint."""
         return self.records / ".work" / cell_id
 
-    def claim(self, cell_id: str) -> Path:
-        """What a runner claims before it runs the cell (`bench.claim`)."""
-        return self.work(cell_id) / "claim"
+    def lock(self, cell_id: str) -> Path:
+        """What a runner locks before it runs the cell (`bench.lock`)."""
+        return self.work(cell_id) / "lock"
 
     def backbone(self, cell_id: str) -> Path:
         """The trained backbone of a cell that other cells use as prior."""

@@ -14,12 +14,12 @@ import torch
 
 from bench.atomic import WriteError, remove_leftovers, set_aside
 from bench.checkpoint import checkpoint_path
-from bench.claim import POLL, Claim, Holder, Lost, take
 from bench.datasets import find_dataset
 from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError
 from bench.experiment import Limits, Watch, run_cell
 from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
+from bench.lock import POLL, Holder, Lock, Lost, take
 from bench.log import CellLog
 from bench.memory import OutOfMemory
 from bench.places import Places
@@ -150,28 +150,28 @@ class _Runner:
                 return None
             if needed.status != "done":
                 return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {needed.status}")
-        claim = take(self.places.claim(task.id)) if is_first() else None
+        lock = take(self.places.lock(task.id)) if is_first() else None
         try:
-            if holder := of_first(claim if isinstance(claim, Holder) else None):
+            if holder := of_first(lock if isinstance(lock, Holder) else None):
                 self.display.waits(task.cell, holder.name)
                 return None
             if found := of_first(self._found(task)):
                 status, reason = found
                 return Outcome(task, status, cached=True, reason=reason, elsewhere=True)
-            return self._run(task, claim if isinstance(claim, Claim) else None)
+            return self._run(task, lock if isinstance(lock, Lock) else None)
         except Lost:
             if world() > 1:
                 raise ProcessError("another runner has taken over the cell") from None
             return None
         finally:
-            if isinstance(claim, Claim):
-                claim.release()
+            if isinstance(lock, Lock):
+                lock.release()
 
     def _tidy(self, task: Task) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
         checkpoint = checkpoint_path(self.places, task.id)
-        if is_first() and checkpoint.is_file() and isinstance(claim := take(self.places.claim(task.id)), Claim):
-            with claim:
+        if is_first() and checkpoint.is_file() and isinstance(lock := take(self.places.lock(task.id)), Lock):
+            with lock:
                 checkpoint.unlink(missing_ok=True)
 
     def _found(self, task: Task) -> tuple[Status, str] | None:
@@ -186,7 +186,7 @@ class _Runner:
             return record.status, record.error or ""
         return None
 
-    def _run(self, task: Task, claim: Claim | None) -> Outcome:
+    def _run(self, task: Task, lock: Lock | None) -> Outcome:
         work, path = self.places.work(task.id), self._path(task)
         checkpoint = checkpoint_path(self.places, task.id)
         log = CellLog(work)
@@ -204,8 +204,8 @@ class _Runner:
                 own()
 
         def own() -> None:
-            if claim:
-                claim.check()
+            if lock:
+                lock.check()
 
         self.display.started(task.cell)
         begin(work)

@@ -8,8 +8,8 @@ import torch
 
 from bench.atomic import remove_leftovers
 from bench.backbones import build_backbone
-from bench.claim import wait_for
 from bench.flops import count_flops
+from bench.lock import wait_for
 from bench.meter import Clock
 from bench.places import Places
 from bench.plan import Task
@@ -52,8 +52,8 @@ def find_or_make_targets(
     if found := load(path, count):
         return found, found.maker != task.id
     with writing(path.parent):
-        claim = wait_for(path.with_suffix(".claim"), check)
-    with claim:
+        lock = wait_for(path.with_suffix(".lock"), check)
+    with lock:
         if found := load(path, count):  # another runner has made them
             return found, found.maker != task.id
         remove_leftovers(path)

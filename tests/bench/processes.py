@@ -115,7 +115,7 @@ def strays(folder: Path) -> list[str]:
     """Return the files below a folder that no run should leave."""
     files = [path for path in (folder / "results").rglob("*") if path.is_file()]
     known = (".json", ".jsonl", ".safetensors", "run.log")
-    return sorted(p.name for p in files if not (p.name.endswith(known) or p.name.startswith("claim.")))
+    return sorted(p.name for p in files if not (p.name.endswith(known) or p.name.startswith("lock.")))
 
 
 def events(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Claims: one holder at a time; the dead and the silent are replaced, the slow are not."""
+"""Locks: one holder at a time; the dead and the silent are replaced, the slow are not."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from threading import Thread
 
 import pytest
 
-from bench import claim
-from bench.claim import STALE, Claim, Holder, Lost, holder, take, wait_for
+from bench import lock
+from bench.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 COUNTS = """
 import sys
 from pathlib import Path
-from bench import claim
-claim.POLL = 0.001
+from bench import lock
+lock.POLL = 0.001
 place, counter = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(int(sys.argv[3])):
-    with claim.wait_for(place, lambda: None):
+    with lock.wait_for(place, lambda: None):
         count = int(counter.read_text())
         counter.with_name("copy").write_text(str(count + 1))
         counter.with_name("copy").replace(counter)
@@ -29,7 +29,7 @@ for _ in range(int(sys.argv[3])):
 HOLDS = """
 import sys
 from pathlib import Path
-from bench.claim import take
+from bench.lock import take
 held = take(Path(sys.argv[1]))
 print(held.number, flush=True)
 sys.stdin.read()
@@ -41,14 +41,14 @@ def python(script: str, *words: str | Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def taken(place: Path) -> Claim:
+def taken(place: Path) -> Lock:
     found = take(place)
-    assert isinstance(found, Claim)
+    assert isinstance(found, Lock)
     return found
 
 
-def as_of_another_machine(found: Claim, seconds: float) -> None:
-    """Make a claim look as if a process elsewhere had touched it that long ago, and touch it no more."""
+def as_of_another_machine(found: Lock, seconds: float) -> None:
+    """Make a lock look as if a process elsewhere had touched it that long ago, and touch it no more."""
     found._ended.set()
     found._thread.join()
     found.path.write_text(json.dumps(json.loads(found.path.read_text()) | {"machine": "another"}))
@@ -57,7 +57,7 @@ def as_of_another_machine(found: Claim, seconds: float) -> None:
 
 
 def test_one_has_it_until_it_is_released(tmp_path: Path) -> None:
-    place = tmp_path / "deep" / "claim"
+    place = tmp_path / "deep" / "lock"
     assert holder(place) is None
     with taken(place):
         for found in (take(place), holder(place)):
@@ -70,15 +70,15 @@ def test_one_has_it_until_it_is_released(tmp_path: Path) -> None:
 
 
 def test_who_waits_gets_it_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "POLL", 0.001)
-    first, asked = taken(tmp_path / "claim"), list[int]()
+    monkeypatch.setattr(lock, "POLL", 0.001)
+    first, asked = taken(tmp_path / "lock"), list[int]()
 
     def meanwhile() -> None:
         asked.append(1)
         if len(asked) == 3:
             first.release()
 
-    with wait_for(tmp_path / "claim", meanwhile) as second:
+    with wait_for(tmp_path / "lock", meanwhile) as second:
         assert len(asked) == 3
         second.check()
         with pytest.raises(Lost):
@@ -92,23 +92,23 @@ def test_one_who_gives_up_waiting_leaves_it_alone(tmp_path: Path) -> None:
     def meanwhile() -> None:
         raise GivenUp
 
-    with taken(tmp_path / "claim") as first:
+    with taken(tmp_path / "lock") as first:
         with pytest.raises(GivenUp):
-            wait_for(tmp_path / "claim", meanwhile)
+            wait_for(tmp_path / "lock", meanwhile)
         first.check()
 
 
 @pytest.mark.parametrize(("seconds", "free"), [(STALE + 5, True), (STALE - 5, False), (-3600, False)])
 def test_a_silent_one_is_replaced_and_a_slow_one_is_not(seconds: float, free: bool, tmp_path: Path) -> None:
-    first = taken(tmp_path / "claim")
+    first = taken(tmp_path / "lock")
     as_of_another_machine(first, seconds)
-    second = take(tmp_path / "claim")
-    assert isinstance(second, Claim) == free
-    if isinstance(second, Claim):
+    second = take(tmp_path / "lock")
+    assert isinstance(second, Lock) == free
+    if isinstance(second, Lock):
         with pytest.raises(Lost):
             first.check()
         first.release()  # late: it takes nothing from the second
-        assert isinstance(take(tmp_path / "claim"), Holder)
+        assert isinstance(take(tmp_path / "lock"), Holder)
         second.check()
         second.release()
     else:
@@ -116,16 +116,16 @@ def test_a_silent_one_is_replaced_and_a_slow_one_is_not(seconds: float, free: bo
 
 
 def test_the_clock_of_this_machine_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = taken(tmp_path / "claim")
+    first = taken(tmp_path / "lock")
     as_of_another_machine(first, 1)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 86_400)
-    assert isinstance(take(tmp_path / "claim"), Holder)
+    assert isinstance(take(tmp_path / "lock"), Holder)
 
 
 def test_a_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "BEAT", 0.001)
-    with taken(tmp_path / "claim") as first:
+    monkeypatch.setattr(lock, "BEAT", 0.001)
+    with taken(tmp_path / "lock") as first:
         os.utime(first.path, (1, 1))
         deadline = time.monotonic() + 30
         while first.path.stat().st_mtime < 1000:
@@ -134,7 +134,7 @@ def test_a_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_killed_ones_claim_is_free_at_once(tmp_path: Path) -> None:
-    place = tmp_path / "claim"
+    place = tmp_path / "lock"
     other = python(HOLDS, place)
     assert other.stdout
     assert other.stdin
@@ -148,25 +148,25 @@ def test_a_killed_ones_claim_is_free_at_once(tmp_path: Path) -> None:
     other.stdout.close()
     with taken(place) as second:
         assert second.number == 2
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["claim.2"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lock.2"]
 
 
 def test_a_process_with_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
-    first = taken(tmp_path / "claim")
+    first = taken(tmp_path / "lock")
     told = json.loads(first.path.read_text())
     first.path.write_text(json.dumps(told | {"process": f"{os.getpid()} 1"}))
-    assert holder(tmp_path / "claim") is None
+    assert holder(tmp_path / "lock") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}'])
 def test_a_claim_that_is_being_written_counts(content: str, tmp_path: Path) -> None:
-    with taken(tmp_path / "claim") as first:
+    with taken(tmp_path / "lock") as first:
         first.path.write_text(content)
-        assert isinstance(take(tmp_path / "claim"), Holder)
+        assert isinstance(take(tmp_path / "lock"), Holder)
 
 
 def test_a_claim_that_is_gone_is_lost(tmp_path: Path) -> None:
-    first = taken(tmp_path / "claim")
+    first = taken(tmp_path / "lock")
     first.path.unlink()
     with pytest.raises(Lost):
         first.check()
@@ -174,7 +174,7 @@ def test_a_claim_that_is_gone_is_lost(tmp_path: Path) -> None:
 
 def test_never_two_at_a_time(tmp_path: Path) -> None:
     """Four processes count to 100 together, and four threads of this one to 20 more; each needs the last one's sum."""
-    place, counter = tmp_path / "claim", tmp_path / "counter"
+    place, counter = tmp_path / "lock", tmp_path / "counter"
     counter.write_text("0")
     others = [python(COUNTS, place, counter, "25") for _ in range(4)]
 
@@ -184,7 +184,7 @@ def test_never_two_at_a_time(tmp_path: Path) -> None:
                 counter.write_text(str(int(counter.read_text()) + 1))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claim, "POLL", 0.001)
+        patch.setattr(lock, "POLL", 0.001)
         threads = [Thread(target=counts) for _ in range(4)]
         for thread in threads:
             thread.start()

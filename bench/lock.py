@@ -1,10 +1,10 @@
-"""Claims: which of several runners on one folder, on one machine or on many, works on something.
+"""Locks: which of several runners on one folder, on one machine or on many, works on something.
 
-A claim is a file `<place>.<number>` that its holder touches every few seconds. Who wants the place makes the file with
+A lock is a file `<place>.<number>` that its holder touches every few seconds. Who wants the place makes the file with
 the next number, and only once the last one is released, has not been touched for a minute, or is that of a process of
 this machine which is gone. That a file is made by one process alone (O_CREAT with O_EXCL) holds on NFS from version 3
 on, where locks may not. Its age is that beside a file made now in the same folder, so machines' clocks need not agree.
-No claim is ever removed before there is a later one: a holder that was thought dead sees that, and stops.
+No lock is ever removed before there is a later one: a holder that was thought dead sees that, and stops.
 """
 
 import json
@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 
 BEAT = 5.0  # seconds between two touches
-STALE = 60.0  # seconds after which a claim that was not touched is free
-POLL = 1.0  # seconds between two looks at a claim that is waited for
+STALE = 60.0  # seconds after which a lock that was not touched is free
+POLL = 1.0  # seconds between two looks at a lock that is waited for
 
 
 class Lost(Exception):
@@ -31,7 +31,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim, and how long ago it said so."""
+    """Who holds a lock, and how long ago it said so."""
 
     name: str  # host:pid
     seconds: float
@@ -40,8 +40,8 @@ class Holder:
         return f"{self.name}, heartbeat {self.seconds:.0f} s ago"
 
 
-class Claim:
-    """A claim that this process holds, until it is released. A thread touches its file."""
+class Lock:
+    """A lock that this process holds, until it is released. A thread touches its file."""
 
     def __init__(self, place: Path, number: int) -> None:
         self.place, self.number = place, number
@@ -51,7 +51,7 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise Lost unless the claim is still this process's."""
+        """Raise Lost unless the lock is still this process's."""
         if _last(self.place) != self.number:
             raise Lost(f"{self.place}: another runner has taken over")
 
@@ -62,7 +62,7 @@ class Claim:
         with suppress(OSError):
             os.utime(self.path, (0, 0))
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "Lock":
         return self
 
     def __exit__(
@@ -76,8 +76,8 @@ class Claim:
                 os.utime(self.path)
 
 
-def take(place: Path) -> Claim | Holder:
-    """Claim a place, or return who has it."""
+def take(place: Path) -> Lock | Holder:
+    """Lock a place, or return who has it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     last = _last(place)
     if found := _holder(place, last):
@@ -89,18 +89,18 @@ def take(place: Path) -> Claim | Holder:
         return holder(place) or Holder("another runner", 0.0)
     with os.fdopen(file, "w") as out:
         out.write(json.dumps(_me()))
-    claim = Claim(place, number)
-    if _last(place) != number:  # somebody was faster, and the claim seen here is long gone
-        claim.release()
+    lock = Lock(place, number)
+    if _last(place) != number:  # somebody was faster, and the lock seen here is long gone
+        lock.release()
         return holder(place) or Holder("another runner", 0.0)
     for old in _numbers(place):
         if old < number:
             _file(place, old).unlink(missing_ok=True)
-    return claim
+    return lock
 
 
-def wait_for(place: Path, meanwhile: Callable[[], None]) -> Claim:
-    """Claim a place once it is free; `meanwhile` is called now and then and may raise to give up."""
+def wait_for(place: Path, meanwhile: Callable[[], None]) -> Lock:
+    """Lock a place once it is free; `meanwhile` is called now and then and may raise to give up."""
     while isinstance(found := take(place), Holder):
         meanwhile()
         time.sleep(POLL)
@@ -113,7 +113,7 @@ def holder(place: Path) -> Holder | None:
 
 
 def _holder(place: Path, number: int) -> Holder | None:
-    """Return who has the claim with this number; None when it is nobody's any more."""
+    """Return who has the lock with this number; None when it is nobody's any more."""
     if not number:
         return None
     try:
@@ -137,7 +137,7 @@ def _file(place: Path, number: int) -> Path:
 
 
 def _numbers(place: Path) -> list[int]:
-    """Return the numbers of the claims that are there."""
+    """Return the numbers of the locks that are there."""
     names = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
     return [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(place.name)}\.(\d+)", name))]
 
