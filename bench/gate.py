@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.baseline import SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
+from bench.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
 from bench.check import Finding, compare
 from bench.errors import UserError
 from bench.grid import find_grid, load_grid
@@ -50,6 +50,8 @@ class Gate:
         count = seeds or (UPDATE_SEEDS if update else None)
         if count:
             self.spec = self.spec.model_copy(update={"seeds": tuple(range(count))})
+        if update and len(self.spec.seeds) < MIN_SEEDS:
+            raise UserError(f"--update: {len(self.spec.seeds)} seeds are too few; at least {MIN_SEEDS}, better 30")
         self.path = path or SHIPPED / f"{self.spec.name}.json"
         if path is None and not self.path.is_file():
             raise UserError(f"--baseline: none is shipped for grid {self.spec.name}; name a file")
