@@ -12,14 +12,27 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """Return the sentence on one line of printable text, whatever was in what it quotes."""
-        text = " ".join(line.strip() for line in super().__str__().splitlines())
-        if len(text) > LONGEST:
-            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        return _printable(" ".join(line.strip() for line in super().__str__().splitlines()))
 
 
 class MissingError(UserError):
     """A dataset or a prior's weights that are not on this machine, and how to get them."""
+
+
+def told(error: BaseException) -> str:
+    """Return what kind of error a plugin or a library raised and the first line of what it says, as printable text."""
+    kind = type(error).__name__
+    try:
+        said = str(error).strip().partition("\n")[0]
+    except Exception:  # of the plugin's own
+        return kind
+    return _printable(f"{kind}: {said}" if said else kind)
+
+
+def _printable(text: str) -> str:
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

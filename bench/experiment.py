@@ -12,7 +12,7 @@ from bench.budget import evaluation_steps, total_steps
 from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.evaluate import extract, knn_accuracy, linear_probe
 from bench.flops import NOT_COUNTED
 from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
@@ -201,8 +201,8 @@ class _Running:
             if is_out_of_memory(error):
                 raise
             if is_first():
-                why = str(error).strip().partition("\n")[0]
-                set_aside(self.checkpoint, f"does not fit method {self.cell.method!r} as it is now: {why}", "stale")
+                why = f"does not fit method {self.cell.method!r} as it is now: {told(error)}"
+                set_aside(self.checkpoint, why, "stale")
             self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules)
             self.saved, self.curve = None, []
             return self._trainer()

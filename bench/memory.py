@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bench.errors import told
 from bench.meter import peak_memory
 
 UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -18,7 +19,7 @@ class OutOfMemory(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory does not suffice, the GPU's or the host's."""
-    host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in told(error)
     return host or isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.backbones import check_backbone
 from bench.datasets import dataset_digest, datasets, find_dataset, image_size
-from bench.errors import MissingError, UserError, did_you_mean
+from bench.errors import MissingError, UserError, did_you_mean, told
 from bench.places import Places
 from bench.spec import BASELINE, Cell, Inputs, cell_id, makes_prior
 from methods import methods
@@ -73,7 +73,7 @@ class _Planner:
             except UserError:
                 raise
             except Exception as error:  # a plugin's prior or dataset may raise anything, and others must go on
-                missing = f"{cell.dataset}, arm {cell.arm!r}: {type(error).__name__}: {error}".partition("\n")[0]
+                missing = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
             if missing:
                 self.tasks[key] = Task(cell, needs=needs, missing=missing)
             else:

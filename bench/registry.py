@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, did_you_mean, told
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
                 self._items[name] = point.load()
             except Exception as error:
                 raise UserError(
-                    f"{self.kind} {name!r}: entry point {point.value!r} fails to import: {error}"
+                    f"{self.kind} {name!r}: entry point {point.value!r} fails to import: {told(error)}"
                 ) from error
         if name not in self._items:
             raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}")
@@ -100,4 +100,4 @@ def load_plugin(path: Path) -> None:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"--plugin {path}: {told(error)}") from error

@@ -16,7 +16,7 @@ from bench.atomic import WriteError, remove_leftovers, set_aside
 from bench.checkpoint import checkpoint_path
 from bench.datasets import find_dataset
 from bench.distributed import any_of, is_first, launch, of_first, world
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.experiment import Limits, Watch, run_cell
 from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
 from bench.lock import POLL, Holder, Lock, Lost, take
@@ -289,9 +289,8 @@ def _judged(error: BaseException) -> tuple[Status, str]:
         return "timeout", str(error)
     if isinstance(error, OutOfMemory):
         return "oom", str(error)
-    first = str(error).strip().partition("\n")[0]
-    text = f"{type(error).__name__}: {first}"
-    return "failed", DIED if lost_connection(str(error)) else text
+    text = told(error)
+    return "failed", DIED if lost_connection(text) else text
 
 
 @contextmanager

@@ -104,6 +104,21 @@ class Raises(Bad):
         raise KeyError("on purpose")
 
 
+class Mute(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Unspeakable(Bad):
+    def harm(self) -> None:
+        raise Mute
+
+
+class Surrogate(Bad):
+    def harm(self) -> None:
+        raise OSError("no file \udcff")  # as Python reads a name that is not UTF-8
+
+
 class Initial(BYOL):
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         raise RuntimeError("no such GPU\nand more")
@@ -122,6 +137,8 @@ class Infinite(BYOL):
         (Gpu, "oom", r"the peak was [\d.]+ GB, 2.15 GB more .*; an estimate from that: of 32 images at most \d+ fit"),
         (Exits, "failed", r"SystemExit: enough"),
         (Raises, "failed", r"KeyError: 'on purpose'"),
+        (Unspeakable, "failed", r"Mute$"),
+        (Surrogate, "failed", r"OSError: no file \\udcff$"),
         (Initial, "failed", r"RuntimeError: no such GPU$"),
         (Infinite, "failed", r"the loss is -?(inf|nan) at step 2"),
     ],
