@@ -47,6 +47,7 @@ class _Planner:
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
         self._data: dict[str, str | MissingError] = {}
+        self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
         self.makers: dict[tuple[str, int], Cell] = {}
         for cell in filter(makes_prior, cells):  # of several architectures, the first
             self.makers.setdefault((self._short(cell.dataset), cell.seed), cell)
@@ -120,15 +121,20 @@ class _Planner:
 
     def _check_names(self, cell: Cell) -> None:
         """Raise UserError, naming the grid, when the cell's dataset, backbone or method is unknown."""
+        of_prior = cell.rela.backbone if cell.rela else None
+        names = (cell.dataset, cell.backbone, cell.method, cell.protocol.input_size, of_prior)
+        if names in self._checked:
+            return
         try:
             find_dataset(cell.dataset, self.places.data)
             check_backbone(cell.backbone)
             methods.get(cell.method)
             image_size(cell, self.places)
-            if cell.rela and cell.rela.backbone:
-                check_backbone(cell.rela.backbone)
+            if of_prior:
+                check_backbone(of_prior)
         except UserError as error:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
+        self._checked.add(names)
 
     def _short(self, dataset: str) -> str:
         return datasets.get(dataset)(dataset).short if dataset in datasets else dataset

@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +14,8 @@ from torch.nn.functional import normalize
 from bench.errors import UserError, did_you_mean
 from bench.registry import Registry
 from bench.views import View
+
+_signature: Callable[[Any], inspect.Signature] = cache(inspect.signature)  # a grid asks for each of its cells
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Method(nn.Module):
         """Return the parameters with this method's defaults filled in. Raises UserError on one it does not have."""
         known = {
             name: parameter.default
-            for name, parameter in inspect.signature(cls).parameters.items()
+            for name, parameter in _signature(cls).parameters.items()
             if name not in {"backbone", "dim"}
         }
         given = dict(params)
