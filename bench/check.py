@@ -11,6 +11,7 @@ from bench.baseline import Baseline, Key, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
 LEAST = 1e-6  # standard deviations of the seeds: what rounding changes at least, where repeats were the same
+PACE = "seconds of training"  # what a finding on time is of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from math import exp, log
 from pathlib import Path
 
 from bench.baseline import Key
-from bench.check import Finding
+from bench.check import PACE, Finding
 from bench.errors import UserError
 from bench.report.collect import is_complete, phase_seconds
 from bench.stats import interval
@@ -35,7 +35,7 @@ class Pace:
     def finding(self, slower: float) -> Finding:
         """Return it as a finding, red when the steps are slower than `slower` times the other's beyond doubt."""
         now = f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}) times that"
-        return Finding("all cells", "seconds of training", self.revision, now, red=self.low > slower)
+        return Finding("all cells", PACE, self.revision, now, red=self.low > slower)
 
 
 def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) -> Pace:

@@ -22,8 +22,8 @@ from bench.check import FALSE_ALARMS, Finding, compare, holm, same_seeds
 from bench.cli import main
 from bench.errors import UserError
 from bench.grid import load_grid
-from bench.pace import measure_pace
-from bench.report.check import check_markdown, write_junit
+from bench.pace import Pace, measure_pace
+from bench.report.check import check_markdown, check_text, write_junit
 from methods import Batch
 from methods.rela import ReLA
 from tests.faults import FAULTS, ROOT
@@ -235,6 +235,13 @@ def test_the_markdown_and_the_xml_hold_any_name(tmp_path: Path) -> None:
     write_junit(found, "g", tmp_path / "junit.xml")
     case = ET.parse(tmp_path / "junit.xml").getroot()[0]
     assert case.get("classname") == "g.d <arm>|\ufffd 50%"
+
+
+def test_the_time_that_was_compared_is_shown_when_nothing_moved() -> None:
+    base = baseline_of({"loss": (1.0, 2.0, 3.0)})
+    text = check_text([*compare(base, base), Pace("abc", 12, 1.01, 0.99, 1.03).finding(slower=1.1)], base, base)
+    assert re.search(r"all cells +seconds of training +abc +1.010 \(0.990 to 1.030, n=12\) times that", text)
+    assert "nothing moved" in text
 
 
 def test_the_shipped_baseline_fits_the_shipped_grid() -> None:
