@@ -352,11 +352,11 @@ def test_a_point_tells_what_it_is(browser: "Browser", real_page: Path) -> None:
     assert "byol at 20%: 31.9 ± 1.5 % (n=3)\n140 steps" in tip.inner_text()
     assert point.get_attribute("aria-label") == tip.inner_text()
     page.keyboard.press("ArrowRight")
-    assert tip.inner_text().startswith("byol at 20%")
+    assert tip.inner_text().startswith("byol at 50%")
     page.keyboard.press("Escape")
     assert tip.is_hidden()
     page.locator("#figure-costs .view:visible .point.seed").first.hover()
-    assert "byol at 10%, seed 0" in tip.inner_text()
+    assert "byol at 20%, seed 0" in tip.inner_text()
     page.locator("#figure-costs label", has_text="Seconds, with targets").click()
     assert page.locator("#figure-costs .view:visible").count() == 1
     page.locator("#figure-costs .view:visible .point:not(.seed)").first.focus()
