@@ -44,7 +44,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
         ('"status": "done"', '"status": "won"', "status"),
         ('"knn": 0.25', '"knn": "high"', "knn"),
         ('"grid"', '"gird"', "grid"),
-        ('"budget": 0.1', '"budget": 1.5', "budget"),
+        ('"budget": 0.2', '"budget": 1.5', "budget"),
     ],
 )
 def test_an_edited_record_is_set_aside(old: str, new: str, reason: str, tmp_path: Path) -> None:
