@@ -1,16 +1,14 @@
-"""Evaluation of frozen features: the paper's linear probe and a weighted nearest-neighbour vote."""
+"""Features of a frozen backbone, and a weighted nearest-neighbour vote on them."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
-from bench.seeds import derive, generator
 from bench.source import Source
-from bench.spec import Knn, Probe
+from bench.spec import Knn
 
-LAST_EPOCHS = 3  # the paper reports mean and deviation of the test accuracy over these
 BANK_BYTES = 2**28  # of the training features that one step of the vote looks at: all of CIFAR's and Tiny-ImageNet's
 VOTE_BYTES = 2**27  # of the ballots that are counted at once
 
@@ -50,43 +48,6 @@ def _features_of(backbone: nn.Module, source: Source, size: int) -> Tensor:
         features[filled : filled + len(part)] = part
         filled += len(part)
     return features
-
-
-def linear_probe(features: Features, classes: int, probe: Probe, seed: int) -> list[list[float]]:
-    """Train a Linear on the features for each probe seed; return their test accuracies after each of the last epochs.
-
-    Shares of images, [probe seeds][last epochs]. Adam at a constant rate, all images in each epoch, the short last
-    batch included (paper, protocol). The probes are trained side by side, each on its own order of the images.
-    """
-    device, count = features.train.device, len(features.train)
-    seeds = [seed if which == 0 else derive(seed, "probe seed", which) for which in range(probe.seeds)]
-    weight, bias = (start.to(device).requires_grad_() for start in _initial(seeds, features.train.shape[1], classes))
-    optimiser = torch.optim.Adam([weight, bias], lr=probe.lr, fused=True)
-    accuracies = []
-    for epoch in range(probe.epochs):
-        orders = [torch.randperm(count, generator=generator(each, "probe", epoch)) for each in seeds]
-        for index in torch.split(torch.stack(orders).to(device), probe.batch_size, dim=1):
-            scores = torch.baddbmm(bias, features.train[index], weight)
-            loss = cross_entropy(scores.flatten(0, 1), features.train_labels[index].flatten())
-            (loss * len(seeds)).backward()  # type: ignore[no-untyped-call]  # so that each probe has the gradient of its own mean
-            optimiser.step()
-            optimiser.zero_grad()
-        if epoch >= probe.epochs - LAST_EPOCHS:
-            with torch.no_grad():
-                right = (features.test @ weight + bias).argmax(dim=2) == features.test_labels
-            accuracies.append(right.double().mean(dim=1).tolist())
-    return [list(each) for each in zip(*accuracies, strict=True)]
-
-
-def _initial(seeds: list[int], dim: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the initial weights (seeds, dim, classes) and biases (seeds, 1, classes) of torch's Linear."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        layers = []
-        for seed in seeds:
-            torch.manual_seed(derive(seed, "probe"))
-            layers.append(nn.Linear(dim, classes))
-        weights = torch.stack([layer.weight.T for layer in layers])
-        return weights, torch.stack([layer.bias[None] for layer in layers])
 
 
 @torch.no_grad()

@@ -13,12 +13,13 @@ from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
 from bench.errors import UserError, told
-from bench.evaluate import extract, knn_accuracy, linear_probe
+from bench.evaluate import extract, knn_accuracy
 from bench.flops import NOT_COUNTED
 from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
+from bench.probe import linear_probe
 from bench.provenance import provenance
 from bench.seeds import derive
 from bench.source import Order, open_source

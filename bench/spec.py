@@ -13,6 +13,7 @@ GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean loss, on features of deviation 1
 MAX_NAME = 200  # bytes: names of files end at 255
 
 Budget = Annotated[float, Field(ge=1e-6, le=1)]
@@ -45,11 +46,17 @@ class Model(BaseModel):
 
 
 class Probe(Model):
-    """Linear evaluation: one Linear on frozen features, Adam (paper section on evaluation, public code).
+    """Linear evaluation: one Linear on frozen features, by Adam (paper section on evaluation, public code).
+
+    Or, as `recipe: lbfgs`, the minimum of a penalised logistic regression, which has no use for `epochs`, `batch_size`
+    and `lr` and takes the best of the strengths `l2` by a tenth of the training images. The two recipes give different
+    accuracies, and which it was is part of a cell's identity.
 
     The accuracy is that of the first of `seeds` probes; the others tell how far it depends on the probe's own chance.
     """
 
+    recipe: Literal["adam", "lbfgs"] = "adam"
+    l2: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1, max_length=20)] = L2
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 3e-4
@@ -201,8 +208,12 @@ class Cell(Model):
             del settings["flops_of"]
         if self.rela and not self.rela.shuffle:
             del settings["rela"]["shuffle"]
-        if self.protocol.probe.seeds == 1:
-            del settings["protocol"]["probe"]["seeds"]
+        probe = settings["protocol"]["probe"]
+        if probe["seeds"] == 1:
+            del probe["seeds"]
+        # Of the recipes, each keeps what it uses.
+        for unused in ("recipe", "l2") if probe["recipe"] == "adam" else ("epochs", "batch_size", "lr"):
+            del probe[unused]
         if self.rela and self.rela.prior.startswith("file:"):
             settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
         return settings

@@ -71,10 +71,11 @@ COLUMNS = {
     "precision": _text("of the training steps"),
     "input_size": _count("pixels", "of the images that are trained on; empty: the dataset's own"),
     "blur": _flag("whether views are blurred"),
-    "probe_epochs": _count("epochs", "of the linear probe"),
-    "probe_batch_size": _count("images", "in each step of the linear probe"),
+    "probe_recipe": _text("of the linear probe: adam or lbfgs"),
+    "probe_epochs": _count("epochs", "of the linear probe; adam"),
+    "probe_batch_size": _count("images", "in each step of the linear probe; adam"),
     "probe_seeds": _count("1", "probes that were trained on the same features"),
-    "probe_lr": _real("1", "learning rate of the linear probe"),
+    "probe_lr": _real("1", "learning rate of the linear probe; adam"),
     "knn_k": _count("images", "that vote"),
     "knn_temperature": _real("1", "of the kNN vote"),
     "step": _count("steps", "taken until this evaluation"),
@@ -128,6 +129,7 @@ def tidy_frame(found: Collected) -> "pd.DataFrame":
 def _of_cell(record: Record) -> dict[str, Any]:
     cell, ledger, rela, targets = record.cell, ledger_of(record), record.cell.rela, ledger_of(record).targets
     protocol, origin = cell.protocol, record.provenance
+    by_epochs = protocol.probe.recipe == "adam"
     code, packages = _mapping(origin.get("code")), _mapping(origin.get("packages"))
     return {
         "id": record.id,
@@ -151,9 +153,10 @@ def _of_cell(record: Record) -> dict[str, Any]:
         "precision": protocol.precision,
         "input_size": protocol.input_size,
         "blur": protocol.blur,
-        "probe_epochs": protocol.probe.epochs,
-        "probe_batch_size": protocol.probe.batch_size,
-        "probe_lr": protocol.probe.lr,
+        "probe_recipe": protocol.probe.recipe,
+        "probe_epochs": protocol.probe.epochs if by_epochs else None,
+        "probe_batch_size": protocol.probe.batch_size if by_epochs else None,
+        "probe_lr": protocol.probe.lr if by_epochs else None,
         "probe_seeds": protocol.probe.seeds,
         "knn_k": protocol.knn.k,
         "knn_temperature": protocol.knn.temperature,

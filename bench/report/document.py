@@ -77,14 +77,15 @@ def settings(found: Collected) -> list[str]:
         lines.append(
             f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
-            f" {_count(len(grid.seeds), 'seed')} planned."
+            f"{' probe by L-BFGS,' * (protocol.probe.recipe == 'lbfgs')} {_count(len(grid.seeds), 'seed')} planned."
         )
     return lines
 
 
 def linear_caption(found: Collected) -> str:
     """Return what a linear accuracy is a mean of."""
-    epochs = sorted({len(score_of(record).linear) for record in found.done})
+    by_epochs = [record for record in found.done if record.cell.protocol.probe.recipe == "adam"]
+    epochs = sorted({len(score_of(record).linear) for record in by_epochs})
     last = (
         f" A seed's value is the mean over the probe's last {' or '.join(map(str, epochs))} epochs." if epochs else ""
     )

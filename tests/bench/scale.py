@@ -21,6 +21,7 @@ from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock, peak_memory
 from bench.places import Places
+from bench.probe import linear_probe
 from bench.source import Order, Streaming
 from bench.spec import Knn, Probe
 from bench.targets import features
@@ -92,7 +93,7 @@ def probe(images: Streaming, test: Streaming, root: Path) -> tuple[int, int]:
     """Extract the features of all images and evaluate them; also return how many bytes they take."""
     evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
     found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, SIZE)
-    evaluate.linear_probe(found, 10, Probe(epochs=2), seed=0)
+    linear_probe(found, 10, Probe(epochs=2), seed=0)
     evaluate.knn_accuracy(found, 10, Knn())
     return len(found.train) + len(found.test), 4 * (found.train.numel() + found.test.numel())
 

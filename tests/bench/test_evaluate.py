@@ -7,12 +7,13 @@ from lightly.utils.benchmarking import knn_predict
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from bench import evaluate
 from bench.datasets import Split
-from bench.evaluate import Features, extract, knn_accuracy, linear_probe
+from bench.evaluate import Features, extract, knn_accuracy
+from bench.probe import linear_probe, logistic_regression
 from bench.seeds import derive, generator
 from bench.source import open_source
 from bench.spec import Knn, Probe
@@ -70,6 +71,43 @@ def test_probes_side_by_side_are_what_each_is_by_itself(features: Features) -> N
     assert np.array(together) == pytest.approx(np.array(alone), abs=2.1 / 600), "up to a vote that is a near tie"
     assert together[0] != together[1] != together[2]
     assert together[:1] == linear_probe(features, 10, Probe(lr=3e-3, epochs=12), seed=5), "the first is as without more"
+
+
+L2 = (1e-4, 1e-2, 1.0)
+
+
+def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2: float) -> float:
+    return float(cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum())
+
+
+def test_logistic_regressions_side_by_side_are_scikit_learns(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, labels = features.train.double().numpy(), features.train_labels
+    weight, bias = logistic_regression(features.train, labels, 10, L2)
+    for which, l2 in enumerate(L2):
+        reference = LogisticRegression(C=1 / (l2 * len(data)), tol=1e-8, max_iter=10_000).fit(data, labels)
+        found = objective(features.train, labels, weight[which], bias[which], l2)
+        theirs = [torch.from_numpy(each.T).float() for each in (reference.coef_, reference.intercept_)]
+        assert found == pytest.approx(objective(features.train, labels, *theirs, l2), abs=1e-4)
+        ours = (features.test @ weight[which] + bias[which]).argmax(1).numpy()
+        assert np.mean(ours == reference.predict(features.test.double())) > 0.99
+    monkeypatch.setattr("bench.probe.SCORES", 3 * 10 * 250)  # 250 images at a time
+    again, _ = logistic_regression(features.train, labels, 10, L2)
+    assert torch.allclose(weight, again, atol=0.02 * float(weight.abs().max()))
+
+
+def test_the_probe_by_lbfgs_takes_the_strength_that_held_out_images_choose(features: Features) -> None:
+    """Of the three, 1 fits so little that a tenth of the images is enough to see it."""
+    probe = Probe(recipe="lbfgs", l2=L2, seeds=2)
+    found = linear_probe(features, 10, probe, seed=0)
+    alone = {l2: linear_probe(features, 10, Probe(recipe="lbfgs", l2=(l2,)), seed=0)[0] for l2 in L2}
+    assert found[0] in (alone[1e-4], alone[1e-2])
+    assert alone[1.0][0] < found[0][0] - 0.02
+    assert [len(each) for each in found] == [1, 1]
+    shifted = Features(3 + 7 * features.train, features.train_labels, 3 + 7 * features.test, features.test_labels)
+    (again,) = linear_probe(shifted, 10, Probe(recipe="lbfgs", l2=L2), seed=0)
+    assert again == pytest.approx(found[0], abs=2.1 / 600)
 
 
 def test_the_vote_against_a_plain_loop(features: Features) -> None:

@@ -1,5 +1,8 @@
-"""How long things take: `pytest tests/bench/test_speed.py --benchmark-enable`. By default each runs once, as a test."""
+"""How long things take, `tox -e speed`. By default each runs once, as a test."""
 
+import math
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,17 @@ from bench.spec import Cell, cell_id
 from bench.store import read_records
 from bench.targets import make_targets
 from bench.train import Trainer
-from bench.views import View, augment
+from bench.views import augment
 from methods import methods
 from priors import find_prior
+from tests.bench.bare import TARGETS, bare
+from tests.bench.ratios import cpu_seconds, ratio
+from tests.bench.reference import Images, Reference
 
 CPU = torch.device("cpu")
 COUNT = 512
+STEPS = {"resnet_small": 4, "resnet20_cifar": 4, "resnet18_cifar": 1}  # of a round
+BACKBONES = ["resnet_small", *(pytest.param(name, marks=pytest.mark.slow) for name in list(STEPS)[1:])]
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
 
@@ -41,24 +49,73 @@ def cell(arm: str) -> Cell:
     return next(cell for cell in cells if cell.arm == arm and cell.budget == 0.5)
 
 
-@pytest.mark.benchmark(group="training step, resnet_small, batch 128, 32 px")
+def trainer(arm: str, backbone: str, precision: str, source: Resident) -> Trainer:
+    """Return what trains an arm of `cifar_small`; its FLOPs are counted and its optimiser's state is there."""
+    spec = cell(arm).model_copy(update={"backbone": backbone})
+    targets = torch.randn(COUNT, TARGETS) if spec.rela else None
+    method = build_method(spec, 32, TARGETS if spec.rela else None, 4).to(memory_format=torch.channels_last)
+    protocol = spec.protocol.model_copy(update={"precision": precision})
+    made = Trainer(method, source, Order(COUNT, 1.0, 128, 0), targets, protocol, Clock(CPU))
+    made.train(1, lambda: None)
+    return made
+
+
+@pytest.mark.benchmark(group="1 to 4 steps of batch 128, 32 px, against Bare", timer=cpu_seconds)
 @pytest.mark.parametrize("arm", ["byol", "simclr", "Rand."])
-def test_training_step(arm: str, source: Resident, benchmark: BenchmarkFixture) -> None:
-    spec = cell(arm)
-    targets = torch.randn(COUNT, 128) if spec.rela else None
-    method = build_method(spec, 32, 128 if spec.rela else None, 4).to(memory_format=torch.channels_last)
-    trainer = Trainer(method, source, Order(COUNT, 1.0, 128, 0), targets, spec.protocol, Clock(CPU))
-    trainer.train(1, lambda: None)  # counts FLOPs, fills the optimiser's state
-    benchmark.pedantic(lambda: trainer.train(trainer.step + 1, lambda: None), rounds=10, warmup_rounds=1)
-    assert trainer.step > 1
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_step_against_bare(
+    arm: str, backbone: str, source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Views, loss, optimiser and momentum on top of what no implementation can leave out."""
+    steps = STEPS[backbone] if benchmark.enabled else 1
+    full = trainer(arm, backbone, "fp32", source)
+    method = "rela" if arm == "Rand." else arm
+    passes = bare(method, backbone, [torch.randn(128, 3, 32, 32) for _ in range(2)], nullcontext)
+
+    def bare_steps() -> None:
+        for _ in range(steps):
+            passes()
+
+    ratio(benchmark, lambda: full.train(full.step + steps, lambda: None), bare_steps, "Bare", capsys)
+    assert full.step > 1
 
 
-@pytest.mark.benchmark(group="augmentation, 256 views of 32 px")
-@pytest.mark.parametrize("view", [View(), methods.get("simclr").views[0]], ids=["byol", "simclr with blur"])
-def test_augmentation(view: View, source: Resident, benchmark: BenchmarkFixture) -> None:
-    draw = generator(0, "augmentation")
-    views = benchmark(lambda: augment(source.images[:256], view, 32, draw))
-    assert views.shape == (256, 3, 32, 32)
+@pytest.mark.benchmark(group="BYOL, 1 to 4 steps of batch 128, 32 px, against the reference", timer=cpu_seconds)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_step_against_the_reference(
+    backbone: str,
+    precision: str,
+    source: Resident,
+    benchmark: BenchmarkFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = STEPS[backbone] if benchmark.enabled else 1
+    full = trainer("byol", backbone, precision, source)
+    reference = Reference(source.images[: 128 * steps], backbone, 128, workers=2, device=CPU)
+    ratio(benchmark, lambda: full.train(full.step + steps, lambda: None), reference.epoch, "the reference", capsys)
+    assert math.isfinite(full.loss)
+
+
+@pytest.mark.benchmark(group="BYOL's two views of 128 images of 32 px, on one core", timer=cpu_seconds)
+def test_augmentation_against_lightly(
+    source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against lightly's transform of PIL images; both without blur."""
+    views, draw = [replace(view, blur=0.0) for view in methods.get("byol").views], generator(0, "augmentation")
+    images = Images(source.images[:128])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ratio(
+            benchmark,
+            lambda: [augment(source.images[:128], view, 32, draw) for view in views],
+            lambda: [images[index] for index in range(128)],
+            "lightly",
+            capsys,
+        )
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.benchmark(group="targets of 512 images of 32 px, resnet_small as prior")
