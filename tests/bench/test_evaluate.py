@@ -84,6 +84,7 @@ def test_logistic_regressions_side_by_side_are_scikit_learns(
     features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, labels = features.train.double().numpy(), features.train_labels
+    monkeypatch.setattr("bench.probe.PASSES", 1000)
     weight, bias = logistic_regression(features.train, labels, 10, L2)
     for which, l2 in enumerate(L2):
         reference = LogisticRegression(C=1 / (l2 * len(data)), tol=1e-8, max_iter=10_000).fit(data, labels)
