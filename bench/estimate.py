@@ -10,9 +10,9 @@ from bench.backbones import build_backbone
 from bench.budget import total_steps
 from bench.datasets import find_dataset, image_size
 from bench.flops import step_flops
+from bench.outcome import to_run
 from bench.places import Places
 from bench.plan import Task
-from bench.runner import to_run
 from bench.spec import Cell
 from bench.store import read_records
 from methods import Batch, Method, methods

@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +21,7 @@ from bench.experiment import Limits, Watch, run_cell
 from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
 from bench.log import CellLog
 from bench.memory import OutOfMemory
+from bench.outcome import Outcome, is_done, to_run
 from bench.places import Places
 from bench.plan import Task
 from bench.progress import Display
@@ -31,47 +31,6 @@ from bench.store import Damaged, Record, Status, read_record, record_path, write
 from bench.train import Every, Interrupted, TimedOut, TrainingError
 
 HEARTBEAT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task. `cached`: its record was there before; `elsewhere`: another runner has made it since."""
-
-    task: Task
-    status: Status
-    cached: bool = False
-    reason: str = ""
-    elsewhere: bool = False
-
-
-def is_done(task: Task, places: Places, backbone_needed: bool = False) -> bool:
-    """Return whether the task's record is there, and the backbone that a task to run needs from it."""
-    record = read_record(record_path(places.records, task.id)) if task.id else None
-    done = isinstance(record, Record) and record.status == "done"
-    return done and (not backbone_needed or places.backbone(task.id).is_file())
-
-
-def to_run(tasks: Sequence[Task], places: Places) -> list[Task]:
-    """Return the tasks that have something to compute, in order; a lost backbone that one needs is trained again."""
-    pending: set[str] = set()
-    for task in reversed(tasks):  # a task comes after what it needs
-        if task.missing:
-            continue
-        if not is_done(task, places, backbone_needed=task.id in pending):
-            pending.add(task.id)
-            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
-                pending.add(task.needs.id)
-    return [task for task in tasks if task.id in pending]
-
-
-def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) -> list[Task]:
-    """Return the tasks whose records have one of the statuses, and what these need, in order."""
-    chosen: set[str] = set()
-    for task in reversed(tasks):
-        record = read_record(record_path(places.records, task.id)) if task.id else None
-        if task.id in chosen or (isinstance(record, Record) and record.status in wanted):
-            chosen |= {task.id, task.needs.id} if task.needs else {task.id}
-    return [task for task in tasks if task.id in chosen]
 
 
 def run_tasks(
@@ -106,6 +65,7 @@ class _Runner:
     ) -> None:
         self.tasks, self.places, self.device, self.workers = tasks, places, device, workers
         self.display, self.limits, self.stop = display, limits, stop
+        self.own = {id(task) for task in tasks}
         # All processes go by what the first one has seen.
         self.pending = of_first({task.id for task in to_run(tasks, places)})
         self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
@@ -145,11 +105,11 @@ class _Runner:
         if reason := self.given_up[task.id]:
             return Outcome(task, "failed", reason=reason)
         if task.needs:
-            needed = self.outcomes.get(id(task.needs))
-            if needed is None:
+            status = self._status(task.needs, backbone_needed=not task.cell.flops_of)
+            if status is None:
                 return None
-            if needed.status != "done":
-                return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {needed.status}")
+            if status != "done":
+                return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {status}")
         claim = take(self.places.claim(task.id)) if is_first() else None
         try:
             if holder := of_first(claim if isinstance(claim, Holder) else None):
@@ -166,6 +126,13 @@ class _Runner:
         finally:
             if isinstance(claim, Claim):
                 claim.release()
+
+    def _status(self, needed: Task, backbone_needed: bool) -> str | None:
+        """Return how far a task is that another one needs, be it one of those to run or not; None: wait for it."""
+        if id(needed) in self.own:
+            outcome = self.outcomes.get(id(needed))
+            return outcome.status if outcome else None
+        return "done" if of_first(is_done(needed, self.places, backbone_needed)) else "not done"
 
     def _tidy(self, task: Task) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
