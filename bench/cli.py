@@ -73,13 +73,15 @@ def run(
     cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between two checkpoints of a cell", min=0)] = 60.0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
-    jobs: Annotated[int | None, typer.Option(help="cells side by side on a CPU, each in a process of its own")] = None,
-    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells side by side on each GPU")] = None,
+    jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
+    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
 ) -> None:
     """Run the cells of a grid that are not done yet, the failed ones among them."""
     if toy := _toy(grid, profile, settings, only):
         from bench.toy import print_states, run_toy
 
+        if cell or executor != "local" or jobs or jobs_per_gpu:
+            raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
         else:
@@ -88,10 +90,10 @@ def run(
     if deterministic:
         make_deterministic()
     from bench.device import find_device
-    from bench.distributed import first_then_others, is_first, start, stop, world
+    from bench.distributed import first_then_others, start, stop, world
     from bench.executors import Resources, Work, find_executor
     from bench.experiment import Limits
-    from bench.run import check_retry, chosen, command, concluded, resources
+    from bench.run import check_retry, chosen, command, concluded, resources, speaks
 
     check_retry(retry or [], rehearse or dry_run)
     _load_plugins(plugin)
@@ -121,11 +123,11 @@ def run(
     else:
         work = Work(tasks, places, workers, limits, command(context))
         bad = [outcome for outcome in concluded(lambda: runs.run(work), places) if outcome.status != "done"]
-    first = is_first()
+    tells = speaks()
     stop()
     if bad:
         raise typer.Exit(1)
-    if first:
+    if tells:
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
     leave_torchrun()
 
