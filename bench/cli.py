@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError
 from bench.process import leave_torchrun, make_deterministic, tune_process
 
 if TYPE_CHECKING:
     import torch
 
     from bench.experiment import Limits
+    from bench.outcome import Outcome
     from bench.places import Places
     from bench.plan import Task
-    from bench.runner import Outcome
     from bench.spec import Grid
     from bench.toy import ToyGrid
 
@@ -53,11 +53,14 @@ PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="Pytho
 
 @app.command()
 def run(
+    context: typer.Context,
     grid: GridOption,
     profile: ProfileOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
+    cell: Annotated[list[str] | None, typer.Option(help="a cell's id: run this one alone; repeatable")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    executor: Annotated[str, typer.Option(help="how cells are run; `list executors` tells")] = "local",
     data_root: DataOption = Path("data"),
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
@@ -70,115 +73,74 @@ def run(
     cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between two checkpoints of a cell", min=0)] = 60.0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
+    jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
+    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
 ) -> None:
     """Run the cells of a grid that are not done yet, the failed ones among them."""
     if toy := _toy(grid, profile, settings, only):
         from bench.toy import print_states, run_toy
 
+        if cell or executor != "local" or jobs or jobs_per_gpu:
+            raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
         else:
             (print_states if dry_run else run_toy)(toy, results)
         return
-    _check_retry(retry, rehearse or dry_run)
     if deterministic:
         make_deterministic()
-    from bench.distributed import first_then_others, is_first, start, stop, world
+    from bench.device import find_device
+    from bench.distributed import first_then_others, start, stop, world
+    from bench.executors import Resources, Work, find_executor
     from bench.experiment import Limits
+    from bench.run import check_retry, chosen, command, concluded, resources, speaks
 
-    target = start(_device(device))
+    check_retry(retry or [], rehearse or dry_run)
+    _load_plugins(plugin)
+    asked = resources(context.params)
+    if rehearse and (cell or executor != "local" or asked != Resources()):
+        raise UserError("--rehearse runs all cells, one after the other: leave out --cell, --executor and its options")
+    runs = find_executor(executor, device, asked)
+    start(device)
     limits = Limits(checkpoint_seconds, cell_timeout)
     with first_then_others():
-        spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
+        spec, places, tasks = _plan(grid, profile, settings, only, data_root, results)
         if download:
             _prepare(tasks, places)
-            spec, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
+            spec, places, tasks = _plan(grid, profile, settings, only, data_root, results)
     if world() > 1 and (rehearse or dry_run):
         raise UserError(f"{'--rehearse' if rehearse else '--dry-run'} is for one process: leave torchrun out")
+    tasks = chosen(tasks, places, cell or [], retry or [])
     if rehearse:
         if dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
-        bad = _rehearse(spec, only, tasks, places, target, workers, limits)
+        bad = _rehearse(spec, only, tasks, places, find_device(device), workers, limits)
     elif dry_run:
         from bench.estimate import print_estimate
 
-        print_estimate(tasks, places, target, tflops)
+        print_estimate(tasks, places, find_device(device), tflops)
         return
     else:
-        tasks = _retried(tasks, places, retry)
-        bad = [outcome for outcome in _run(tasks, places, target, workers, limits) if outcome.status != "done"]
-    first = is_first()
+        work = Work(tasks, places, workers, limits, command(context))
+        bad = [outcome for outcome in concluded(lambda: runs.run(work), places) if outcome.status != "done"]
+    tells = speaks()
     stop()
     if bad:
         raise typer.Exit(1)
-    if first:
+    if tells:
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
     leave_torchrun()
-
-
-def _check_retry(retry: list[str] | None, other: bool) -> None:
-    """Raise UserError unless `--retry` names statuses and stands alone."""
-    known = ["failed", "oom", "timeout"]
-    for status in retry or []:
-        if status not in known:
-            raise UserError(f"--retry {status}: no such status{did_you_mean(status, known)}")
-    if retry and other:
-        raise UserError("--retry is for a real run: leave out --rehearse and --dry-run")
-
-
-def _retried(tasks: "list[Task]", places: "Places", retry: list[str] | None) -> "list[Task]":
-    """Return the tasks that `--retry` chooses, with what they need; all without it."""
-    if not retry:
-        return tasks
-    from bench.distributed import of_first
-    from bench.runner import with_status
-
-    chosen = of_first({task.id for task in with_status(tasks, places, retry)})
-    if not chosen:
-        print(f"no cell is {' or '.join(retry)}")
-    return [task for task in tasks if task.id in chosen]
 
 
 def _run(
     tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits"
 ) -> "list[Outcome]":
-    """Run the tasks, say what became of them, and return it."""
-    from bench.atomic import WriteError
-    from bench.distributed import is_first
-    from bench.launches import ProcessError
+    """Run the tasks in this process, say what became of them, and return it."""
     from bench.progress import Display
+    from bench.run import concluded
     from bench.runner import run_tasks
-    from bench.train import Interrupted
 
-    try:
-        outcomes = run_tasks(tasks, places, device, workers, Display(places.mark), limits)
-    except Interrupted:
-        if is_first():
-            print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except KeyboardInterrupt:
-        print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except WriteError as error:
-        raise UserError(
-            f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
-            " make room, and the same command goes on from there"
-        ) from error
-    except ProcessError as error:
-        print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
-        raise typer.Exit(1) from None
-    if not is_first():
-        return outcomes
-    bad = [outcome for outcome in outcomes if outcome.status != "done"]
-    elsewhere = sum(outcome.elsewhere for outcome in outcomes)
-    before = sum(outcome.cached for outcome in outcomes) - elsewhere
-    print(
-        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({before} before"
-        f"{f', {elsewhere} by other runners' if elsewhere else ''}); records in {places.records}"
-    )
-    for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
-        print(f"{count} {state}: {reason}", file=sys.stderr)
-    return outcomes
+    return concluded(lambda: run_tasks(tasks, places, device, workers, Display(places.mark), limits), places)
 
 
 def _rehearse(
@@ -227,6 +189,7 @@ def check(
     workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
 ) -> None:
     """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
+    from bench.device import find_device
     from bench.experiment import Limits
     from bench.gate import Gate
 
@@ -234,7 +197,7 @@ def check(
         raise UserError("--update only writes the baseline: leave out --junit and --against")
     _load_plugins(plugin)
     gate = Gate(grid, profile, settings or [], baseline, update, seeds)
-    target = _device(device)
+    target = find_device(device)
     pace = []
     if against is not None:  # first, so that its mistakes cost no result
         words = ["--device", device, "--data-root", str(data_root.absolute()), "--workers", str(workers)]
@@ -321,7 +284,7 @@ def export(
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, priors, datasets, backbones or grids")],
+    what: Annotated[str, typer.Argument(help="methods, priors, datasets, backbones, grids or executors")],
     data_root: DataOption = Path("data"),
     plugin: PluginOption = None,
 ) -> None:
@@ -352,7 +315,8 @@ def status(
     from bench.listing import state_of
     from bench.progress import describe
 
-    _, places, tasks = _plan(grid, profile, settings, only, data_root, results, plugin)
+    _load_plugins(plugin)
+    _, places, tasks = _plan(grid, profile, settings, only, data_root, results)
     states = [state_of(task, places) for task in tasks]
     for task, state in zip(tasks, states, strict=True):
         print(f"{task.id or '-':<16}  {describe(task.cell)}: {state}")
@@ -373,7 +337,8 @@ def prepare(
     if toy := _toy(grid, profile, settings):
         print(f"{toy.name} draws its own data: nothing to fetch")
         return
-    _, places, tasks = _plan(grid, profile, settings, None, data_root, results, plugin)
+    _load_plugins(plugin)
+    _, places, tasks = _plan(grid, profile, settings, None, data_root, results)
     if not _prepare(tasks, places):
         raise typer.Exit(1)
 
@@ -431,12 +396,10 @@ def _plan(
     only: str | None,
     data_root: Path,
     results: Path,
-    plugin: list[Path] | None,
 ) -> "tuple[Grid, Places, list[Task]]":
     from bench.grid import load_grid
     from bench.places import Places
 
-    _load_plugins(plugin)
     spec = load_grid(grid, profile, settings or [])
     places = Places(data=data_root, results=results, grid=spec.name)
     return spec, places, _tasks(spec, only, places)
@@ -465,16 +428,6 @@ def _prepare(tasks: "list[Task]", places: "Places") -> bool:
     from bench.prepare import prepare_tasks
 
     return prepare_tasks(tasks, places)
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name not in {"auto", "cpu", "cuda"}:
-        raise UserError(f"--device {name}: must be auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def main() -> None:

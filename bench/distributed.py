@@ -20,18 +20,20 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.device import find_device
 from bench.errors import UserError
+from bench.process import launched
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
 
 
-def start(device: torch.device) -> torch.device:
-    """Join the processes that `torchrun` started, if it did, and return this one's device."""
+def start(name: str) -> None:
+    """Join the processes that `torchrun` started, if it did, on the device that `--device` names."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return device
+        return
+    device = find_device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     # Gloo beside NCCL: what the host has to know never waits for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -39,7 +41,6 @@ def start(device: torch.device) -> torch.device:
     store, rank, size = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    return device
 
 
 def stop() -> None:
@@ -121,9 +122,12 @@ def first_then_others() -> Iterator[None]:
 
 
 def launch() -> str | None:
-    """Return what names this call of `torchrun`, through all its restarts of the processes; None without one."""
+    """Return what names this call of `torchrun` or of `run --jobs`, through all its restarts of processes.
+
+    None without one.
+    """
     run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else None
+    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else launched()
 
 
 def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module:

@@ -10,9 +10,9 @@ from bench.backbones import build_backbone
 from bench.budget import total_steps
 from bench.datasets import find_dataset, image_size
 from bench.flops import step_flops
+from bench.outcome import to_run
 from bench.places import Places
 from bench.plan import Task
-from bench.runner import to_run
 from bench.spec import Cell
 from bench.store import read_records
 from methods import Batch, Method, methods
@@ -88,7 +88,8 @@ def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) 
 
 def _measured_rate(places: Places, device: torch.device) -> float | None:
     records, _ = read_records(places.records)
-    ledgers = [r.ledger for r in records if r.ledger and r.provenance.get("device") == device.type]
+    mine = [record for record in records if record.provenance.get("device") == device.type]
+    ledgers = [record.ledger for record in mine if record.ledger and record.ledger.alone]
     seconds = sum(ledger.seconds["train"] for ledger in ledgers)
     return sum(ledger.flops for ledger in ledgers) / seconds if seconds else None
 

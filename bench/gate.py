@@ -12,11 +12,11 @@ from bench.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, read_bas
 from bench.check import Finding, compare
 from bench.errors import UserError
 from bench.grid import find_grid, load_grid
+from bench.outcome import Outcome
 from bench.pace import measure_pace
 from bench.places import Places
 from bench.plan import Task
 from bench.report.check import check_markdown, check_text, write_junit
-from bench.runner import Outcome
 from bench.spec import Grid
 from bench.store import read_records
 

@@ -44,7 +44,11 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
 
         timm = ("timm:<model>", "any model of timm, also by its bare name.")
         return [*((name, _first_line(backbones.get(name))) for name in backbones), timm]
-    kinds = ["methods", "priors", "datasets", "backbones", "grids"]
+    if what == "executors":
+        from bench.executors import executors
+
+        return [(name, _first_line(executors.get(name))) for name in executors]
+    kinds = ["methods", "priors", "datasets", "backbones", "grids", "executors"]
     raise UserError(f"list {what}: no such thing{did_you_mean(what, kinds)}")
 
 

@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,12 +17,14 @@ from bench.datasets import find_dataset
 from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError, told
 from bench.experiment import Limits, Watch, run_cell
-from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
+from bench.launches import DIED, ProcessError, begin, finish, given_up, lost_connection, tell_failure
 from bench.lock import POLL, Holder, Lock, Lost, take
 from bench.log import CellLog
 from bench.memory import OutOfMemory
+from bench.outcome import Outcome, is_done, to_run
 from bench.places import Places
 from bench.plan import Task
+from bench.process import launched
 from bench.progress import Display
 from bench.provenance import provenance
 from bench.source import WorkerDied
@@ -31,47 +32,6 @@ from bench.store import Damaged, Record, Status, read_record, record_path, write
 from bench.train import Every, Interrupted, TimedOut, TrainingError
 
 HEARTBEAT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task. `cached`: its record was there before; `elsewhere`: another runner has made it since."""
-
-    task: Task
-    status: Status
-    cached: bool = False
-    reason: str = ""
-    elsewhere: bool = False
-
-
-def is_done(task: Task, places: Places, backbone_needed: bool = False) -> bool:
-    """Return whether the task's record is there, and the backbone that a task to run needs from it."""
-    record = read_record(record_path(places.records, task.id)) if task.id else None
-    done = isinstance(record, Record) and record.status == "done"
-    return done and (not backbone_needed or places.backbone(task.id).is_file())
-
-
-def to_run(tasks: Sequence[Task], places: Places) -> list[Task]:
-    """Return the tasks that have something to compute, in order; a lost backbone that one needs is trained again."""
-    pending: set[str] = set()
-    for task in reversed(tasks):  # a task comes after what it needs
-        if task.missing:
-            continue
-        if not is_done(task, places, backbone_needed=task.id in pending):
-            pending.add(task.id)
-            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
-                pending.add(task.needs.id)
-    return [task for task in tasks if task.id in pending]
-
-
-def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) -> list[Task]:
-    """Return the tasks whose records have one of the statuses, and what these need, in order."""
-    chosen: set[str] = set()
-    for task in reversed(tasks):
-        record = read_record(record_path(places.records, task.id)) if task.id else None
-        if task.id in chosen or (isinstance(record, Record) and record.status in wanted):
-            chosen |= {task.id, task.needs.id} if task.needs else {task.id}
-    return [task for task in tasks if task.id in chosen]
 
 
 def run_tasks(
@@ -106,11 +66,11 @@ class _Runner:
     ) -> None:
         self.tasks, self.places, self.device, self.workers = tasks, places, device, workers
         self.display, self.limits, self.stop = display, limits, stop
+        self.own = {id(task) for task in tasks}
         # All processes go by what the first one has seen.
         self.pending = of_first({task.id for task in to_run(tasks, places)})
         self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
         self.seen = {task.id: _written(self._path(task)) for task in tasks}
-        self.given_up = of_first({task.id: self._given_up(task) for task in tasks if task.id in self.pending})
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
@@ -130,10 +90,7 @@ class _Runner:
 
     def _finished(self, outcome: Outcome) -> None:
         self.outcomes[id(outcome.task)] = outcome
-        # Why a cell is skipped is said once, at the end: it is mostly the same for many.
-        said = "" if outcome.status == "skipped" else outcome.reason
-        word = "done by another runner" if outcome.elsewhere else "done before" if outcome.cached else outcome.status
-        self.display.finished(outcome.task.cell, word, said)
+        self.display.finished(outcome)
 
     def _outcome(self, task: Task) -> Outcome | None:
         """Return what became of a task; None when it has to wait for another runner."""
@@ -142,22 +99,22 @@ class _Runner:
         if task.id not in self.pending:
             self._tidy(task)
             return Outcome(task, "done", cached=True)
-        if reason := self.given_up[task.id]:
-            return Outcome(task, "failed", reason=reason)
         if task.needs:
-            needed = self.outcomes.get(id(task.needs))
-            if needed is None:
+            status = self._status(task.needs, backbone_needed=not task.cell.flops_of)
+            if status is None:
                 return None
-            if needed.status != "done":
-                return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {needed.status}")
+            if status != "done":
+                return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {status}")
         lock = take(self.places.lock(task.id)) if is_first() else None
         try:
             if holder := of_first(lock if isinstance(lock, Holder) else None):
-                self.display.waits(task.cell, holder.name)
+                self.display.waits(task, holder.name)
                 return None
             if found := of_first(self._found(task)):
                 status, reason = found
                 return Outcome(task, status, cached=True, reason=reason, elsewhere=True)
+            if why := of_first(self._given_up(task)):
+                return Outcome(task, "failed", reason=why)
             return self._run(task, lock if isinstance(lock, Lock) else None)
         except Lost:
             if world() > 1:
@@ -166,6 +123,13 @@ class _Runner:
         finally:
             if isinstance(lock, Lock):
                 lock.release()
+
+    def _status(self, needed: Task, backbone_needed: bool) -> str | None:
+        """Return how far a task is that another one needs, be it one of those to run or not; None: wait for it."""
+        if id(needed) in self.own:
+            outcome = self.outcomes.get(id(needed))
+            return outcome.status if outcome else None
+        return "done" if of_first(is_done(needed, self.places, backbone_needed)) else "not done"
 
     def _tidy(self, task: Task) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
@@ -195,10 +159,10 @@ class _Runner:
         def event(name: str, facts: dict[str, Any]) -> None:
             if is_first():
                 log.event(name, facts)
-                self.display.event(task.cell, name, facts)
+                self.display.event(task, name, facts)
 
         def step(done: int, steps: int, loss: float) -> None:
-            self.display.step(done, steps, loss)
+            self.display.step(task, done, steps, loss)
             if is_first() and heartbeat():
                 log.beat(done, steps)
                 own()
@@ -207,7 +171,7 @@ class _Runner:
             if lock:
                 lock.check()
 
-        self.display.started(task.cell)
+        self.display.started(task)
         begin(work)
         if is_first():
             remove_leftovers(path)
@@ -221,6 +185,7 @@ class _Runner:
                 own()
                 write_record(record, self.places.records)
                 checkpoint.unlink(missing_ok=True)
+                finish(work)
                 event("done", {})
             return Outcome(task, "done")
         except (Interrupted, Lost, WriteError) as error:
@@ -295,13 +260,16 @@ def _judged(error: BaseException) -> tuple[Status, str]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT or SIGTERM fills; the second one of them acts as usual."""
+    """Yield a list that the first SIGINT or SIGTERM fills; the second one of them acts as usual.
+
+    Beside other processes of the same command it does nothing more: the one that started them ends them.
+    """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        for each, handler in before.items():
+        for each, handler in before.items() if not launched() else ():
             signal.signal(each, handler)
 
     for number in before:

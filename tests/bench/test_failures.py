@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cli import _check_retry
 from bench.datasets import DatasetInfo, base, datasets
 from bench.errors import UserError
 from bench.experiment import Limits
 from bench.grid import expand, load_grid
 from bench.memory import sentence
+from bench.outcome import Outcome, with_status
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.progress import Display
-from bench.runner import Outcome, run_tasks, with_status
+from bench.run import check_retry
+from bench.runner import run_tasks
 from bench.store import Record, read_record, record_path
 from methods import Batch, methods
 from methods.byol import BYOL
@@ -253,7 +254,7 @@ def test_retry_runs_just_those_it_names(places: Places, monkeypatch: pytest.Monk
 
 def test_a_mistake_in_retry_is_named() -> None:
     with pytest.raises(UserError, match="--retry faild: no such status; did you mean 'failed'"):
-        _check_retry(["faild"], False)
+        check_retry(["faild"], False)
 
 
 class Killer(Bad):

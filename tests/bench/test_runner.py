@@ -10,10 +10,11 @@ from torch import Tensor
 from bench.budget import total_steps
 from bench.experiment import Watch, build_method, run_cell
 from bench.grid import expand, load_grid
+from bench.outcome import Outcome
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.progress import Display
-from bench.runner import Outcome, run_tasks
+from bench.runner import run_tasks
 from bench.store import Record, read_record, record_path
 from bench.train import Interrupted
 from bench.views import View

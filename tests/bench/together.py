@@ -82,7 +82,7 @@ def train(name: str, rela: bool) -> dict[str, Any]:
     return found | ({"switch": method.switch.fast.item()} if isinstance(method, ReLA) else {})
 
 
-start(CPU)
+start("cpu")
 found = {f"{name} {rela}": train(name, rela) for name in methods for rela in (False, True)}
 if is_first():
     Path(sys.argv[1]).write_text(json.dumps(found))

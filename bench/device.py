@@ -1,0 +1,22 @@
+"""Which device this process computes on."""
+
+import os
+
+import torch
+
+from bench.errors import UserError
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that `--device` names; of several processes of `torchrun`, each has its own GPU.
+
+    Raises UserError on an unknown name, and without a CUDA device where one is asked for.
+    """
+    if name not in {"auto", "cpu", "cuda"}:
+        raise UserError(f"--device {name}: must be auto, cpu or cuda")
+    there = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    if there and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda" if there else "cpu")

@@ -1,0 +1,116 @@
+"""What `run` does around an executor: which of the planned tasks it gets, in which words, and what its end means."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from bench.atomic import WriteError
+from bench.distributed import is_first, of_first
+from bench.errors import UserError, did_you_mean
+from bench.executors import Resources
+from bench.grid import find_grid
+from bench.launches import ProcessError
+from bench.outcome import Outcome, with_status
+from bench.places import Places
+from bench.plan import Task
+from bench.process import launched
+from bench.train import Interrupted
+
+# Options that say which cells run, or that something else is to be done.
+OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflops", "rehearse"}
+
+
+def resources(options: dict[str, Any]) -> Resources:
+    """Return the options that are an executor's."""
+    return Resources(**{field.name: options[field.name] for field in fields(Resources)})
+
+
+def command(context: typer.Context) -> tuple[str, ...]:
+    """Return the words that run the same grid in another process, for an executor to add `--cell ID` to."""
+    words = [sys.executable, "-m", "bench", "run"]
+    left_out = OF_THE_CALL | {field.name for field in fields(Resources)}
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in left_out or value is None or value is False:
+            continue
+        if option.name == "grid":
+            value = find_grid(value)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            said = [] if each is True else [str(each.absolute() if isinstance(each, Path) else each)]
+            words += [max(option.opts, key=len), *said]
+    return tuple(words)
+
+
+def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
+    """Return the tasks that `--cell` and `--retry` choose, the latter with what they need; all without them.
+
+    Raises UserError on an id that no cell has.
+    """
+    known = {task.id for task in tasks if task.id}
+    for each in cells:
+        if each not in known:
+            raise UserError(f"--cell {each}: no cell of {places.grid} has this id; `--dry-run` shows those there are")
+    if cells:
+        tasks = [task for task in tasks if task.id in cells]
+    if not retry:
+        return list(tasks)
+    found = of_first({task.id for task in with_status(tasks, places, retry)})
+    if not found:
+        print(f"no cell is {' or '.join(retry)}")
+    return [task for task in tasks if task.id in found]
+
+
+def check_retry(retry: Sequence[str], other: bool) -> None:
+    """Raise UserError unless `--retry` names statuses and stands alone."""
+    known = ["failed", "oom", "timeout"]
+    for status in retry:
+        if status not in known:
+            raise UserError(f"--retry {status}: no such status{did_you_mean(status, known)}")
+    if retry and other:
+        raise UserError("--retry is for a real run: leave out --rehearse and --dry-run")
+
+
+def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]:
+    """Return what `run()` returns, having said what became of the cells; an end before that becomes an exit code."""
+    try:
+        outcomes = run()
+    except Interrupted:
+        if speaks():
+            print("stopped; what was running is saved: the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except WriteError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
+            " make room, and the same command goes on from there"
+        ) from error
+    except ProcessError as error:
+        print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if speaks():
+        _conclude(outcomes, places)
+    return outcomes
+
+
+def speaks() -> bool:
+    """Return whether this process is the one that tells people how the command ends."""
+    return is_first() and launched() is None
+
+
+def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
+    bad = [outcome for outcome in outcomes if outcome.status != "done"]
+    elsewhere = sum(outcome.elsewhere for outcome in outcomes)
+    before = sum(outcome.cached for outcome in outcomes) - elsewhere
+    print(
+        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({before} before"
+        f"{f', {elsewhere} by other runners' if elsewhere else ''}); records in {places.records}"
+    )
+    for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
+        print(f"{count} {state}: {reason}", file=sys.stderr)
