@@ -1,0 +1,76 @@
+"""What a job of Slurm does: run one cell, save it when the job has to leave, and put the job back into the queue.
+
+Nothing but the standard library is imported: this process only waits for the one that trains.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+SAVING_SECONDS = 60.0  # that a cell has to finish its step and save itself; submitit asks for a warning 90 s ahead
+FIRST_PORT, PORTS = 20_000, 10_000  # for several nodes to meet: below those that a system hands out by itself
+
+
+def run(words: list[str], processes: int) -> None:
+    """Run the command that `words` are, in so many processes on each of the job's nodes; end with its exit code.
+
+    The first signal, SIGUSR2 ahead of the time limit or SIGTERM where Slurm preempts, stops the command with what it
+    has done saved, and the job goes back into the queue: it goes on from there. A job that somebody has cancelled, or
+    that Slurm itself has put back, is left alone.
+    """
+    cell = subprocess.Popen(_together(words, processes), preexec_fn=_ignore)
+    asked: list[float] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not asked:
+            print(f"{signal.Signals(number).name}: the cell is to save itself", file=sys.stderr, flush=True)
+            cell.terminate()
+        asked.append(time.monotonic())
+
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, ask)
+    while cell.poll() is None and not (asked and time.monotonic() > asked[0] + SAVING_SECONDS):
+        time.sleep(0.2)
+    if cell.returncode == 0:
+        return
+    if asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+    code = cell.wait()  # of a cell that did not save itself in time: Slurm ends it
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def _ignore() -> None:
+    """Let the command live through signals that Slurm sends to all processes of a job at once.
+
+    `bench run` counts the first SIGTERM all the same, and a second one, from `torchrun` or from above, is nothing.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _together(words: list[str], processes: int) -> list[str]:
+    """Return the words that start the command in several processes, on all nodes of the job, where there are any."""
+    nodes, job = int(os.environ["SLURM_JOB_NUM_NODES"]), os.environ["SLURM_JOB_ID"]
+    if nodes * processes == 1:
+        return words
+    options = [f"--nproc-per-node={processes}", f"--nnodes={nodes}", "--max-restarts=1"]  # the restart records a death
+    if nodes == 1:
+        options += ["--standalone"]
+    else:
+        # Nodes meet where the job's script runs, which is the first one; the requeued job knows nothing of the earlier.
+        meeting = f"{os.environ['SLURM_LAUNCH_NODE_IPADDR']}:{FIRST_PORT + int(job) % PORTS}"
+        first = int(os.environ["SLURM_NODEID"] == "0")
+        again = os.environ.get("SLURM_RESTART_COUNT", "0")
+        options += ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}", f"--rdzv-id={job}.{again}"]
+        options += [f"--rdzv-conf=is_host={first}"]
+    python, *rest = words
+    return [python, "-m", "torch.distributed.run", *options, *rest]
+
+
+def _is_running() -> bool:
+    """Return whether the job runs on as far as Slurm knows: it is neither cancelled nor put back already."""
+    words = ["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%T"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
