@@ -73,8 +73,8 @@ def run(
     cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between two checkpoints of a cell", min=0)] = 60.0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
-    jobs: Annotated[int | None, typer.Option(help="cells side by side on a CPU, each in a process of its own")] = None,
-    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells side by side on each GPU")] = None,
+    jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
+    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
     partition: Annotated[str | None, typer.Option(help="of the cluster; else its default")] = None,
     gpus_per_cell: Annotated[int | None, typer.Option(help="GPUs that train each cell together", min=1)] = None,
     nodes_per_cell: Annotated[int | None, typer.Option(help="nodes that these are on, 1 unless said", min=1)] = None,
@@ -87,6 +87,8 @@ def run(
     if toy := _toy(grid, profile, settings, only):
         from bench.toy import print_states, run_toy
 
+        if cell or executor != "local" or jobs or jobs_per_gpu:
+            raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
         else:
@@ -95,10 +97,10 @@ def run(
     if deterministic:
         make_deterministic()
     from bench.device import find_device
-    from bench.distributed import first_then_others, is_first, start, stop, world
+    from bench.distributed import first_then_others, start, stop, world
     from bench.executors import Resources, Work, find_executor
     from bench.experiment import Limits
-    from bench.run import check_retry, chosen, command, concluded, resources
+    from bench.run import check_retry, chosen, command, concluded, resources, speaks
 
     check_retry(retry or [], rehearse or dry_run)
     _load_plugins(plugin)
@@ -130,13 +132,13 @@ def run(
         outcomes = concluded(lambda: runs.run(work), places)
         bad = [outcome for outcome in outcomes if outcome.status not in {"done", "queued"}]
         queued = any(outcome.status == "queued" for outcome in outcomes)
-    first = is_first()
+    tells = speaks()
     stop()
     if bad:
         raise typer.Exit(1)
     if queued:
         print("`python -m bench status` shows how far they are, `cancel` takes them out of the queue")
-    elif first:
+    elif tells:
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
     leave_torchrun()
 

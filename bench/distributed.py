@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.device import find_device
 from bench.errors import UserError
+from bench.process import launched
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
@@ -121,9 +122,12 @@ def first_then_others() -> Iterator[None]:
 
 
 def launch() -> str | None:
-    """Return what names this call of `torchrun`, through all its restarts of the processes; None without one."""
+    """Return what names this call of `torchrun` or of `run --jobs`, through all its restarts of processes.
+
+    None without one.
+    """
     run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else None
+    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else launched()
 
 
 def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module:

@@ -1,4 +1,8 @@
-"""What the processes of one `torchrun` know of one another's ends: it may start them again after one has died."""
+"""What the processes of one `torchrun`, or of one `run --jobs`, know of one another's ends.
+
+Either may start processes again after one has died: a cell that has cost one its life is not tried again by the same
+command.
+"""
 
 from pathlib import Path
 
@@ -7,6 +11,7 @@ from bench.store import Damaged, Record
 
 LAUNCH, FAILURE = "launch", "failure.txt"  # in the cell's folder
 DIED = "one of the processes that trained it died"
+KILLED = "the process that ran it died; the next run goes on from the last checkpoint"
 
 
 class ProcessError(Exception):
@@ -14,7 +19,7 @@ class ProcessError(Exception):
 
 
 def begin(work: Path) -> None:
-    """Note which launch of several processes has begun the cell: should one of them die, the next ones know of it."""
+    """Note which launch has begun the cell: should a process of it die, the next ones know of it."""
     name = launch()
     if name and is_first():
         (work / FAILURE).unlink(missing_ok=True)
@@ -28,7 +33,10 @@ def tell_failure(work: Path, reason: str) -> None:
 
 
 def given_up(work: Path, record: Record | Damaged | None) -> str | None:
-    """Return why an earlier set of processes of this launch did not finish the cell; None when none has begun it."""
+    """Return why earlier processes of this launch did not finish the cell; None when none has begun it.
+
+    Called by who has claimed the cell: no other process is at it.
+    """
     name = launch()
     if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
         return None
@@ -37,6 +45,8 @@ def given_up(work: Path, record: Record | Damaged | None) -> str | None:
     known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
     if known and not (told and lost_connection(known)):
         return known
+    if world() == 1:
+        return KILLED
     return f"one of the processes that trained it failed: {told}" if told else DIED
 
 

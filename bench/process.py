@@ -5,6 +5,9 @@ import os
 import sys
 from contextlib import suppress
 
+# What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
+LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
@@ -21,6 +24,16 @@ def tune_process() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+
+
+def launched() -> str | None:
+    """Return the name of the `run --jobs`, or the job of Slurm, that started this process; None when none did."""
+    return os.environ.get(LAUNCH)
+
+
+def side_by_side() -> int:
+    """Return how many cells run at a time on the device of this process, its own among them."""
+    return int(os.environ.get(SIDE_BY_SIDE, "1"))
 
 
 def leave_torchrun() -> None:

@@ -5,9 +5,11 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bench.distributed import is_first
+from bench.outcome import Outcome
+from bench.plan import Task
 from bench.spec import Cell
 
 
@@ -17,13 +19,14 @@ def describe(cell: Cell) -> str:
 
 
 class Display:
-    """Shows cells done, and the running cell's step, loss and time left; `mark` begins the name of each cell.
+    """Shows cells done, and each running cell's step, loss and time left; `mark` begins the name of each cell.
 
-    Silent where it is not the first of several processes.
+    `several`: more than one cell runs at a time, so that each line names its own. Silent where it is not the first of
+    several processes that train a cell together.
     """
 
-    def __init__(self, mark: str = "") -> None:
-        self.mark = mark
+    def __init__(self, mark: str = "", several: bool = False) -> None:
+        self.mark, self.several = mark, several
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_first())
         self.bars: Progress | None = None
         if self.console.is_terminal and is_first():
@@ -36,7 +39,8 @@ class Display:
                 console=self.console,
             )
         self.cells = self.cells_done = 0
-        self.score = ""
+        self.cell_bars: dict[str, TaskID] = {}
+        self.scores: dict[str, str] = {}
         self.waited: set[str] = set()
 
     def __enter__(self) -> "Display":
@@ -55,47 +59,58 @@ class Display:
         self.cells = cells
         if self.bars:
             self.grid_bar = self.bars.add_task("cells", total=cells, loss="")
-            self.cell_bar = self.bars.add_task("", total=None, loss="", visible=False)
 
-    def started(self, cell: Cell) -> None:
+    def started(self, task: Task) -> None:
         """Show that a cell begins."""
-        self.score = ""
+        self._forget(task)
         if self.bars:
-            self.bars.reset(self.cell_bar, description=self.mark + describe(cell), visible=True, loss="")
+            name = self.mark + describe(task.cell)
+            self.cell_bars[task.id] = self.bars.add_task(name, total=None, loss="")
 
-    def step(self, done: int, steps: int, loss: float) -> None:
-        """Show the running cell's step; the loss is the last that was looked at."""
-        if self.bars:
-            self.bars.update(
-                self.cell_bar, completed=done, total=steps, loss="" if loss != loss else f"loss {loss:.3f}"
-            )
+    def step(self, task: Task, done: int, steps: int, loss: float) -> None:
+        """Show a running cell's step; the loss is the last that was looked at."""
+        if self.bars and task.id in self.cell_bars:
+            said = "" if loss != loss else f"loss {loss:.3f}"
+            self.bars.update(self.cell_bars[task.id], completed=done, total=steps, loss=said)
 
-    def event(self, cell: Cell, name: str, facts: dict[str, Any]) -> None:
-        """Show what happened in the running cell."""
+    def event(self, task: Task, name: str, facts: dict[str, Any]) -> None:
+        """Show what happened in a running cell."""
+        whose = f"{describe(task.cell)}: " if self.several else ""
         if name == "resume":
-            self.console.print(f"  goes on at step {facts['step']:,} of {facts['steps']:,}", markup=False)
+            self.say(f"  {whose}goes on at step {facts['step']:,} of {facts['steps']:,}")
         if name == "evaluation":
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])
-            self.score = f"linear {linear:.1%}, kNN {score['knn']:.1%}"
+            self.scores[task.id] = f"linear {linear:.1%}, kNN {score['knn']:.1%}"
             if not self.bars:
-                self.console.print(f"  step {facts['step']:,}: loss {facts['loss']:.3f}, {self.score}", markup=False)
+                self.say(f"  {whose}step {facts['step']:,}: loss {facts['loss']:.3f}, {self.scores[task.id]}")
 
-    def waits(self, cell: Cell, holder: str) -> None:
+    def waits(self, task: Task, holder: str) -> None:
         """Say, once for each cell, that another runner has it."""
-        if cell.key() not in self.waited:
-            self.waited.add(cell.key())
-            self.console.print(f"  {self.mark}{describe(cell)}: {holder} runs it, to be looked at again", markup=False)
+        if task.id not in self.waited:
+            self.waited.add(task.id)
+            self.say(f"  {self.mark}{describe(task.cell)}: {holder} runs it, to be looked at again")
 
-    def finished(self, cell: Cell, status: str, reason: str) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """Show what became of a cell."""
         self.cells_done += 1
-        result = f"{status}, {self.score}" if self.score else status
-        line = (
-            f"[{self.cells_done}/{self.cells}] {self.mark}{describe(cell)}: {result}{f': {reason}' if reason else ''}"
+        by = " by another runner" if outcome.elsewhere else " before" if outcome.cached else ""
+        score = self.scores.get(outcome.task.id)
+        # Why a cell is skipped is said once, at the end: it is mostly the same for many.
+        reason = "" if outcome.status == "skipped" else outcome.reason
+        self.say(
+            f"[{self.cells_done}/{self.cells}] {self.mark}{describe(outcome.task.cell)}: {outcome.status}{by}"
+            f"{f', {score}' if score else ''}{f': {reason}' if reason else ''}"
         )
-        self.console.print(line, markup=False)
+        self._forget(outcome.task)
         if self.bars:
             self.bars.update(self.grid_bar, completed=self.cells_done)
-            self.bars.update(self.cell_bar, visible=False)
-        self.score = ""
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        self.console.print(line, markup=False)
+
+    def _forget(self, task: Task) -> None:
+        self.scores.pop(task.id, None)
+        if self.bars and task.id in self.cell_bars:
+            self.bars.remove_task(self.cell_bars.pop(task.id))

@@ -18,6 +18,7 @@ from bench.launches import ProcessError
 from bench.outcome import Outcome, with_status
 from bench.places import Places
 from bench.plan import Task
+from bench.process import launched
 from bench.train import Interrupted
 
 # Options that say which cells run, or that something else is to be done.
@@ -80,8 +81,8 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
     try:
         outcomes = run()
     except Interrupted:
-        if is_first():
-            print("stopped; the running cell is saved: the same command goes on from there", file=sys.stderr)
+        if speaks():
+            print("stopped; what was running is saved: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
         print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -94,9 +95,14 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
     except ProcessError as error:
         print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
         raise typer.Exit(1) from None
-    if is_first():
+    if speaks():
         _conclude(outcomes, places)
     return outcomes
+
+
+def speaks() -> bool:
+    """Return whether this process is the one that tells people how the command ends."""
+    return is_first() and launched() is None
 
 
 def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:

@@ -24,6 +24,7 @@ from bench.memory import OutOfMemory
 from bench.outcome import Outcome, is_done, to_run
 from bench.places import Places
 from bench.plan import Task
+from bench.process import launched
 from bench.progress import Display
 from bench.provenance import provenance
 from bench.source import WorkerDied
@@ -70,7 +71,6 @@ class _Runner:
         self.pending = of_first({task.id for task in to_run(tasks, places)})
         self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
         self.seen = {task.id: _written(self._path(task)) for task in tasks}
-        self.given_up = of_first({task.id: self._given_up(task) for task in tasks if task.id in self.pending})
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
@@ -90,10 +90,7 @@ class _Runner:
 
     def _finished(self, outcome: Outcome) -> None:
         self.outcomes[id(outcome.task)] = outcome
-        # Why a cell is skipped is said once, at the end: it is mostly the same for many.
-        said = "" if outcome.status == "skipped" else outcome.reason
-        word = "done by another runner" if outcome.elsewhere else "done before" if outcome.cached else outcome.status
-        self.display.finished(outcome.task.cell, word, said)
+        self.display.finished(outcome)
 
     def _outcome(self, task: Task) -> Outcome | None:
         """Return what became of a task; None when it has to wait for another runner."""
@@ -102,8 +99,6 @@ class _Runner:
         if task.id not in self.pending:
             self._tidy(task)
             return Outcome(task, "done", cached=True)
-        if reason := self.given_up[task.id]:
-            return Outcome(task, "failed", reason=reason)
         if task.needs:
             status = self._status(task.needs, backbone_needed=not task.cell.flops_of)
             if status is None:
@@ -113,11 +108,13 @@ class _Runner:
         claim = take(self.places.claim(task.id)) if is_first() else None
         try:
             if holder := of_first(claim if isinstance(claim, Holder) else None):
-                self.display.waits(task.cell, holder.name)
+                self.display.waits(task, holder.name)
                 return None
             if found := of_first(self._found(task)):
                 status, reason = found
                 return Outcome(task, status, cached=True, reason=reason, elsewhere=True)
+            if why := of_first(self._given_up(task)):
+                return Outcome(task, "failed", reason=why)
             return self._run(task, claim if isinstance(claim, Claim) else None)
         except Lost:
             if world() > 1:
@@ -162,10 +159,10 @@ class _Runner:
         def event(name: str, facts: dict[str, Any]) -> None:
             if is_first():
                 log.event(name, facts)
-                self.display.event(task.cell, name, facts)
+                self.display.event(task, name, facts)
 
         def step(done: int, steps: int, loss: float) -> None:
-            self.display.step(done, steps, loss)
+            self.display.step(task, done, steps, loss)
             if is_first() and heartbeat():
                 log.beat(done, steps)
                 own()
@@ -174,7 +171,7 @@ class _Runner:
             if claim:
                 claim.check()
 
-        self.display.started(task.cell)
+        self.display.started(task)
         begin(work)
         if is_first():
             remove_leftovers(path)
@@ -263,13 +260,16 @@ def _judged(error: BaseException) -> tuple[Status, str]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT or SIGTERM fills; the second one of them acts as usual."""
+    """Yield a list that the first SIGINT or SIGTERM fills; the second one of them acts as usual.
+
+    Beside other processes of the same command it does nothing more: the one that started them ends them.
+    """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        for each, handler in before.items():
+        for each, handler in before.items() if not launched() else ():
             signal.signal(each, handler)
 
     for number in before:

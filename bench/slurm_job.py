@@ -1,6 +1,6 @@
 """What a job of Slurm does: run one cell, save it when the job has to leave, and put the job back into the queue.
 
-Nothing but the standard library is imported: this process only waits for the one that trains.
+Little is imported: this process only waits for the one that trains.
 """
 
 import os
@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import FrameType
+
+from bench.process import LAUNCH
 
 SAVING_SECONDS = 60.0  # that a cell has to finish its step and save itself; submitit asks for a warning 90 s ahead
 FIRST_PORT, PORTS = 20_000, 10_000  # for several nodes to meet: below those that a system hands out by itself
@@ -21,8 +24,8 @@ def run(words: list[str], processes: int) -> None:
     has done saved, and the job goes back into the queue: it goes on from there. A job that somebody has cancelled, or
     that Slurm itself has put back, is left alone.
     """
-    cell = subprocess.Popen(_together(words, processes), preexec_fn=_ignore)
     asked: list[float] = []
+    cell = _started(words, processes)
 
     def ask(number: int, frame: FrameType | None) -> None:
         if not asked:
@@ -32,23 +35,27 @@ def run(words: list[str], processes: int) -> None:
 
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, ask)
-    while cell.poll() is None and not (asked and time.monotonic() > asked[0] + SAVING_SECONDS):
-        time.sleep(0.2)
-    if cell.returncode == 0:
-        return
-    if asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
+    _wait(cell, asked)
+    if cell.returncode is not None and cell.returncode < 0 and not asked:
+        cell = _started(words, processes)  # which finds that one was killed, and makes that the cell's record
+        _wait(cell, asked)
+    if cell.returncode != 0 and asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
-    code = cell.wait()  # of a cell that did not save itself in time: Slurm ends it
+    code = cell.wait()  # of one that did not save itself in time: Slurm ends it
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _ignore() -> None:
-    """Let the command live through signals that Slurm sends to all processes of a job at once.
+def _started(words: list[str], processes: int) -> subprocess.Popen[bytes]:
+    """Start the command as what others may start again; it lives through the warning, which Slurm sends to all."""
+    name = f"slurm {os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
+    return subprocess.Popen(_together(words, processes), env=os.environ | {LAUNCH: name}, preexec_fn=ignore)
 
-    `bench run` counts the first SIGTERM all the same, and a second one, from `torchrun` or from above, is nothing.
-    """
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+def _wait(cell: subprocess.Popen[bytes], asked: list[float]) -> None:
+    """Wait until the command has ended, or has had its time to do so."""
+    while cell.poll() is None and not (asked and time.monotonic() > asked[0] + SAVING_SECONDS):
+        time.sleep(0.2)
 
 
 def _together(words: list[str], processes: int) -> list[str]:
