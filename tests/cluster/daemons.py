@@ -30,6 +30,7 @@ class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder, self.conf, self.munge = folder, folder / "slurm.conf", folder / "munge"
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self.started = False
 
     def start(self) -> None:
         """Start all daemons and wait until both nodes are idle."""
@@ -47,6 +48,7 @@ class Slurm:
             (self.folder / name).mkdir()
         self.conf.write_text(self._configuration())
         self.run("slurmctld", "-L", str(self.folder / "log" / "slurmctld"))
+        self.started = True
         for node in NODES:
             self.start_node(node)
 
@@ -75,18 +77,27 @@ class Slurm:
 
     def stop(self) -> None:
         """End all jobs and all daemons, whatever state they are in."""
-        with suppress(OSError, ValueError, subprocess.CalledProcessError):
-            os.kill(int((self.folder / "slurmctld.pid").read_text()), 0)  # or its commands would wait for it
-            self.run("scancel", "--signal=KILL", "--full", "--user=root")
-            self.run("scancel", "--user=root")
-        daemons = [self.folder / f"{name}.pid" for name in ("slurmctld", *NODES)] + [self.munge / "munged.pid"]
-        for path in daemons:
+        if self.started:  # or these would wait for a controller that is not there
+            self._end_jobs()
+        for path in [*(self.folder / f"{name}.pid" for name in (*NODES, "slurmctld")), self.munge / "munged.pid"]:
             with suppress(OSError, ValueError):
-                pid = int(path.read_text())
-                _kill(pid, signal.SIGTERM)
-                until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 20)
-        for pid in [pid for pid in _processes() if _has(pid, str(self.conf)) and pid != os.getpid()]:
+                _kill(int(path.read_text()), signal.SIGTERM)
+        with suppress(AssertionError):
+            until(lambda: not self._processes(), 10)
+        for pid in self._processes():
             _kill(pid, signal.SIGKILL)
+        with suppress(OSError, ValueError):
+            _kill(int((self.munge / "munged.pid").read_text()), signal.SIGKILL)
+
+    def _end_jobs(self) -> None:
+        with suppress(subprocess.CalledProcessError, AssertionError):
+            self.run("scancel", "--user=root")
+            self.run("scancel", "--signal=KILL", "--full", "--user=root")
+            until(lambda: not self.run("squeue", "-h"), 40)
+
+    def _processes(self) -> list[int]:
+        """Return the processes that the cluster consists of, jobs among them."""
+        return [pid for pid in _processes() if _has(pid, str(self.conf)) and pid != os.getpid()]
 
     def _configuration(self) -> str:
         host, (control, *ports) = socket.gethostname().partition(".")[0], _free_ports(1 + len(NODES))

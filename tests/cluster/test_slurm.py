@@ -156,6 +156,7 @@ def test_a_warning_saves_the_cell_and_the_job_goes_back_into_the_queue_and_cance
     until(lambda: runs.in_the_midst())
     cell = runs.in_the_midst()
     assert cell
+    until(lambda: any(each["event"] == "step" for each in events(runs.folder)[cell]))
     assert re.search(r"running \(.*\), step \d+ of 3,000, about .* left; job \d+, on n[12]", runs("status", *byol))
     runs.slurm.run("scancel", "--signal=USR2", runs.job(cell))
     until(lambda: runs.names(cell) == ["start", "interrupted"])
