@@ -17,7 +17,7 @@ from bench import slurm_job
 from bench.atomic import atomic_write
 from bench.errors import UserError
 from bench.executors import Executor, Resources, Work, executors
-from bench.outcome import Outcome, to_run
+from bench.outcome import Outcome, is_done, to_run
 from bench.places import Places
 from bench.plan import Task
 
@@ -80,7 +80,7 @@ class Slurm(Executor):
         jobs = {cell: job for cell, job in jobs_of(places).items() if job.queued}
         pending = {task.id for task in to_run(work.tasks, places)}
         fresh = [task for task in work.tasks if task.id in pending and task.id not in jobs]
-        groups, left_out = grouped(fresh, pending, jobs)
+        groups, left_out = grouped(fresh, {_needed(task, places) for task in fresh}, jobs)
         arrays = [(needed, part) for needed, tasks in groups.items() for part in _parts(tasks)]
         for needed, tasks in arrays:
             after = jobs[needed] if needed else None
@@ -145,19 +145,19 @@ class Slurm(Executor):
 
 
 def grouped(
-    tasks: Iterable[Task], pending: Collection[str], queued: Collection[str]
+    tasks: Iterable[Task], awaited: Collection[str], queued: Collection[str]
 ) -> tuple[dict[str, list[Task]], dict[str, str]]:
     """Return tasks by the id of the one that they wait for, "" for none, and why others cannot be submitted, by id.
 
     One job that is waited for makes one array: Slurm lets only a whole array wait for an element of another one. Tasks,
-    and so the groups, come after what they need. `pending` are the ids of those that are not done, `queued` of those
-    that have jobs.
+    and so the groups, come after what they need. `awaited` are the ids of those that are needed and not done, `queued`
+    of those that have jobs.
     """
     groups: dict[str, list[Task]] = {}
     left_out: dict[str, str] = {}
     there = set(queued)
     for task in tasks:
-        needed = task.needs.id if task.needs and task.needs.id in pending else ""
+        needed = task.needs.id if task.needs and task.needs.id in awaited else ""
         if needed and needed not in there:
             left_out[task.id] = f"the cell {needed} that it needs is neither done nor among those to run"
             continue
@@ -189,6 +189,13 @@ def cancel(places: Places) -> list[Job]:
         if done.returncode:
             raise UserError(f"cancel: Slurm refuses: {_complaint(done.stderr)}")
     return jobs
+
+
+def _needed(task: Task, places: Places) -> str:
+    """Return the id of the cell that a task has to wait for, "" when there is none or it is done."""
+    if task.needs is None or is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
+        return ""
+    return task.needs.id
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
