@@ -80,7 +80,9 @@ class Slurm(Executor):
         jobs = {cell: job for cell, job in jobs_of(places).items() if job.queued}
         pending = {task.id for task in to_run(work.tasks, places)}
         fresh = [task for task in work.tasks if task.id in pending and task.id not in jobs]
-        groups, left_out = grouped(fresh, {_needed(task, places) for task in fresh}, jobs)
+        awaited = {_needed(task, places) for task in fresh}
+        fresh.sort(key=lambda task: task.id not in awaited)  # what others wait for begins first
+        groups, left_out = grouped(fresh, awaited, jobs)
         arrays = [(needed, part) for needed, tasks in groups.items() for part in _parts(tasks)]
         for needed, tasks in arrays:
             after = jobs[needed] if needed else None

@@ -343,10 +343,10 @@ class Jobs:
         stand_in.put("squeue", 'cat "$STAND_IN/queue"')
         stand_in.queue("RUNNING\n")
 
-    def start(self, cell: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, cell: str, setting: str = "", **environment: str) -> subprocess.Popen[bytes]:
         (self.folder / "cell.py").write_text(textwrap.dedent(cell))
         words = [sys.executable, str(self.folder / "cell.py"), str(self.folder)]
-        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.slurm_job import run; run({words!r}, 1)"
+        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.slurm_job as job; {setting}job.run({words!r}, 1)"
         slurm = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", **environment}
         return subprocess.Popen([sys.executable, "-c", job], env=os.environ | slurm, stderr=subprocess.DEVNULL)
 
@@ -357,13 +357,14 @@ def jobs(tmp_path: Path, stand_in: StandIn) -> Jobs:
 
 
 SAVES = """
-    import pathlib, signal, sys, time
+    import os, pathlib, signal, sys, time
     folder = pathlib.Path(sys.argv[1])
     def save(number, frame):
         (folder / "saved").write_text(str(number))
         sys.exit(130)
     signal.signal(signal.SIGTERM, save)
-    (folder / "ready").touch()
+    (folder / "starts").write_text(str(os.getpid()))
+    (folder / "starts").rename(folder / "ready")
     while True:
         time.sleep(0.05)
 """
@@ -387,6 +388,17 @@ def test_a_cancelled_job_and_a_further_node_put_nothing_back(tmp_path: Path, job
     job.send_signal(signal.SIGTERM)
     assert job.wait(30) == 130
     assert jobs.stand_in.told == []
+
+
+def test_a_cell_that_does_not_save_itself_in_time_is_put_back_all_the_same(tmp_path: Path, jobs: Jobs) -> None:
+    job = jobs.start(SAVES.replace("sys.exit(130)", "pass"), "job.SAVING_SECONDS = 0.1; ")
+    until((tmp_path / "ready").exists)
+    job.send_signal(signal.SIGUSR2)
+    until(lambda: jobs.stand_in.told)
+    assert job.poll() is None  # until Slurm ends it
+    assert jobs.stand_in.told == ["scontrol requeue 7"]
+    os.kill(int((tmp_path / "ready").read_text()), signal.SIGKILL)
+    assert job.wait(30) == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
