@@ -32,6 +32,7 @@ class Checkpoint:
         peak: bytes of memory at most until then, where known.
         curve: the evaluations until then.
         trainer: the trainer's state; None before its first step.
+        side_by_side: cells on the device at a time until then, at most.
     """
 
     seconds: dict[str, float]
@@ -40,6 +41,7 @@ class Checkpoint:
     peak: int | None
     curve: tuple[Point, ...]
     trainer: dict[str, Any] | None
+    side_by_side: int = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError on phases that no clock has."""

@@ -88,7 +88,8 @@ def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) 
 
 def _measured_rate(places: Places, device: torch.device) -> float | None:
     records, _ = read_records(places.records)
-    ledgers = [r.ledger for r in records if r.ledger and r.provenance.get("device") == device.type]
+    mine = [record for record in records if record.provenance.get("device") == device.type]
+    ledgers = [record.ledger for record in mine if record.ledger and record.ledger.alone]
     seconds = sum(ledger.seconds["train"] for ledger in ledgers)
     return sum(ledger.flops for ledger in ledgers) / seconds if seconds else None
 

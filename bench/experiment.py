@@ -110,7 +110,7 @@ class _Running:
         self.steps = total_steps(self.cell, len(self.data.train))
         self.curve = list(self.saved.curve) if self.saved else []
         if self.saved:
-            self.clock.add(self.saved.seconds, self.saved.wall, self.saved.joules)
+            self.clock.add(self.saved.seconds, self.saved.wall, self.saved.joules, self.saved.side_by_side)
         if self.task.prior:
             self.doing = "making targets"
             with first_then_others():
@@ -179,6 +179,7 @@ class _Running:
                 if targets
                 else None,
                 flops_not_counted=NOT_COUNTED,
+                side_by_side=self.clock.side_by_side,
             ),
             provenance=provenance(self.device),
             rehearsal=self.places.rehearsal,
@@ -257,7 +258,13 @@ class _Running:
             earlier = self.saved.trainer if self.saved else None  # while targets are made anew
             state = self.trainer.state() if self.trainer else earlier
             here = Checkpoint(
-                self.clock.read(), self.clock.joules(), self.clock.wall, self._peak(), tuple(self.curve), state
+                self.clock.read(),
+                self.clock.joules(),
+                self.clock.wall,
+                self._peak(),
+                tuple(self.curve),
+                state,
+                self.clock.side_by_side,
             )
             save_checkpoint(self.checkpoint, self.task.id, here)
         self.watch.event("checkpoint", {"step": state["step"] if state else 0})

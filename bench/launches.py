@@ -26,6 +26,11 @@ def begin(work: Path) -> None:
         (work / LAUNCH).write_text(name)
 
 
+def finish(work: Path) -> None:
+    """Forget which launch has begun a cell that is done."""
+    (work / LAUNCH).unlink(missing_ok=True)
+
+
 def tell_failure(work: Path, reason: str) -> None:
     """Note why a process that is not the first has failed, unless it only lost the others."""
     if not lost_connection(reason):

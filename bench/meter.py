@@ -10,6 +10,7 @@ import pynvml
 import torch
 
 from bench.distributed import world
+from bench.process import side_by_side
 
 PHASES = ("targets", "train", "eval", "other")
 
@@ -34,6 +35,8 @@ class Clock:
 
     The device is synchronised only where a phase begins or ends.
 
+    `side_by_side` is the most cells that ran on the device at a time, this one among them.
+
     Args:
         device: what the cell runs on.
         energy: reads a counter of joules; None: those that the GPU's driver counts, if it does.
@@ -47,22 +50,31 @@ class Clock:
         self._open = ["other"]
         self._began = self._since.seconds
         self._earlier_wall = 0.0
+        self.side_by_side = side_by_side()
 
     @property
     def wall(self) -> float:
         """Seconds of wall time, read from its own start and not from the phases."""
         return self._earlier_wall + time.perf_counter() - self._began
 
-    def add(self, seconds: dict[str, float], wall: float, joules: dict[str, float] | None = None) -> None:
-        """Go on from what an interrupted run had spent."""
+    def add(
+        self,
+        seconds: dict[str, float],
+        wall: float,
+        joules: dict[str, float] | None = None,
+        side_by_side: int = 1,
+    ) -> None:
+        """Go on from what an interrupted run had spent, beside how many cells."""
         for name, value in seconds.items():
             self._spent[name] += Spent(value, joules[name] if joules else None)
         self._earlier_wall += wall
+        self.side_by_side = max(self.side_by_side, side_by_side)
 
     def take_away(self, seconds: dict[str, float], wall: float, joules: dict[str, float] | None = None) -> None:
         """Undo `add`."""
         back = {name: -value for name, value in joules.items()} if joules else None
         self.add({name: -value for name, value in seconds.items()}, -wall, back)
+        self.side_by_side = side_by_side()
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""

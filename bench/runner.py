@@ -18,7 +18,7 @@ from bench.datasets import find_dataset
 from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError
 from bench.experiment import Limits, Watch, run_cell
-from bench.launches import DIED, ProcessError, begin, given_up, lost_connection, tell_failure
+from bench.launches import DIED, ProcessError, begin, finish, given_up, lost_connection, tell_failure
 from bench.log import CellLog
 from bench.memory import OutOfMemory
 from bench.outcome import Outcome, is_done, to_run
@@ -185,6 +185,7 @@ class _Runner:
                 own()
                 write_record(record, self.places.records)
                 checkpoint.unlink(missing_ok=True)
+                finish(work)
                 event("done", {})
             return Outcome(task, "done")
         except (Interrupted, Lost, WriteError) as error:

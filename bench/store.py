@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=0, le=10**30)]
 Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Joules = Annotated[float, Field(ge=0, le=1e15)]
+Cells = Annotated[int, Field(ge=1, le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
 
@@ -50,7 +51,10 @@ class Point(Model):
 
 
 class TargetCost(Model):
-    """What making the targets took; a cell whose targets were cached is charged the same."""
+    """What making the targets took; a cell whose targets were cached is charged the same.
+
+    `side_by_side`: cells on the device meanwhile, as in a ledger.
+    """
 
     seconds: Seconds
     flops: Count
@@ -58,12 +62,20 @@ class TargetCost(Model):
     empty: Count
     cached: bool
     joules: Joules | None = None
+    side_by_side: Cells = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether seconds and joules are those of the targets, and of no other cell on the device."""
+        return self.side_by_side == 1
 
 
 class Ledger(Model):
     """What a cell spent, seconds and joules by phase.
 
-    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured.
+    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured. `side_by_side` is
+    how many cells ran on the device at a time, this one among them: what the seconds and joules of more than one are
+    depends on the others, so they are kept and charged to nobody.
     """
 
     steps: Spent
@@ -75,6 +87,12 @@ class Ledger(Model):
     targets: TargetCost | None
     flops_not_counted: str
     joules: dict[str, Joules] | None = None
+    side_by_side: Cells = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether seconds and joules are those of this cell, and of no other one on the device."""
+        return self.side_by_side == 1
 
     @property
     def flops_with_targets(self) -> int:

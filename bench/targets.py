@@ -90,7 +90,7 @@ def make_targets(
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(parts), dim)
     spent = clock.spent("targets") - began
-    return Targets(values.cpu(), empty, Cost(spent.seconds, flops, len(values), spent.joules))
+    return Targets(values.cpu(), empty, Cost(spent.seconds, flops, len(values), spent.joules, clock.side_by_side))
 
 
 def features(

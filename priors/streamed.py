@@ -133,9 +133,10 @@ def stream_targets(
             for cost in found:
                 spent += Spent(cost.seconds, cost.joules)
             flops = sum(cost.flops for cost in made + found)
+            beside = max(clock.side_by_side, *(cost.side_by_side for cost in made + found))
             return {
                 "empty": str(empty),
-                "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules))),
+                "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules, beside))),
                 "maker": maker,
             }
 
@@ -196,7 +197,7 @@ def _first_pass(
             filled, flops = filled + len(batch), flops + flops_of_it
         now = clock.spent("targets")
         spent, mark = now - mark, now
-        made.append(Cost(spent.seconds, flops, images, spent.joules))
+        made.append(Cost(spent.seconds, flops, images, spent.joules, clock.side_by_side))
         with writing(file.parent):
             metadata = {"cost": json.dumps(asdict(made[-1])), "digest": digest_of(values)}
             save_tensors({"features": values}, file, metadata)

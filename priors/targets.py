@@ -22,12 +22,16 @@ VERSION = 1  # raised whenever the code makes other targets of the same features
 
 @dataclass(frozen=True)
 class Cost:
-    """What making the targets took, paid once and charged to every cell that uses them."""
+    """What making the targets took, paid once and charged to every cell that uses them.
+
+    `side_by_side`: the most cells that ran on the device meanwhile.
+    """
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     flops: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
     joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the GPU; None: not measured
+    side_by_side: Annotated[int, Field(ge=1)] = 1
 
     @classmethod
     def read(cls, text: str) -> "Cost":

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import IO, Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from bench.train import Every, Interrupted
 PIPE = "BENCH_PIPE"  # the number of the file that a process tells its parent through
 ERROR = "error: "
 ENDS = {0, 1, 2, 130}  # exit codes of a runner that was not killed
+POLL = 0.5  # seconds
 TELL_SECONDS = 0.2  # between two steps that are told
 
 
@@ -112,7 +113,8 @@ class Processes:
                 for environment in self.environments:
                     self._start(environment)
                 while self.living:
-                    self._after(self.ended.get())
+                    with suppress(Empty):  # now and then: a signal that another thread got does not end the wait
+                        self._after(self.ended.get(timeout=POLL))
             finally:
                 self._signal(signal.SIGKILL)
             self._check_end()

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.report.collect import Collected, ledger_of, phase_seconds
+from bench.report.collect import Collected, ledger_of, phase_seconds, wall_seconds
 from bench.report.frames import points_frame
 from bench.store import Record
 
@@ -95,6 +95,7 @@ COLUMNS = {
     "eval_seconds": _real("s", "of all evaluations of the cell"),
     "other_seconds": _real("s", "of all else in the cell, such as checkpoints"),
     "wall_seconds": _real("s", "of the whole cell, without targets that were cached"),
+    "side_by_side": _count("cells", "on the device at a time; of more than one, seconds and joules are empty"),
     "peak_memory_bytes": _count("bytes", "peak of the whole cell: of the GPU's allocator, else of the process"),
     "target_images": _count("images", "of which targets were made"),
     "target_empty": _count("1", "components of the targets that have no variance"),
@@ -160,7 +161,8 @@ def _of_cell(record: Record) -> dict[str, Any]:
         "switch_step": record.switch_step,
         "eval_seconds": phase_seconds(record, "eval"),
         "other_seconds": phase_seconds(record, "other"),
-        "wall_seconds": ledger.wall_seconds,
+        "wall_seconds": wall_seconds(record),
+        "side_by_side": ledger.side_by_side,
         "peak_memory_bytes": ledger.peak_memory_bytes,
         "target_images": targets and targets.images,
         "target_empty": targets and targets.empty,

@@ -150,9 +150,12 @@ def targets_table(found: Collected) -> Table:
                 for currency in currencies:
                     shares = [_targets_share(found.costs, currency, *pair) for pair in paired]
                     known = [share for share in shares if share is not None]
-                    mean = statistics.fmean(known) if known else math.nan
+                    if len(known) < len(shares):
+                        entries.append(Entry(NONE))
+                        continue
+                    mean = statistics.fmean(known)
                     verdict = VERDICTS["yes" if mean <= limit else "no"]
-                    entries.append(Entry(verdict, f"({_share(mean)})", True, value=mean) if known else Entry(NONE))
+                    entries.append(Entry(verdict, f"({_share(mean)})", True, value=mean))
                 rows.append((Entry(group.label), Entry(results[0].label), *entries, Entry(str(len(paired)))))
     return Table(head, tuple(rows), names=2)
 

@@ -283,9 +283,9 @@ def target_flops(record: Record) -> int:
 
 
 def target_joules(record: Record) -> float | None:
-    """Return what the GPU spent on making the cell's targets; None where it was not measured."""
+    """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
     targets = ledger_of(record).targets
-    return targets.joules if targets else None
+    return targets.joules if targets and targets.alone else None
 
 
 def total_flops(record: Record) -> int:
@@ -294,11 +294,27 @@ def total_flops(record: Record) -> int:
 
 
 def phase_seconds(record: Record, phase: str) -> float | None:
-    """Return the seconds of a phase; those of the targets are charged in full, cached or not."""
+    """Return the seconds of a phase; those of the targets are charged in full, cached or not.
+
+    None where other cells ran on the same device.
+    """
     ledger = ledger_of(record)
     if phase == "targets":
-        return ledger.targets.seconds if ledger.targets else 0.0
-    return ledger.seconds.get(phase)
+        made = ledger.targets
+        return 0.0 if made is None else made.seconds if made.alone else None
+    return ledger.seconds.get(phase) if ledger.alone else None
+
+
+def wall_seconds(record: Record) -> float | None:
+    """Return the seconds of a whole cell; None where other cells ran on the same device."""
+    ledger = ledger_of(record)
+    return ledger.wall_seconds if ledger.alone else None
+
+
+def measured_alone(record: Record) -> bool:
+    """Return whether no other cell ran on the device, neither beside this one nor while its targets were made."""
+    ledger = ledger_of(record)
+    return ledger.alone and (ledger.targets is None or ledger.targets.alone)
 
 
 def clock_gap(record: Record) -> float | None:

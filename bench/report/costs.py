@@ -30,7 +30,7 @@ class Currency(Enum):
 
     @property
     def exact(self) -> bool:
-        """Whether it is the same in every run of a cell, so that it has no spread to allow for."""
+        """Whether it is the same in every run of a cell, with no spread, and no matter what else the device did."""
         return self not in {Currency.SECONDS, Currency.JOULES}
 
 
@@ -54,7 +54,7 @@ class Costs:
 
         None where it was not measured or is not known.
         """
-        spent = _training(point or record.curve[-1], currency)
+        spent = _training(record, point or record.curve[-1], currency)
         for each in LEDGERS[1 : LEDGERS.index(ledger) + 1]:
             part = self.part(record, currency, each)
             spent = None if spent is None or part is None else spent + part
@@ -63,7 +63,7 @@ class Costs:
     def part(self, record: Record, currency: Currency, ledger: Ledgers) -> float | None:
         """Return what a ledger adds to the one below it; None where it was not measured or is not known."""
         if ledger == ALONE:
-            return _training(record.curve[-1], currency)
+            return _training(record, record.curve[-1], currency)
         return _targets(record, currency) if ledger == TARGETS else self._prior(record, currency)
 
     def log_ratios(
@@ -80,8 +80,8 @@ class Costs:
     @cached_property
     def currencies(self) -> tuple[Currency, ...]:
         """The currencies that any record knows."""
-        ends = [record.curve[-1] for record in self._records.values()]
-        return tuple(each for each in CURRENCIES if any(_training(end, each) is not None for end in ends))
+        ends = [(record, record.curve[-1]) for record in self._records.values()]
+        return tuple(each for each in CURRENCIES if any(_training(*end, each) is not None for end in ends))
 
     def _prior(self, record: Record, currency: Currency) -> float | None:
         rela = record.cell.rela
@@ -92,7 +92,9 @@ class Costs:
         return None if total is None else total / self._users[rela.prior, record.cell.seed]
 
 
-def _training(point: Point, currency: Currency) -> float | None:
+def _training(record: Record, point: Point, currency: Currency) -> float | None:
+    if record.ledger and not record.ledger.alone and not currency.exact:
+        return None
     match currency:
         case Currency.STEPS:
             return point.step
@@ -110,6 +112,8 @@ def _targets(record: Record, currency: Currency) -> float | None:
     made = record.ledger.targets if record.ledger else None
     if made is None:
         return 0.0
+    if not made.alone and not currency.exact:
+        return None
     match currency:
         case Currency.STEPS:
             return 0.0

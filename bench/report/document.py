@@ -36,6 +36,7 @@ from bench.report.collect import (
     knn,
     ledger_of,
     linear,
+    measured_alone,
     reason,
     score_of,
 )
@@ -135,6 +136,7 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
         " by the cells that use it."
     )
+    yield from _shared(found)
     yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
 
@@ -282,6 +284,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         " Prior's TFLOP: the training of a prior that the grid makes, shared by the cells that use it;"
         f" {NONE}: not known.{' Joules are those of the GPU.' * found.costs.measured(JOULES)}"
     )
+    yield from _shared(found)
     for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
         yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))
     for index, group in enumerate(found.groups, start=1):
@@ -305,6 +308,16 @@ def _costs(found: Collected) -> Iterator[Block]:
             " method that they wrap."
         )
     yield Details("Each run: its accuracy, its cost, and where ReLA switched", TableBlock("runs", run_table(found)))
+
+
+def _shared(found: Collected) -> Iterator[Block]:
+    """Yield what to say of cells whose time is not their own, if there are any."""
+    shared = sum(not measured_alone(record) for record in found.done)
+    if shared:
+        yield Paragraph(
+            f"Beside {shared} of {_count(len(found.done), 'finished cell')}, or while their targets were made, other"
+            " cells ran on the same device: their seconds and joules were not measured alone, and count nowhere."
+        )
 
 
 def _gap(gap: float) -> str:

@@ -15,6 +15,7 @@ from bench.report.collect import (
     score_of,
     target_flops,
     target_joules,
+    wall_seconds,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def results_frame(found: Collected) -> "pd.DataFrame":
             "target_seconds": result.over_seeds(lambda record: phase_seconds(record, "targets")),
             "eval_seconds": result.over_seeds(lambda record: phase_seconds(record, "eval")),
             "other_seconds": result.over_seeds(lambda record: phase_seconds(record, "other")),
-            "wall_seconds": result.over_seeds(lambda record: ledger_of(record).wall_seconds),
+            "wall_seconds": result.over_seeds(wall_seconds),
             "peak_memory_bytes": result.over_seeds(lambda record: ledger_of(record).peak_memory_bytes),
             "switch_step": result.over_seeds(lambda record: record.switch_step),
         }
@@ -53,7 +54,9 @@ def results_frame(found: Collected) -> "pd.DataFrame":
         for name, score in scores.items():
             row |= {f"{name}_mean": score and score.mean, f"{name}_sd": score and score.sd}
         row["linear_probe_sd"] = spread and spread.mean
-        row |= {name: cost and cost.mean for name, cost in costs.items()}
+        for name, cost in costs.items():
+            partly = name.endswith("_seconds") and cost and cost.n < len(result.done)  # measured alone in some seeds
+            row[name] = None if partly else cost and cost.mean
         row["n_switched"] = sum(record.switch_step is not None for record in result.done) if result.arm.rela else None
         rows.append(row)
     return pd.DataFrame(rows)
@@ -78,9 +81,9 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "images": point.images,
                         "train_flops": point.flops,
                         "target_flops": target_flops(record),
-                        "train_seconds": point.seconds,
+                        "train_seconds": point.seconds if ledger_of(record).alone else None,
                         "target_seconds": phase_seconds(record, "targets"),
-                        "train_joules": point.joules,
+                        "train_joules": point.joules if ledger_of(record).alone else None,
                         "target_joules": target_joules(record),
                         "loss": point.loss,
                         "linear": statistics.fmean(scores) if scores else None,

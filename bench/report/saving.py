@@ -11,7 +11,7 @@ import numpy as np
 from bench.report.collect import Collected, Group, Result, linear, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.tables import NONE, Entry, Table, percent
-from bench.spec import CONFIDENCE, MARGIN, Arm
+from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
 from bench.stats import interval
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
@@ -24,7 +24,8 @@ WAYS: tuple[tuple[Currency, Ledgers], ...] = ((STEPS, ALONE), (FLOP, TARGETS), (
 class Spending:
     """All evaluations of an arm, at all of its budgets: accuracies and costs, float64 (seeds, evaluations).
 
-    The seeds rise. Where a seed has fewer evaluations than another, or a cost is not known, both are nan.
+    The seeds rise. Where a seed has fewer evaluations than another, both are nan. A seed of which a cost is not known
+    is left out: without it, the seed would seem to get there later.
     """
 
     seeds: tuple[int, ...]
@@ -60,14 +61,17 @@ class Saving:
 def spending(found: Collected, group: Group, arm: Arm | None, currency: Currency, ledger: Ledgers) -> Spending:
     """Return what an arm's evaluations reached and had cost."""
     points: dict[int, list[tuple[float, float]]] = {}
+    unknown = set()
     for result in found.done_of(group, arm) if arm else ():
         for record in result.done:
             for point in record.curve:
                 cost = found.costs.of(record, currency, ledger, point)
-                if point.score.linear and cost is not None:
+                if cost is None:
+                    unknown.add(record.cell.seed)
+                elif point.score.linear:
                     points.setdefault(record.cell.seed, []).append((statistics.fmean(point.score.linear), cost))
-    seeds = tuple(sorted(points))
-    table = np.full((2, len(seeds), max(map(len, points.values()), default=0)), np.nan)
+    seeds = tuple(sorted(points.keys() - unknown))
+    table = np.full((2, len(seeds), max((len(points[seed]) for seed in seeds), default=0)), np.nan)
     for row, seed in enumerate(seeds):
         table[:, row, : len(points[seed])] = np.array(points[seed]).T
     return Spending(seeds, table[0], table[1])
@@ -128,11 +132,15 @@ def saving_table(found: Collected) -> Table:
     head = (*names, *(f"{currency.value}, {ledger}" for currency, ledger in WAYS), "n")
     rows = []
     for group in found.groups_done:
-        by_way = [savings(found, group, *way) for way in WAYS]
-        for (arm, first), *others in zip(*by_way, strict=True):
-            for ways in zip(first[OF_A_TABLE], *(there[OF_A_TABLE] for _, there in others), strict=True):
-                what = (found.label(arm), f"{100 * ways[0].target:.1f}%")
-                rows.append((Entry(group.label), *map(Entry, what), *map(_entry, ways), Entry(str(ways[0].n))))
+        lines = [{arm_name(arm): line for arm, line in savings(found, group, *way)} for way in WAYS[1:]]
+        for arm, first in savings(found, group, *WAYS[0]):
+            unknown = (None,) * len(first)
+            others = [line.get(arm_name(arm), unknown)[OF_A_TABLE] for line in lines]
+            for one, *ways in zip(first[OF_A_TABLE], *others, strict=True):
+                what = (found.label(arm), f"{100 * one.target:.1f}%")
+                # Over the same seeds or not at all.
+                entries = (_entry(way) if way and way.n == one.n else Entry(NONE) for way in (one, *ways))
+                rows.append((Entry(group.label), *map(Entry, what), *entries, Entry(str(one.n))))
     return Table(head, tuple(rows), names=2)
 
 
@@ -166,7 +174,8 @@ def _smallest(found: Collected, results: list[Result], full: Result | None) -> t
     entries = []
     for currency, ledger in WAYS:
         ratios = found.costs.log_ratios(pairs(enough, full), currency, ledger)
-        entries.append(Entry(_percentage([ratio for ratio in ratios if ratio is not None], currency)))
+        known = [ratio for ratio in ratios if ratio is not None]
+        entries.append(Entry(_percentage(known if len(known) == len(ratios) else [], currency)))
     first = results[0]
     n = len(pairs(enough or first, full))
     return (

@@ -23,6 +23,7 @@ from bench.report.collect import (
     summarise,
     target_flops,
     total_flops,
+    wall_seconds,
 )
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
 from bench.spec import arm_name
@@ -180,7 +181,7 @@ def cost_table(found: Collected, group: Group) -> Table:
             _mean(result, lambda record: _tera(costs.part(record, FLOP, PRIOR))),
             f"{number(100 * share.mean)}%" if share else NONE,
             *(_mean(result, partial(phase_seconds, phase=phase)) for phase in ("train", "targets", "eval", "other")),
-            _mean(result, lambda record: ledger_of(record).wall_seconds),
+            _mean(result, wall_seconds),
             *(_mean(result, partial(costs.part, currency=JOULES, ledger=ledger)) for ledger in joules.values()),
             _mean(result, _peak_mib, whole),
             _switch(result),
@@ -285,8 +286,11 @@ def _accuracy(result: Result | None, summary: Summary | None, best: bool = False
 
 
 def _mean(result: Result, value: Callable[[Record], float | None], form: Callable[[float], str] = number) -> str:
+    """Return the mean over the seeds, with n where it is not that of all finished ones."""
     summary = result.over_seeds(value)
-    return form(summary.mean) if summary else NONE
+    if summary is None:
+        return NONE
+    return form(summary.mean) + (f" (n={summary.n})" if summary.n < len(result.done) else "")
 
 
 def _tera(value: float | None) -> float | None:
