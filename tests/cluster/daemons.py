@@ -25,7 +25,10 @@ def why_not() -> str | None:
 
 
 class Slurm:
-    """A cluster of two nodes with one CPU each, below a folder; `environment` is that in which its commands find it."""
+    """A cluster of two nodes with one CPU each, below a folder; `environment` is that in which its commands find it.
+
+    Jobs in its partition `urgent` preempt those in `main`, which have a minute to leave.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.conf, self.munge = folder, folder / "slurm.conf", folder / "munge"
@@ -127,7 +130,10 @@ class Slurm:
             "SchedulerParameters=batch_sched_delay=0,sched_interval=2",
             *(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1"
               for node, port in zip(NODES, ports, strict=True)),
-            f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            f"PartitionName=main Nodes={','.join(NODES)} Default=YES PriorityTier=1 GraceTime=60 State=UP",
+            f"PartitionName=urgent Nodes={','.join(NODES)} PriorityTier=9 State=UP",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 

@@ -177,13 +177,25 @@ def test_a_warning_saves_the_cell_and_the_job_goes_back_into_the_queue_and_cance
     assert "tiny has no jobs in the queue" in runs("cancel", "--set", "protocol.epochs=300")
 
 
+def test_a_cell_that_is_preempted_saves_itself_and_goes_on_later(runs: Runs) -> None:
+    byol = ("--only", "arm=byol,budget=1,seed=0", "--set", "protocol.epochs=8")
+    runs.submit(*byol)
+    until(lambda: runs.in_the_midst())
+    cell = runs.in_the_midst()
+    assert cell
+    urgent = ("--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap", "srun hostname")
+    runs.slurm.run("sbatch", *urgent)
+    until(runs.ended, 300)
+    assert runs.names(cell) == ["start", "interrupted", "resume", "done"], log_of(runs, cell)
+
+
 def test_what_needs_a_failed_cell_leaves_the_queue_and_is_skipped(runs: Runs, tmp_path: Path) -> None:
     plugin = tmp_path / "fails.py"
     plugin.write_text(FAILS)
     arms = "[{method: fails, budgets: [0.5]}, {name: after, method: byol, flops_of: fails}, {method: byol}]"
     options = ("--plugin", str(plugin), "--set", f"arms={arms}", "--set", "seeds=[0]", "--set", "protocol.epochs=2")
     runs.submit(*options)
-    until(runs.ended)
+    until(runs.ended, 300)
     shown = runs("status", *options)
     assert "failed: RuntimeError: on purpose" in shown
     assert re.search(r"after 50% seed 0: skipped: the cell \w+ that it needs is failed", shown)
@@ -192,7 +204,7 @@ def test_what_needs_a_failed_cell_leaves_the_queue_and_is_skipped(runs: Runs, tm
     assert failed
     assert "ExitCode=1:0" in runs.slurm.run("scontrol", "show", "job", runs.job(failed[1]))
     assert "2 cells submitted, in 2 groups" in runs.submit(*options)
-    until(runs.ended)
+    until(runs.ended, 300)
 
 
 def test_two_nodes_train_a_cell_together(runs: Runs) -> None:

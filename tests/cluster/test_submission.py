@@ -125,7 +125,8 @@ def test_what_is_ready_is_one_array_and_the_rest_waits_for_the_one_job_that_it_n
     assert jobs.keys() == {task.id for task in tasks}
     assert len(set(jobs.values())) == len(tasks) == 12
     ready = [task for task in tasks if not task.needs]
-    assert [jobs[task.id] for task in ready] == [f"11_{index}" for index in range(4)]
+    assert sorted(jobs[task.id] for task in ready) == [f"11_{index}" for index in range(4)]
+    assert {jobs[at(tasks, "byol", seed, 1.0).id] for seed in (0, 1)} == {"11_0", "11_1"}  # what others wait for
     for seed in (0, 1):
         maker, first = at(tasks, "byol", seed, 1.0), at(tasks, "first", seed)
         users = [first, at(tasks, "second", seed, 0.2), at(tasks, "second", seed, 0.5)]
@@ -346,7 +347,8 @@ class Jobs:
     def start(self, cell: str, setting: str = "", **environment: str) -> subprocess.Popen[bytes]:
         (self.folder / "cell.py").write_text(textwrap.dedent(cell))
         words = [sys.executable, str(self.folder / "cell.py"), str(self.folder)]
-        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.slurm_job as job; {setting}job.run({words!r}, 1)"
+        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.slurm_job as job; {setting}"
+        job += f"job.run({words!r}, 1)"
         slurm = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", **environment}
         return subprocess.Popen([sys.executable, "-c", job], env=os.environ | slurm, stderr=subprocess.DEVNULL)
 
