@@ -76,8 +76,12 @@ class Slurm(Executor):
 
     def run(self, work: Work) -> list[Outcome]:
         """Submit what is neither done nor queued, and return at once; what waits for a job is `queued`."""
-        places = work.places
-        jobs = {cell: job for cell, job in jobs_of(places).items() if job.queued}
+        places, known = work.places, jobs_of(work.places)
+        if any(job.state is None for job in known.values()):
+            raise UserError(
+                "--executor slurm: `squeue` gives no answer, so what is in the queue is not known; try again"
+            )
+        jobs = {cell: job for cell, job in known.items() if job.queued}
         pending = {task.id for task in to_run(work.tasks, places)}
         fresh = [task for task in work.tasks if task.id in pending and task.id not in jobs]
         awaited = {_needed(task, places) for task in fresh}
@@ -187,7 +191,9 @@ def cancel(places: Places) -> list[Job]:
     if jobs and not shutil.which("scancel"):
         raise UserError("cancel: no `scancel` here; run this where jobs are submitted to Slurm")
     for part in _parts(jobs):
-        done = subprocess.run(["scancel", *(job.id for job in part)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["scancel", "--quiet", *(job.id for job in part)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise UserError(f"cancel: Slurm refuses: {_complaint(done.stderr)}")
     return jobs
@@ -230,7 +236,9 @@ def _noted(places: Places) -> Iterator[tuple[str, str]]:
     """Yield each cell that was submitted, and its job."""
     for path in sorted((places.records / ".work").glob(f"*/{NOTE}")):
         with suppress(OSError, ValueError, LookupError, TypeError):  # another hand has been there
-            yield path.parent.name, str(json.loads(path.read_text())["job"])
+            number = json.loads(path.read_text())["job"]
+            if re.fullmatch(r"\d+(_\d+)?", number):
+                yield path.parent.name, number
 
 
 def _name(places: Places) -> str:

@@ -255,6 +255,29 @@ def test_no_cluster_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find_executor("slurm", "cpu", Resources())
 
 
+def test_no_submitit_is_one_sentence(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit: pip install 'rela-bench\[slurm\]'"):
+        find_executor("slurm", "cpu", Resources())
+
+
+def test_nothing_is_submitted_while_the_queue_is_not_known(places: Places, stand_in: StandIn) -> None:
+    tasks = planned(places)
+    submit(places, tasks)
+    stand_in.put("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UserError, match="`squeue` gives no answer"):
+        submit(places, tasks)
+    assert len(stand_in.scripts) == 5
+
+
+def test_a_forged_note_names_no_job(places: Places, stand_in: StandIn) -> None:
+    for number, content in enumerate(['{"job": "--user=root"}', '{"job": 3}', "[]", '{"job": "1; rm"}', "{"]):
+        (places.records / ".work" / f"cell{number}").mkdir(parents=True)
+        (places.records / ".work" / f"cell{number}" / "slurm.json").write_text(content)
+    assert jobs_of(places) == {}
+    assert cancel(places) == []
+
+
 def test_what_slurm_refuses_is_one_sentence_and_what_it_took_before_stays(
     places: Places, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +307,7 @@ def test_cancel_names_this_grid_s_jobs_alone(places: Places, stand_in: StandIn) 
     stand_in.queue("".join(f"{job}|PENDING||Priority\n" for job in jobs[:3]))
     assert sorted(job.id for job in cancel(places)) == jobs[:3]
     (told,) = stand_in.told
-    assert sorted(told.split()[1:]) == jobs[:3]
+    assert sorted(told.split()[2:]) == jobs[:3]
     stand_in.queue("")
     assert cancel(places) == []
     assert len(stand_in.told) == 1
