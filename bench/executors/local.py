@@ -47,11 +47,11 @@ class Local(Executor):
 
     def run(self, work: Work) -> list[Outcome]:
         """Run the cells, in this process when one is to run at a time."""
-        pending = len(to_run(work.tasks, work.places)) if len(self.environments) > 1 else 0
+        pending = to_run(work.tasks, work.places) if len(self.environments) > 1 else []
         if not pending:
             display = told_display() or Display(work.places.mark)
             return run_tasks(work.tasks, work.places, self.found, work.workers, display, work.limits)
-        return Processes(work, with_counts(self.environments[:pending])).run()
+        return Processes(work, pending, with_counts(self.environments[: len(pending)])).run()
 
 
 def cores() -> int:

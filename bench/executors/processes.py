@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from bench.errors import UserError
 from bench.executors.base import Work
-from bench.outcome import Outcome, to_run
+from bench.outcome import Outcome
 from bench.plan import Task
 from bench.process import LAUNCH
 from bench.progress import Display, describe
@@ -80,12 +80,12 @@ def told_display() -> Teller | None:
 
 
 class Processes:
-    """Runs the cells of some work in one process for each of the environments, and shows what they tell."""
+    """Runs the pending cells of some work in a process for each of the environments, and shows what they tell."""
 
-    def __init__(self, work: Work, environments: Sequence[dict[str, str]]) -> None:
+    def __init__(self, work: Work, pending: Sequence[Task], environments: Sequence[dict[str, str]]) -> None:
         self.work, self.environments = work, environments
         self.tasks = {task.cell.key(): task for task in work.tasks}
-        self.pending = {task.id for task in to_run(work.tasks, work.places)}
+        self.pending = {task.id for task in pending}
         cells = [word for task in work.tasks if task.id for word in ("--cell", task.id)]
         self.command = [*work.command, *cells]
         self.launch = str(uuid4())

@@ -1,0 +1,163 @@
+"""What the report, the exports and the estimate make of cells that shared their device: all but their seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bench.estimate import _measured_rate
+from bench.export.columns import tidy_frame
+from bench.grid import expand, load_grid
+from bench.places import Places
+from bench.report import write_report
+from bench.report.claims import judged, targets_table, verdict_table
+from bench.report.collect import Collected, collect, phase_seconds, wall_seconds
+from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, SECONDS, STEPS, TARGETS
+from bench.report.document import report_document
+from bench.report.frames import results_frame
+from bench.report.markdown import markdown_document
+from bench.report.saving import saving_table, smallest_table
+from bench.report.tables import NONE, Table, cost_table
+from bench.store import Record, write_record
+from tests.bench.test_saving import GRID, pick, record_of
+
+ALL_SHARED = "Beside 36 of 36 finished cells, or while their targets were made, other cells ran on the same device"
+
+
+def with_ledger(record: Record, **changes: object) -> Record:
+    assert record.ledger
+    return record.model_copy(update={"ledger": record.ledger.model_copy(update=changes)})
+
+
+def beside(record: Record) -> Record:
+    return with_ledger(record, side_by_side=2)
+
+
+def targets_beside(record: Record) -> Record:
+    assert record.ledger
+    assert record.ledger.targets
+    return with_ledger(record, targets=record.ledger.targets.model_copy(update={"side_by_side": 3}))
+
+
+def read(folder: Path, change: Callable[[Record], Record]) -> Collected:
+    folder.mkdir()
+    (folder / "trial.yaml").write_text(GRID)
+    grid = load_grid(str(folder / "trial.yaml"))
+    for cell in expand(grid):
+        write_record(change(record_of(cell, joules=True)), folder / "records" / "trial")
+    return collect(grid, folder / "records" / "trial")
+
+
+def only(arm: str, budget: float, seed: int, to: Callable[[Record], Record]) -> Callable[[Record], Record]:
+    def change(record: Record) -> Record:
+        cell = record.cell
+        return to(record) if (cell.arm, cell.budget, cell.seed) == (arm, budget, seed) else record
+
+    return change
+
+
+def column(table: Table, name: str, arm: str) -> list[str]:
+    """Return the texts of a column in the rows of an arm; the first columns name it."""
+    index = next(i for i, head in enumerate(table.head) if head.startswith(name))
+    return [
+        f"{row[index].text} {row[index].note}".strip()
+        for row in table.rows
+        if arm in [entry.text for entry in row[: table.names]]
+    ]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+    return read(tmp_path_factory.mktemp("before") / "all", lambda record: record)
+
+
+def test_a_cell_that_shared_its_device_has_no_seconds_and_no_joules(tmp_path: Path) -> None:
+    found = read(tmp_path / "one", only("own", 0.5, 1, beside))
+    shared, other = pick(found, "own", 0.5, 1), pick(found, "own", 0.5, 2)
+    for currency in (SECONDS, JOULES):
+        assert [found.costs.of(shared, currency, ledger) for ledger in (ALONE, TARGETS, PRIOR)] == [None] * 3
+        assert None not in [found.costs.of(other, currency, ledger) for ledger in (ALONE, TARGETS, PRIOR)]
+    assert found.costs.of(shared, STEPS, PRIOR) == found.costs.of(other, STEPS, PRIOR)
+    assert found.costs.of(shared, FLOP, PRIOR) == found.costs.of(other, FLOP, PRIOR)
+    assert [phase_seconds(shared, phase) for phase in ("train", "eval", "other", "targets")] == [None, None, None, 2.0]
+    assert wall_seconds(shared) is None
+    assert shared.ledger
+    assert shared.ledger.seconds["train"] == 50, "kept"
+
+
+def test_what_is_shared_goes_through_the_ledgers(tmp_path: Path) -> None:
+    made = read(tmp_path / "targets", only("random", 0.5, 0, targets_beside))
+    random = pick(made, "random", 0.5)
+    assert [made.costs.of(random, SECONDS, ledger) for ledger in (ALONE, TARGETS)] == [50, None]
+    prior = read(tmp_path / "prior", only("byol", 1.0, 0, beside))
+    own = pick(prior, "own", 0.5)
+    assert [prior.costs.of(own, SECONDS, ledger) for ledger in (ALONE, TARGETS, PRIOR)] == [50, 52, None]
+
+
+def test_verdicts_and_savings_in_seconds_are_over_all_seeds_or_not_at_all(tmp_path: Path, before: Collected) -> None:
+    found = read(tmp_path / "one", only("own", 0.5, 1, beside))
+    verdicts, were = (verdict_table(judged(each)) for each in (found, before))
+    half = "half: own"
+    assert column(verdicts, "Seconds", half) == ["inconclusive (not known)"] * 3
+    assert column(verdicts, "Joules", half) == ["inconclusive (not known)"] * 3
+    for name in ("Steps", "FLOP", "Images"):
+        assert column(verdicts, name, half) == column(were, name, half)
+    for table, plain in ((saving_table(found), saving_table(before)), (smallest_table(found), smallest_table(before))):
+        seconds = column(table, "Seconds", "own")
+        assert seconds
+        assert seconds != column(plain, "Seconds", "own")
+        assert column(table, "FLOP", "own") == column(plain, "FLOP", "own")
+        assert column(table, "Seconds", "random") == column(plain, "Seconds", "random")
+    assert set(column(saving_table(found), "Seconds", "own")) == {NONE}
+
+
+def test_a_mean_of_seconds_says_of_how_many_cells(tmp_path: Path, before: Collected) -> None:
+    found = read(tmp_path / "one", only("own", 0.5, 1, beside))
+    table = cost_table(found, found.groups[0])
+    assert column(table, "Train s", "own") == ["25.0", "50.0 (n=3)"]
+    assert column(table, "Targets s", "own") == ["2.00", "2.00"]
+    frame = results_frame(found)
+    row = frame[(frame["arm"] == "own") & (frame["budget"] == 0.5)].iloc[0]
+    assert pd.isna(row["train_seconds"])
+    assert row["target_seconds"] == 2
+    tidy = tidy_frame(found).set_index(["id", "step"])
+    mine = tidy.loc[pick(found, "own", 0.5, 1).id]
+    empty = ["train_seconds", "train_joules", "eval_seconds", "other_seconds", "wall_seconds"]
+    assert mine[empty].isna().all(axis=None)
+    assert list(mine["side_by_side"]) == [2, 2]
+    others = tidy_frame(before)
+    assert not others[["train_seconds", "train_joules", "wall_seconds"]].isna().any(axis=None)
+    assert set(others["side_by_side"]) == {1}
+
+
+def test_a_report_without_any_seconds(tmp_path: Path) -> None:
+    found = read(tmp_path / "all", beside)
+    assert found.costs.currencies == tuple(currency for currency in found.costs.currencies if currency.exact)
+    text = markdown_document(report_document(found))
+    assert text.count(ALL_SHARED) == 2, "by the costs and by the verdicts"
+    assert set(column(saving_table(found), "Seconds", "own")) == {NONE}
+    assert not any("Seconds" in head for head in targets_table(found).head)
+    write_report(found.grid, tmp_path / "all" / "records" / "trial", tmp_path / "out")
+    assert ALL_SHARED in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_report_of_cells_that_were_alone_does_not_speak_of_it(before: Collected) -> None:
+    assert "other cells ran on the same device" not in markdown_document(report_document(before))
+
+
+def test_the_rate_of_an_estimate_is_that_of_cells_that_were_alone(tmp_path: Path) -> None:
+    def slower(record: Record) -> Record:
+        assert record.ledger
+        record = record.model_copy(update={"provenance": {"device": "cpu"}})
+        if record.cell.arm != "byol":
+            return record
+        return with_ledger(record, side_by_side=2, seconds={**record.ledger.seconds, "train": 10**6})
+
+    cpu = torch.device("cpu")
+    read(tmp_path / "some", slower)
+    # 900 FLOP a step of 0.1 s in all arms that are not byol.
+    assert _measured_rate(Places(tmp_path, tmp_path / "some" / "records", "trial"), cpu) == pytest.approx(9000)
+    read(tmp_path / "none", lambda record: beside(slower(record)))
+    assert _measured_rate(Places(tmp_path, tmp_path / "none" / "records", "trial"), cpu) is None
