@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from bench.process import LAUNCH
@@ -17,21 +18,23 @@ SAVING_SECONDS = 60.0  # that a cell has to finish its step and save itself; sub
 FIRST_PORT, PORTS = 20_000, 10_000  # for several nodes to meet: below those that a system hands out by itself
 
 
-def run(words: list[str], processes: int) -> None:
+def run(words: list[str], processes: int, checkpoint: str) -> None:
     """Run the command that `words` are, in so many processes on each of the job's nodes; end with its exit code.
 
     The first signal, SIGUSR2 ahead of the time limit or SIGTERM where Slurm preempts, stops the command with what it
     has done saved, and the job goes back into the queue: it goes on from there. A job that somebody has cancelled, or
-    that Slurm itself has put back, is left alone.
+    that Slurm itself has put back, is left alone; so is one whose time was up before it had saved anything at all, to
+    the file `checkpoint`, as it would for ever.
     """
-    asked: list[float] = []
+    asked: list[tuple[int, float]] = []
+    before = _written(checkpoint)
     cell = _started(words, processes)
 
     def ask(number: int, frame: FrameType | None) -> None:
         if not asked:
             print(f"{signal.Signals(number).name}: the cell is to save itself", file=sys.stderr, flush=True)
             cell.terminate()
-        asked.append(time.monotonic())
+        asked.append((number, time.monotonic()))
 
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, ask)
@@ -40,9 +43,20 @@ def run(words: list[str], processes: int) -> None:
         cell = _started(words, processes)  # which finds that one was killed, and makes that the cell's record
         _wait(cell, asked)
     if cell.returncode != 0 and asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+        if asked[0][0] == signal.SIGUSR2 and _written(checkpoint) == before:
+            print("nothing was saved in the time that the job had; --slurm time=... gives it more", file=sys.stderr)
+        else:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     code = cell.wait()  # of one that did not save itself in time: Slurm ends it
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def _written(path: str) -> int | None:
+    """Return when a file was written; None when it is not there."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _started(words: list[str], processes: int) -> subprocess.Popen[bytes]:
@@ -52,9 +66,9 @@ def _started(words: list[str], processes: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(_together(words, processes), env=os.environ | {LAUNCH: name}, preexec_fn=ignore)
 
 
-def _wait(cell: subprocess.Popen[bytes], asked: list[float]) -> None:
+def _wait(cell: subprocess.Popen[bytes], asked: list[tuple[int, float]]) -> None:
     """Wait until the command has ended, or has had its time to do so."""
-    while cell.poll() is None and not (asked and time.monotonic() > asked[0] + SAVING_SECONDS):
+    while cell.poll() is None and not (asked and time.monotonic() > asked[0][1] + SAVING_SECONDS):
         time.sleep(0.2)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from bench import slurm_job
 from bench.atomic import atomic_write
+from bench.checkpoint import checkpoint_path
 from bench.errors import UserError
 from bench.executors import Executor, Resources, Work, executors
 from bench.outcome import Outcome, is_done, to_run
@@ -104,9 +105,10 @@ class Slurm(Executor):
         executor.update_parameters(**self._parameters(work.places, after))
         words = [[*work.command, "--cell", task.id] for task in tasks]
         processes = [max(1, self.gpus // self.nodes)] * len(tasks)
+        checkpoints = [str(checkpoint_path(work.places, task.id).absolute()) for task in tasks]
         try:
             with redirect_stderr(StringIO()):  # where submitit repeats what Slurm says
-                submitted = executor.map_array(slurm_job.run, words, processes)
+                submitted = executor.map_array(slurm_job.run, words, processes, checkpoints)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             raise UserError(f"Slurm refuses the jobs: {_complaint(str(error))}") from error
         made = {}

@@ -36,10 +36,10 @@ datasets: [{name: digits}]
 seeds: [0, 1]
 budgets: [0.5]
 arms:
+  - {method: byol, budgets: [0.2, 1.0]}
   - {name: first, method: byol, rela: {prior: DIGITS-T}}
   - {name: second, method: byol, budgets: [0.2, 0.5], rela: {prior: DIGITS-T, phase: 0.5}}
   - {name: matched, method: simclr, flops_of: first}
-  - {method: byol, budgets: [0.2, 1.0]}
 """
 SBATCH = """
 number=$(($(cat "$STAND_IN/number" 2>/dev/null || echo 10) + 1))
@@ -159,9 +159,10 @@ def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(places: 
         loaded = Narrow(path.open("rb"))
         with loaded.file:
             submission = loaded.load()
-        words, processes = submission.args
+        words, processes, checkpoint = submission.args
         assert words[:7] == [sys.executable, "-m", "bench", "run", "--grid", "g.yaml", "--cell"]
         assert words[7] in {task.id for task in tasks}
+        assert checkpoint == str((places.work(words[7]) / "checkpoint.pt").absolute())
         assert (submission.function, processes, submission.kwargs) == (slurm_job.run, 1, {})
 
 
@@ -371,7 +372,7 @@ class Jobs:
         (self.folder / "cell.py").write_text(textwrap.dedent(cell))
         words = [sys.executable, str(self.folder / "cell.py"), str(self.folder)]
         job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.slurm_job as job; {setting}"
-        job += f"job.run({words!r}, 1)"
+        job += f"job.run({words!r}, 1, {str(self.folder / 'saved')!r})"
         slurm = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", **environment}
         return subprocess.Popen([sys.executable, "-c", job], env=os.environ | slurm, stderr=subprocess.DEVNULL)
 
@@ -413,6 +414,19 @@ def test_a_cancelled_job_and_a_further_node_put_nothing_back(tmp_path: Path, job
     job.send_signal(signal.SIGTERM)
     assert job.wait(30) == 130
     assert jobs.stand_in.told == []
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGUSR2, []), (signal.SIGTERM, ["scontrol requeue 7"])])
+def test_a_time_limit_that_leaves_nothing_saved_puts_nothing_back(
+    tmp_path: Path, jobs: Jobs, number: int, told: list[str]
+) -> None:
+    """What was saved in an earlier round does not count; a preempted job has not had its time."""
+    (tmp_path / "saved").touch()
+    job = jobs.start(SAVES.replace('(folder / "saved").write_text(str(number))', ""))
+    until((tmp_path / "ready").exists)
+    job.send_signal(number)
+    assert job.wait(30) == 130
+    assert jobs.stand_in.told == told
 
 
 def test_a_cell_that_does_not_save_itself_in_time_is_put_back_all_the_same(tmp_path: Path, jobs: Jobs) -> None:
