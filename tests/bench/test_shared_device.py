@@ -91,6 +91,9 @@ def test_what_is_shared_goes_through_the_ledgers(tmp_path: Path) -> None:
     made = read(tmp_path / "targets", only("random", 0.5, 0, targets_beside))
     random = pick(made, "random", 0.5)
     assert [made.costs.of(random, SECONDS, ledger) for ledger in (ALONE, TARGETS)] == [50, None]
+    shares = targets_table(read(tmp_path / "share", only("random", 0.25, 0, targets_beside)))
+    assert column(shares, "Targets, share of Seconds", "random") == [NONE]
+    assert column(shares, "Targets, share of FLOP", "random") == ["reproduced (2%)"]
     prior = read(tmp_path / "prior", only("byol", 1.0, 0, beside))
     own = pick(prior, "own", 0.5)
     assert [prior.costs.of(own, SECONDS, ledger) for ledger in (ALONE, TARGETS, PRIOR)] == [50, 52, None]

@@ -194,6 +194,17 @@ def test_what_was_made_before_is_charged_as_its_shard_says(tmp_path: Path) -> No
     assert clock.read()["targets"] < 60, "the clock has what this run took"
 
 
+def test_targets_are_marked_when_any_of_their_shards_was_made_beside_other_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, given = tmp_path / "a.safetensors", features(COUNT, WIDTH)
+    monkeypatch.setenv("BENCH_SIDE_BY_SIDE", "3")
+    stop_after(1, path, given)
+    monkeypatch.delenv("BENCH_SIDE_BY_SIDE")
+    assert make(path, given).cost.side_by_side == 3
+    assert make(tmp_path / "b.safetensors", given).cost.side_by_side == 1
+
+
 class Stop(Exception):
     pass
 
