@@ -75,6 +75,13 @@ def run(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
     jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
     jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
+    partition: Annotated[str | None, typer.Option(help="of the cluster; else its default")] = None,
+    gpus_per_cell: Annotated[int | None, typer.Option(help="GPUs that train each cell together", min=1)] = None,
+    nodes_per_cell: Annotated[int | None, typer.Option(help="nodes that these are on, 1 unless said", min=1)] = None,
+    array_parallelism: Annotated[int | None, typer.Option(help="cells of a job array that run at once", min=1)] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE for sbatch, such as time=1:00:00; repeatable")
+    ] = None,
 ) -> None:
     """Run the cells of a grid that are not done yet, the failed ones among them."""
     if toy := _toy(grid, profile, settings, only):
@@ -114,7 +121,7 @@ def run(
     if rehearse:
         if dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
-        bad = _rehearse(spec, only, tasks, places, find_device(device), workers, limits)
+        bad, queued = _rehearse(spec, only, tasks, places, find_device(device), workers, limits), False
     elif dry_run:
         from bench.estimate import print_estimate
 
@@ -122,12 +129,16 @@ def run(
         return
     else:
         work = Work(tasks, places, workers, limits, command(context))
-        bad = [outcome for outcome in concluded(lambda: runs.run(work), places) if outcome.status != "done"]
+        outcomes = concluded(lambda: runs.run(work), places)
+        bad = [outcome for outcome in outcomes if outcome.status not in {"done", "queued"}]
+        queued = any(outcome.status == "queued" for outcome in outcomes)
     tells = speaks()
     stop()
     if bad:
         raise typer.Exit(1)
-    if tells:
+    if queued:
+        print("`python -m bench status` shows how far they are, `cancel` takes them out of the queue")
+    elif tells:
         print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
     leave_torchrun()
 
@@ -312,16 +323,38 @@ def status(
 
         print_states(toy, results)
         return
+    from bench.executors.slurm import jobs_of
     from bench.listing import state_of
     from bench.progress import describe
 
     _load_plugins(plugin)
     _, places, tasks = _plan(grid, profile, settings, only, data_root, results)
-    states = [state_of(task, places) for task in tasks]
+    jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
+    states = [state_of(task, places, jobs) for task in tasks]
     for task, state in zip(tasks, states, strict=True):
         print(f"{task.id or '-':<16}  {describe(task.cell)}: {state}")
     counts = Counter(re.split(r"\W", state)[0] for state in states)
     print(", ".join(f"{count} {word}" for word, count in counts.items()))
+
+
+@app.command()
+def cancel(
+    grid: GridOption,
+    profile: ProfileOption = None,
+    settings: SetOption = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Take a grid's jobs out of the queue of its cluster; cells that run save themselves."""
+    if toy := _toy(grid, profile, settings):
+        print(f"{toy.name} has no jobs")
+        return
+    from bench.executors.slurm import cancel
+    from bench.grid import load_grid
+    from bench.places import Places
+
+    spec = load_grid(grid, profile, settings or [])
+    cancelled = cancel(Places(data=Path(), results=results, grid=spec.name))
+    print(f"{len(cancelled)} jobs of {spec.name} cancelled" if cancelled else f"{spec.name} has no jobs in the queue")
 
 
 @app.command()

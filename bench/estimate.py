@@ -52,7 +52,7 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     summary += f": {steps_in_all:,} steps, {flops_in_all / 1e12:,.1f} TFLOP of training"
     if rate:
         source = "as given" if tflops else f"as this grid's records on {device.type} had"
-        summary += f", {_duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
+        summary += f", {duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
     else:
         summary += "; no time: no record of this grid on this device has a rate yet, --tflops gives one"
     print(summary)
@@ -102,7 +102,8 @@ def _state(task: Task, pending: set[str]) -> str:
     return f"after {task.needs.id}" if task.needs and task.needs.id in pending else "ready"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds in the largest unit of which there are two."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.places import Places
 from bench.plan import Task
@@ -10,10 +11,13 @@ from bench.store import Record, Status, read_record, record_path
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `cached`: its record was there before; `elsewhere`: another runner has made it since."""
+    """What became of a task. `cached`: its record was there before; `elsewhere`: another runner has made it since.
+
+    A `queued` one was given to others, who will run it later.
+    """
 
     task: Task
-    status: Status
+    status: Status | Literal["queued"]
     cached: bool = False
     reason: str = ""
     elsewhere: bool = False

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.backbones import check_backbone
-from bench.datasets import dataset_digest, datasets, find_dataset, image_size
+from bench.datasets import dataset_digest, find_dataset, image_size, short_name
 from bench.errors import MissingError, UserError, did_you_mean, told
 from bench.places import Places
-from bench.spec import BASELINE, Cell, Inputs, cell_id, makes_prior
+from bench.spec import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
 from methods import methods
 from priors import Prior, find_prior
-from priors.base import trained_on
 from priors.kinds import Trained, Untrained
 
 
@@ -50,7 +49,7 @@ class _Planner:
         self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
         self.makers: dict[tuple[str, int], Cell] = {}
         for cell in filter(makes_prior, cells):  # of several architectures, the first
-            self.makers.setdefault((self._short(cell.dataset), cell.seed), cell)
+            self.makers.setdefault((short_name(cell.dataset), cell.seed), cell)
         self.matched = {(cell.arm, cell.dataset, cell.budget, cell.seed): cell for cell in cells}
 
     def task(self, cell: Cell) -> Task:
@@ -135,9 +134,6 @@ class _Planner:
         except UserError as error:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
         self._checked.add(names)
-
-    def _short(self, dataset: str) -> str:
-        return datasets.get(dataset)(dataset).short if dataset in datasets else dataset
 
     def _data_digest(self, name: str) -> str:
         if name not in self._data:

@@ -7,9 +7,9 @@ from bench.datasets import dataset_digest, find_dataset, image_size
 from bench.errors import UserError
 from bench.places import Places
 from bench.plan import Task
-from bench.spec import Cell
+from bench.spec import Cell, trained_on
 from priors import find_prior
-from priors.base import feature_dim, trained_on
+from priors.base import feature_dim
 
 
 def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:

@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import suppress
 
-# What `run --jobs` tells each of its processes in their environment.
+# What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
 LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -27,7 +27,7 @@ def tune_process() -> None:
 
 
 def launched() -> str | None:
-    """Return the name of the `run --jobs` that started this process beside others; None when none did."""
+    """Return the name of the `run --jobs`, or the job of Slurm, that started this process; None when none did."""
     return os.environ.get(LAUNCH)
 
 

@@ -27,7 +27,8 @@ OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflo
 
 def resources(options: dict[str, Any]) -> Resources:
     """Return the options that are an executor's."""
-    return Resources(**{field.name: options[field.name] for field in fields(Resources)})
+    given: dict[str, Any] = {field.name: options[field.name] for field in fields(Resources)}
+    return Resources(**given | {"slurm": tuple(given["slurm"] or ()) or None})
 
 
 def command(context: typer.Context) -> tuple[str, ...]:
@@ -105,12 +106,14 @@ def speaks() -> bool:
 
 
 def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
-    bad = [outcome for outcome in outcomes if outcome.status != "done"]
+    queued = sum(outcome.status == "queued" for outcome in outcomes)
+    bad = [outcome for outcome in outcomes if outcome.status not in {"done", "queued"}]
     elsewhere = sum(outcome.elsewhere for outcome in outcomes)
     before = sum(outcome.cached for outcome in outcomes) - elsewhere
     print(
-        f"{places.mark}{len(outcomes) - len(bad)} of {len(outcomes)} cells done ({before} before"
-        f"{f', {elsewhere} by other runners' if elsewhere else ''}); records in {places.records}"
+        f"{places.mark}{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before"
+        f"{f', {elsewhere} by other runners' if elsewhere else ''}){f', {queued} queued' if queued else ''};"
+        f" records in {places.records}"
     )
     for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
         print(f"{count} {state}: {reason}", file=sys.stderr)

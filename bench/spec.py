@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -240,6 +241,12 @@ class Inputs(Model):
 def makes_prior(cell: Cell) -> bool:
     """Return whether the cell's backbone is a `<DATASET>-T` prior."""
     return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
+
+
+def trained_on(prior: str) -> str | None:
+    """Return the dataset's short name of a `<DATASET>-T` prior, None for any other prior."""
+    match = re.fullmatch(r"(?P<dataset>.+)-T", prior)
+    return match["dataset"] if match and ":" not in prior else None
 
 
 def cell_id(cell: Cell, inputs: Inputs) -> str:

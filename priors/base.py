@@ -1,6 +1,5 @@
 """The contract of a prior, and the registry of kinds of priors."""
 
-import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -52,13 +51,6 @@ class Prior:
 
 
 priors: Registry[type[Prior]] = Registry("prior", package="priors")
-_TRAINED = re.compile(r"(?P<dataset>.+)-T")
-
-
-def trained_on(name: str) -> str | None:
-    """Return the dataset's short name of a `<DATASET>-T` prior, None for any other prior."""
-    match = _TRAINED.fullmatch(name)
-    return match["dataset"] if match and ":" not in name else None
 
 
 def find_prior(name: str, cell: Cell, places: Places) -> Prior:

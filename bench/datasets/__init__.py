@@ -10,6 +10,7 @@ from bench.datasets.base import (
     find_dataset,
     image_size,
     load_dataset,
+    short_name,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "find_dataset",
     "image_size",
     "load_dataset",
+    "short_name",
 ]

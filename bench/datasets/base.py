@@ -134,6 +134,11 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
     )
 
 
+def short_name(name: str) -> str:
+    """Return the name by which a `<DATASET>-T` prior calls a dataset: a registered one's short name, or its own."""
+    return datasets.get(name)(name).short if name in datasets else name
+
+
 _loaded: dict[str, ImageSet] = {}
 
 # What numpy and zipfile raise on a damaged file; RuntimeError: one that seems encrypted, or of a future zip version;

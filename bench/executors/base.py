@@ -37,6 +37,11 @@ class Resources:
 
     jobs: int | None = None
     jobs_per_gpu: int | None = None
+    partition: str | None = None
+    gpus_per_cell: int | None = None
+    nodes_per_cell: int | None = None
+    array_parallelism: int | None = None
+    slurm: tuple[str, ...] | None = None
 
 
 class Executor(ABC):

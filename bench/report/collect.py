@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.datasets import short_name
 from bench.errors import UserError
 from bench.grid import REHEARSAL, arms_on, expand
 from bench.report.costs import Costs
-from bench.spec import Arm, Cell, Grid, arm_name, is_plain
+from bench.spec import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
 from bench.store import Damaged, Ledger, Record, Score, read_records
 
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
@@ -97,6 +98,29 @@ class Collected:
     def find(self, group: Group, arm: Arm | None, budget: float) -> Result | None:
         """Return an arm's result, None where the grid does not plan it."""
         return self._places.get((group, arm_name(arm), budget)) if arm else None
+
+    def why_skipped(self, result: Result, seed: int) -> str | None:
+        """Return why a cell without a record is none that merely has not run yet: what it needs is no good."""
+        needed = self._needed(result)
+        if needed is None:
+            return None
+        bad = next((record.status for record in needed.failed if record.cell.seed == seed), None)
+        if bad is None and seed in needed.missing and self.why_skipped(needed, seed):
+            bad = "skipped"
+        return f"it needs {needed.group.label}, {needed.label} at {needed.budget:.0%}, which is {bad}" if bad else None
+
+    def _needed(self, result: Result) -> Result | None:
+        """Return the results that those of an arm are made from: its prior's, or those whose FLOPs it matches."""
+        arm = result.arm
+        if arm.flops_of:
+            return self._places.get((result.group, arm.flops_of, result.budget))
+        short = trained_on(arm.rela.prior) if arm.rela else None
+        makers = (
+            each
+            for each in self.results
+            if each.arm.method == BASELINE and is_plain(each.arm) and not each.arm.params and each.budget == 1.0
+        )
+        return next((each for each in makers if short and short_name(each.group.dataset) == short), None)
 
     def done_of(self, group: Group, arm: Arm) -> list[Result]:
         """Return an arm's results in which something is finished, by rising budget."""

@@ -350,12 +350,22 @@ def _absent(found: Collected) -> Iterator[Block]:
 
 def absences(found: Collected) -> list[tuple[str, list[str]]]:
     """Return what is not in the numbers, by kind, and why."""
-    budgets: dict[tuple[str, str], list[str]] = defaultdict(list)
+    budgets: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for result in found.results:
-        if result.missing:
-            seeds = f"{'seed' if len(result.missing) == 1 else 'seeds'} {', '.join(map(str, result.missing))}"
-            budgets[f"{result.group.label}, {result.label}", seeds].append(percent(result.budget))
-    missing = [f"missing: {arm} at {', '.join(shares)}: {seeds}" for (arm, seeds), shares in budgets.items()]
+        reasons: dict[str, list[int]] = defaultdict(list)
+        for seed in result.missing:
+            reasons[found.why_skipped(result, seed) or ""].append(seed)
+        for why, there in reasons.items():
+            seeds = f"{'seed' if len(there) == 1 else 'seeds'} {', '.join(map(str, there))}"
+            budgets[f"{result.group.label}, {result.label}", seeds, why].append(percent(result.budget))
+    missing, skipped = (
+        [
+            f"{word}: {arm} at {', '.join(shares)}: {seeds}{f': {why}' if why else ''}"
+            for (arm, seeds, why), shares in budgets.items()
+            if bool(why) == (word == "skipped")
+        ]
+        for word in ("missing", "skipped")
+    )
     failed = [
         f"{record.status}: {_cell(result, record)}: {reason(record)}"
         for result in found.results
@@ -369,7 +379,8 @@ def absences(found: Collected) -> list[tuple[str, list[str]]]:
         f" seed {record.cell.seed}): there is a newer one, or one of a newer method or prior"
         for record in found.replaced
     ]
-    kinds = [("Missing", missing), ("Failed", failed), ("Damaged files", damaged), ("Records left out", other)]
+    kinds = [("Missing", missing), ("Failed", failed), ("Skipped", skipped), ("Damaged files", damaged)]
+    kinds += [("Records left out", other)]
     return [(title, lines) for title, lines in kinds if lines]
 
 

@@ -276,6 +276,30 @@ def test_phases_that_miss_the_wall_time_are_named(tmp_path: Path, grid: Grid, wa
     assert ("do not add up to the wall time within 2%" in markdown) == named
 
 
+def test_what_needs_a_failed_cell_is_skipped_and_says_so(tmp_path: Path) -> None:
+    """A prior of the grid, and who matches the FLOPs of those with it: of one seed, the cell that makes it failed."""
+    text = """
+backbone: resnet_small
+datasets: [{name: digits}]
+seeds: [0, 1]
+budgets: [0.5]
+arms:
+  - {method: byol, budgets: [1.0]}
+  - {name: trained, method: byol, rela: {prior: DIGITS-T}}
+  - {name: matched, method: simclr, flops_of: trained}
+  - {name: alone, method: simclr}
+"""
+    grid = grid_of(tmp_path, text)
+    makers = [cell for cell in expand(grid) if cell.budget == 1.0]
+    _, markdown = report(tmp_path, grid, [failed(makers[0], "no luck"), record_of(makers[1])])
+    needed = "it needs Digits, byol at 100%, which is failed"
+    assert f"- skipped: Digits, trained at 50%: seed {makers[0].seed}: {needed}\n" in markdown
+    needed = "it needs Digits, trained at 50%, which is skipped"
+    assert f"- skipped: Digits, matched at 50%: seed {makers[0].seed}: {needed}\n" in markdown
+    assert f"- missing: Digits, trained at 50%: seed {makers[1].seed}\n" in markdown
+    assert "- missing: Digits, alone at 50%: seeds 0, 1\n" in markdown
+
+
 def test_what_is_missing_failed_damaged_left_out(tmp_path: Path, grid: Grid) -> None:
     cells = expand(grid)
     records = [record_of(cell) for cell in cells if cell.arm == "byol" and (cell.budget, cell.seed) != (0.2, 2)]

@@ -17,10 +17,9 @@ from bench.datasets import load_dataset
 from bench.errors import MissingError, UserError
 from bench.grid import expand, load_grid
 from bench.places import Places
-from bench.spec import Cell, Rela
+from bench.spec import Cell, Rela, trained_on
 from bench.views import normalise
 from priors import find_prior
-from priors.base import trained_on
 from priors.weights import load_weights, read_state, save_tensors, save_weights
 
 
