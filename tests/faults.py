@@ -84,7 +84,7 @@ FAULTS = (
     Fault("kNN temperature x10", "bench/evaluate.py", "cosine / knn.temperature", "cosine / (10 * knn.temperature)"),
     Fault(
         "probe for half of its epochs",
-        "bench/evaluate.py",
+        "bench/probe.py",
         "range(probe.epochs)",
         "range(probe.epochs // 2, probe.epochs)",
     ),
