@@ -258,12 +258,12 @@ def test_a_mistake_in_retry_is_named() -> None:
 
 
 class Killer(Bad):
-    """Ends a process that decodes images."""
+    """Ends the processes that decode images."""
 
     def harm(self) -> None:
-        pid = multiprocessing.active_children()[0].pid
-        assert pid
-        os.kill(pid, signal.SIGKILL)
+        for worker in multiprocessing.active_children():
+            assert worker.pid
+            os.kill(worker.pid, signal.SIGKILL)
 
 
 @pytest.fixture
