@@ -13,13 +13,14 @@ from bench.budget import total_steps
 from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock
+from bench.outcome import to_run
 from bench.places import Places
-from bench.plan import plan
+from bench.plan import Task, plan
 from bench.report import write_report
 from bench.seeds import generator
 from bench.source import Order, Resident
 from bench.spec import Cell, cell_id
-from bench.store import read_records
+from bench.store import read_records, record_path
 from bench.targets import make_targets
 from bench.train import Trainer
 from bench.views import augment
@@ -140,6 +141,25 @@ def test_planning(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
         return sum(total_steps(task.cell, 1437) for task in tasks)
 
     assert benchmark.pedantic(everything, rounds=1) == 10_000 * 110
+
+
+@pytest.mark.benchmark(group="planning 10,000 cells of which all are done, and finding that")
+def test_a_finished_grid(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """Copies of one real record; as a test, 100 of them."""
+    seeds = f"seeds={list(range(10_000 if benchmark.enabled else 100))}"
+    grid = load_grid("quickstart", settings=[seeds, "arms=[byol]", "budgets=[0.5]"])
+    places = Places(tmp_path, tmp_path, grid.name)
+
+    def planned() -> list[Task]:
+        cells = expand(grid)
+        return plan(cells, cells, places, "quickstart")
+
+    real = next(record for record in read_records(RECORDS)[0] if not record.cell.rela)
+    places.records.mkdir()
+    for task in planned():
+        copy = real.model_copy(update={"cell": task.cell, "inputs": task.inputs, "id": task.id})
+        record_path(places.records, task.id).write_text(copy.model_dump_json(indent=1))
+    assert benchmark.pedantic(lambda: to_run(planned(), places), rounds=3) == []
 
 
 @pytest.mark.benchmark(group="report of 10,000 records, with all of its files")
