@@ -70,7 +70,7 @@ def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[in
     whole = folder(base / "whole")
     process = server.start(whole, "--checkpoint-seconds", "0")
     until(lambda: spent(process)[1])
-    longest = spent(process)[0] / 2
+    longest = spent(process)[0] * 0.75
     assert server.wait(process) == 0, (whole / "out").read_text()
     expected, draw = left(whole), random.Random(seed)
     killed: Counter[str] = Counter()
