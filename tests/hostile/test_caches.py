@@ -224,7 +224,7 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(fuzz, kind: str) -> None:
         pieces = (b"PK\x03\x04", b"\x80\x02", b"cos\nsystem\n", b"\xff" * 8)
         fuzz(fuzz.damaged(whole, pieces), lambda content: resumes(path, content), parts=2)
         return
-    parts = st.sampled_from(["id", "seconds", "joules", "wall", "peak", "curve", "trainer"])
+    parts = st.sampled_from(["id", "seconds", "joules", "wall", "peak", "curve", "trainer", "side_by_side"])
     bad = st.one_of(
         st.sampled_from([None, [], {}, [{}], {"x": 1}, torch.zeros(3)]), st.integers(), st.floats(), st.text()
     )
