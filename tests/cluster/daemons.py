@@ -5,14 +5,21 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.bench.processes import until
-
 NODES = ("n1", "n2")
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "runuser")
+
+
+def until(happens: Callable[[], object], seconds: float = 300) -> None:
+    """Wait until something happens; fails when it does not. Asks seldom enough to leave the CPUs to the jobs."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)  # between two looks
 
 
 def why_not() -> str | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import ROOT, events, folder, left, until
-from tests.cluster.daemons import Slurm
+from tests.bench.processes import ROOT, events, folder, left
+from tests.cluster.daemons import Slurm, until
 
 pytestmark = pytest.mark.slow
 
@@ -73,16 +73,22 @@ class Runs:
     def ended(self) -> bool:
         return not self.queue()
 
-    def in_the_midst(self, node: str = "") -> str | None:
-        """Return a cell that has trained some of its steps and has many left, on a node if that is given."""
-        for cell, log in events(self.folder).items():
-            last = next((each for each in reversed(log) if "step" in each), {"event": ""})
-            begun = next((each for each in reversed(log) if each["event"] in {"start", "resume"}), None)
-            if begun and last["event"] == "checkpoint" and 3 <= last["step"] <= begun["steps"] // 2:
-                state, on = self.queue().get(self.job(cell), ("", ""))
-                if state == "RUNNING" and node in {"", on}:
-                    return cell
-        return None
+    def caught(self, node: str = "", but: str = "") -> str:
+        """Wait for a cell that has trained some of its steps and has many left, and return it."""
+        found: list[str] = []
+
+        def look() -> list[str]:
+            for cell, log in events(self.folder).items():
+                last = next((each for each in reversed(log) if "step" in each), {"event": ""})
+                begun = next((each for each in reversed(log) if each["event"] in {"start", "resume"}), None)
+                if cell != but and begun and last["event"] == "checkpoint" and 3 <= last["step"] <= begun["steps"] // 2:
+                    state, on = self.queue().get(self.job(cell), ("", ""))
+                    if state == "RUNNING" and node in {"", on}:
+                        found.append(cell)
+            return found
+
+        until(look)
+        return found[0]
 
     def names(self, cell: str) -> list[str]:
         """Return how a cell began and ended, each time."""
@@ -107,31 +113,16 @@ def test_a_grid_survives_a_lost_node_and_a_requeued_job_with_the_records_of_one_
     assert "nothing to submit: " in again
     assert "cells are in the queue already" in again
 
-    until(lambda: runs.in_the_midst("n1"))
-    lost = runs.in_the_midst("n1")
+    lost = runs.caught("n1")
     slurm.lose_node("n1")
-    assert lost
     until(lambda: slurm.nodes()["n1"].startswith("down"))
     shown = runs("status")
     assert re.search(rf"{lost}.*(queued \(job|running \()", shown), shown
 
-    def requeued() -> str | None:
-        cell = runs.in_the_midst()
-        if cell and cell != lost:
-            slurm.run("scontrol", "requeue", runs.job(cell))
-            return cell
-        return None
-
-    second = ""
-
-    def requeue_one() -> bool:
-        nonlocal second
-        second = requeued() or ""
-        return bool(second)
-
-    until(requeue_one)
+    second = runs.caught(but=lost)
+    slurm.run("scontrol", "requeue", runs.job(second))
     slurm.start_node("n1")
-    until(runs.ended, 300)
+    until(runs.ended)
     assert left(runs.folder, cached=False) == left(alone.folder, cached=False)
     assert len(list((runs.folder / "results" / "tiny").glob("*.json"))) == 12
     assert runs.names(lost) == ["start", "resume", "done"]
@@ -153,9 +144,7 @@ def test_a_warning_saves_the_cell_and_the_job_goes_back_into_the_queue_and_cance
     """The warning is the signal that Slurm sends ahead of the time limit, through Slurm."""
     byol = ("--only", "arm=byol,budget=1,seed=0", "--set", "protocol.epochs=300")
     runs.submit(*byol)
-    until(lambda: runs.in_the_midst())
-    cell = runs.in_the_midst()
-    assert cell
+    cell = runs.caught()
     until(lambda: any(each["event"] == "step" for each in events(runs.folder)[cell]))
     assert re.search(r"running \(.*\), step \d+ of 3,000, about .* left; job \d+, on n[12]", runs("status", *byol))
     runs.slurm.run("scancel", "--signal=USR2", runs.job(cell))
@@ -167,7 +156,7 @@ def test_a_warning_saves_the_cell_and_the_job_goes_back_into_the_queue_and_cance
     resume = next(each for each in log if each["event"] == "resume")
     assert resume["step"] == log[stopped - 1]["step"] > 0
 
-    until(lambda: runs.in_the_midst())
+    runs.caught()
     other = runs.slurm.run("sbatch", "--parsable", "--hold", "--wrap", "true").strip()
     assert "1 jobs of tiny cancelled" in runs("cancel", "--set", "protocol.epochs=300")
     until(lambda: runs.queue().keys() == {other})
@@ -180,12 +169,10 @@ def test_a_warning_saves_the_cell_and_the_job_goes_back_into_the_queue_and_cance
 def test_a_cell_that_is_preempted_saves_itself_and_goes_on_later(runs: Runs) -> None:
     byol = ("--only", "arm=byol,budget=1,seed=0", "--set", "protocol.epochs=8")
     runs.submit(*byol)
-    until(lambda: runs.in_the_midst())
-    cell = runs.in_the_midst()
-    assert cell
+    cell = runs.caught()
     urgent = ("--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap", "srun hostname")
     runs.slurm.run("sbatch", *urgent)
-    until(runs.ended, 300)
+    until(runs.ended)
     assert runs.names(cell) == ["start", "interrupted", "resume", "done"], log_of(runs, cell)
 
 
@@ -195,7 +182,7 @@ def test_what_needs_a_failed_cell_leaves_the_queue_and_is_skipped(runs: Runs, tm
     arms = "[{method: fails, budgets: [0.5]}, {name: after, method: byol, flops_of: fails}, {method: byol}]"
     options = ("--plugin", str(plugin), "--set", f"arms={arms}", "--set", "seeds=[0]", "--set", "protocol.epochs=2")
     runs.submit(*options)
-    until(runs.ended, 300)
+    until(runs.ended)
     shown = runs("status", *options)
     assert "failed: RuntimeError: on purpose" in shown
     assert re.search(r"after 50% seed 0: skipped: the cell \w+ that it needs is failed", shown)
@@ -204,18 +191,16 @@ def test_what_needs_a_failed_cell_leaves_the_queue_and_is_skipped(runs: Runs, tm
     assert failed
     assert "ExitCode=1:0" in runs.slurm.run("scontrol", "show", "job", runs.job(failed[1]))
     assert "2 cells submitted, in 2 groups" in runs.submit(*options)
-    until(runs.ended, 300)
+    until(runs.ended)
 
 
 def test_two_nodes_train_a_cell_together(runs: Runs) -> None:
     """One process on each node, with a requeue in the middle; what they share is exact to rounding."""
     options = ("--only", "arm=byol,budget=1,seed=0", "--set", "protocol.epochs=4")
     runs.submit(*options, "--nodes-per-cell", "2")
-    until(lambda: runs.in_the_midst())
-    cell = runs.in_the_midst()
-    assert cell
+    cell = runs.caught()
     runs.slurm.run("scancel", "--signal=USR2", runs.job(cell))
-    until(runs.ended, 240)
+    until(runs.ended)
     assert runs.names(cell) == ["start", "interrupted", "resume", "done"], log_of(runs, cell)
     record = json.loads((runs.folder / "results" / "tiny" / f"{cell}.json").read_text())
     assert record["provenance"]["processes"] == 2
