@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.backbones import build_backbone
 from methods import Batch, methods
 from methods.rela import ReLA
+from tests.methods.test_conformance import SMALL
 
 READS = {f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")}
 
@@ -44,7 +45,7 @@ def test_no_step_waits_for_the_device(name: str, with_rela: bool, request: pytes
         reason = "lightly's loss picks entries by a mask: how many there are is known on the device alone"
         request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
     backbone = build_backbone("resnet_small", 12)
-    method = methods.get(name)(backbone.module, backbone.dim)
+    method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     method = ReLA(method, 8, check_every=1000) if with_rela else method
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], fused=True)
     batch = Batch([torch.randn(16, 3, 12, 12) for _ in method.views], torch.arange(16) % 10, torch.randn(16, 8))
