@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.atomic import atomic_write, set_aside
 from bench.meter import PHASES
 from bench.places import Places
-from bench.store import Point
+from bench.store import Cells, Point
 
 VERSION = 2
 MAGIC = b"rela-bench checkpoint "
@@ -41,7 +41,7 @@ class Checkpoint:
     peak: int | None
     curve: tuple[Point, ...]
     trainer: dict[str, Any] | None
-    side_by_side: int = 1
+    side_by_side: Cells = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError on phases that no clock has."""

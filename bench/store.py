@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=0, le=10**30)]
 Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Joules = Annotated[float, Field(ge=0, le=1e15)]
-Cells = Annotated[int, Field(ge=1, le=10**6)]
+Cells = Annotated[int, Field(ge=1, le=10**6)]  # that ran on a device at a time
 Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
 

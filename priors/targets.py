@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.atomic import set_aside
 from bench.spec import digest
+from bench.store import Cells
 from priors.mapped import Mapped
 from priors.weights import save_tensors
 
@@ -31,7 +32,7 @@ class Cost:
     flops: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
     joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the GPU; None: not measured
-    side_by_side: Annotated[int, Field(ge=1)] = 1
+    side_by_side: Cells = 1
 
     @classmethod
     def read(cls, text: str) -> "Cost":
