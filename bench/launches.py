@@ -40,7 +40,7 @@ def tell_failure(work: Path, reason: str) -> None:
 def given_up(work: Path, record: Record | Damaged | None) -> str | None:
     """Return why earlier processes of this launch did not finish the cell; None when none has begun it.
 
-    Called by who has claimed the cell: no other process is at it.
+    Called by who holds the cell's lock: no other process is at it.
     """
     name = launch()
     if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
