@@ -42,6 +42,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
+def written(path: Path) -> int | None:
+    """Return when a file was written, in nanoseconds; None when it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what writers of `path` that were killed have left behind; nobody else may be writing it now."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):

@@ -130,7 +130,7 @@ def run(
     else:
         work = Work(tasks, places, workers, limits, command(context))
         outcomes = concluded(lambda: runs.run(work), places)
-        bad = [outcome for outcome in outcomes if outcome.status not in {"done", "queued"}]
+        bad = [outcome for outcome in outcomes if outcome.bad]
         queued = any(outcome.status == "queued" for outcome in outcomes)
     tells = speaks()
     stop()

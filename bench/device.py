@@ -5,6 +5,7 @@ import os
 import torch
 
 from bench.errors import UserError
+from bench.process import in_torchrun
 
 
 def find_device(name: str) -> torch.device:
@@ -17,6 +18,6 @@ def find_device(name: str) -> torch.device:
     there = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not there:
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    if there and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if there and in_torchrun():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda" if there else "cpu")

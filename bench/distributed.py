@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.device import find_device
 from bench.errors import UserError
-from bench.process import launched
+from bench.process import in_torchrun, launched
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
@@ -30,7 +30,7 @@ PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while t
 
 def start(name: str) -> None:
     """Join the processes that `torchrun` started, if it did, on the device that `--device` names."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not in_torchrun():
         return
     device = find_device(name)
     if device.type == "cuda":

@@ -22,6 +22,11 @@ class Outcome:
     reason: str = ""
     elsewhere: bool = False
 
+    @property
+    def bad(self) -> bool:
+        """Whether the task has no result, and nobody who will make it."""
+        return self.status not in {"done", "queued"}
+
 
 def is_done(task: Task, places: Places, backbone_needed: bool = False) -> bool:
     """Return whether the task's record is there, and the backbone that a task to run needs from it."""

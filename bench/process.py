@@ -36,6 +36,11 @@ def side_by_side() -> int:
     return int(os.environ.get(SIDE_BY_SIDE, "1"))
 
 
+def in_torchrun() -> bool:
+    """Return whether this is one of several processes that `torchrun` has started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def leave_torchrun() -> None:
     """End a process of `torchrun` that is done; any other process goes on.
 

@@ -107,7 +107,7 @@ def speaks() -> bool:
 
 def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
     queued = sum(outcome.status == "queued" for outcome in outcomes)
-    bad = [outcome for outcome in outcomes if outcome.status not in {"done", "queued"}]
+    bad = [outcome for outcome in outcomes if outcome.bad]
     elsewhere = sum(outcome.elsewhere for outcome in outcomes)
     before = sum(outcome.cached for outcome in outcomes) - elsewhere
     print(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.atomic import WriteError, remove_leftovers, set_aside
+from bench.atomic import WriteError, remove_leftovers, set_aside, written
 from bench.checkpoint import checkpoint_path
 from bench.datasets import find_dataset
 from bench.distributed import any_of, is_first, launch, of_first, world
@@ -70,7 +70,7 @@ class _Runner:
         # All processes go by what the first one has seen.
         self.pending = of_first({task.id for task in to_run(tasks, places)})
         self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
-        self.seen = {task.id: _written(self._path(task)) for task in tasks}
+        self.seen = {task.id: written(self._path(task)) for task in tasks}
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
@@ -146,7 +146,7 @@ class _Runner:
                 checkpoint_path(self.places, task.id).unlink(missing_ok=True)
             return "done", ""
         record = read_record(path)
-        if isinstance(record, Record) and record.status != "done" and _written(path) != self.seen[task.id]:
+        if isinstance(record, Record) and record.status != "done" and written(path) != self.seen[task.id]:
             return record.status, record.error or ""
         return None
 
@@ -236,14 +236,6 @@ class _Runner:
 
     def _path(self, task: Task) -> Path:
         return record_path(self.places.records, task.id)
-
-
-def _written(path: Path) -> int | None:
-    """Return when a file was written; None when it is not there."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
 
 
 def _judged(error: BaseException) -> tuple[Status, str]:

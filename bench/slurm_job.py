@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from bench.atomic import written
 from bench.process import LAUNCH
 
 SAVING_SECONDS = 60.0  # that a cell has to finish its step and save itself; submitit asks for a warning 90 s ahead
@@ -27,7 +28,7 @@ def run(words: list[str], processes: int, checkpoint: str) -> None:
     the file `checkpoint`, as it would for ever.
     """
     asked: list[tuple[int, float]] = []
-    before = _written(checkpoint)
+    before = written(Path(checkpoint))
     cell = _started(words, processes)
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -43,20 +44,12 @@ def run(words: list[str], processes: int, checkpoint: str) -> None:
         cell = _started(words, processes)  # which finds that one was killed, and makes that the cell's record
         _wait(cell, asked)
     if cell.returncode != 0 and asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
-        if asked[0][0] == signal.SIGUSR2 and _written(checkpoint) == before:
+        if asked[0][0] == signal.SIGUSR2 and written(Path(checkpoint)) == before:
             print("nothing was saved in the time that the job had; --slurm time=... gives it more", file=sys.stderr)
         else:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     code = cell.wait()  # of one that did not save itself in time: Slurm ends it
     sys.exit(code if code >= 0 else 128 - code)
-
-
-def _written(path: str) -> int | None:
-    """Return when a file was written; None when it is not there."""
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return None
 
 
 def _started(words: list[str], processes: int) -> subprocess.Popen[bytes]:

@@ -1,10 +1,10 @@
 """Executors: ways to run the cells of a grid, one file each. `run --executor NAME` chooses one."""
 
-import os
 from dataclasses import fields
 
 from bench.errors import UserError
 from bench.executors.base import Executor, Resources, Work
+from bench.process import in_torchrun
 from bench.registry import Registry
 
 executors: Registry[type[Executor]] = Registry("executor", "bench.executors", group="rela_bench.executors")
@@ -16,7 +16,7 @@ def find_executor(name: str, device: str, resources: Resources) -> Executor:
     for option in fields(resources):
         if getattr(resources, option.name) is not None and option.name not in kind.takes:
             raise UserError(f"--{option.name.replace('_', '-')} is not an option of --executor {name}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not kind.torchrun:
+    if in_torchrun() and not kind.torchrun:
         raise UserError(f"--executor {name} is for one process: leave torchrun out")
     return kind(device, resources)
 

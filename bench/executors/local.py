@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.executors import Executor, Resources, Work, executors
 from bench.executors.processes import Processes, told_display
 from bench.outcome import Outcome, to_run
-from bench.process import SIDE_BY_SIDE
+from bench.process import SIDE_BY_SIDE, in_torchrun
 from bench.progress import Display
 from bench.runner import run_tasks
 
@@ -35,7 +35,7 @@ class Local(Executor):
             raise UserError(f"{option} --jobs-per-gpu {per_gpu}: choose one, the first for a CPU")
         if (jobs or per_gpu or 0) < 1:
             raise UserError(f"{option}: must be at least 1")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if in_torchrun():
             raise UserError(f"{option} runs each cell in one process: leave torchrun out")
         if jobs is not None and self.found.type == "cuda":
             raise UserError(f"{option} is for a CPU: on GPUs, use --jobs-per-gpu N; or choose --device cpu")

@@ -88,12 +88,12 @@ def folder(path: Path, grid: str = GRID) -> Path:
     return path
 
 
-def until(happens: Callable[[], object], seconds: float = 120) -> None:
+def until(happens: Callable[[], object], seconds: float = 120, pause: float = 0.002) -> None:
     """Wait until something happens; fails when it does not."""
     deadline = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)  # between two looks
+        time.sleep(pause)  # between two looks
 
 
 def left(folder: Path, cached: bool = True) -> dict[str, Any]:

@@ -5,21 +5,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from tests.bench import processes
+
 NODES = ("n1", "n2")
+until = partial(processes.until, seconds=300, pause=0.05)  # asks seldom enough to leave the CPUs to the jobs
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "runuser")
-
-
-def until(happens: Callable[[], object], seconds: float = 300) -> None:
-    """Wait until something happens; fails when it does not. Asks seldom enough to leave the CPUs to the jobs."""
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)  # between two looks
 
 
 def why_not() -> str | None:
@@ -93,7 +88,7 @@ class Slurm:
             with suppress(OSError, ValueError):
                 _kill(int(path.read_text()), signal.SIGTERM)
         with suppress(AssertionError):
-            until(lambda: not self._processes(), 10)
+            until(lambda: not self._processes(), seconds=10)
         for pid in self._processes():
             _kill(pid, signal.SIGKILL)
         with suppress(OSError, ValueError):
@@ -103,7 +98,7 @@ class Slurm:
         with suppress(subprocess.CalledProcessError, AssertionError):
             self.run("scancel", "--user=root")
             self.run("scancel", "--signal=KILL", "--full", "--user=root")
-            until(lambda: not self.run("squeue", "-h"), 40)
+            until(lambda: not self.run("squeue", "-h"), seconds=40)
 
     def _processes(self) -> list[int]:
         """Return the processes that the cluster consists of, jobs among them."""
