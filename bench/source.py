@@ -145,7 +145,10 @@ class Streaming:
         except UserError as error:  # of a worker, it comes with that process's traceback in its text
             raise UserError(str(error.args[0]).rpartition("UserError: ")[2].strip()) from None
         except (RuntimeError, OSError, EOFError) as error:
-            wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
+            ended = wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
+            for worker in workers:
+                if worker.sentinel in ended:  # a process closes its files a moment before it has an exit code
+                    worker.join(1)
             if killed := [worker.exitcode for worker in workers if worker.exitcode]:
                 raise WorkerDied(
                     f"a process that decodes images ended with code {killed[0]} (-9: it was killed); where memory is"
