@@ -85,9 +85,11 @@ def run(
 ) -> None:
     """Run the cells of a grid that are not done yet, the failed ones among them."""
     if toy := _toy(grid, profile, settings, only):
+        from bench.executors import Resources
+        from bench.run import resources
         from bench.toy import print_states, run_toy
 
-        if cell or executor != "local" or jobs or jobs_per_gpu:
+        if cell or executor != "local" or resources(context.params) != Resources():
             raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")

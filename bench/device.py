@@ -1,6 +1,8 @@
-"""Which device this process computes on."""
+"""Which device this process computes on, and on how many threads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,14 @@ def find_device(name: str) -> torch.device:
     if there and in_torchrun():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda" if there else "cpu")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let each operation on the CPU take `count` threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,6 +10,7 @@ import torch
 
 from bench.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
 from bench.check import Finding, compare
+from bench.device import threads
 from bench.errors import UserError
 from bench.grid import find_grid, load_grid
 from bench.outcome import Outcome
@@ -100,14 +101,9 @@ class Gate:
 
         Threads add numbers in another order, as another CPU does.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if threads > 1 else 2)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                few = self.spec.model_copy(update={"seeds": self.spec.seeds[:REPEATED_SEEDS]})
-                yield few, Places(data, Path(folder), self.spec.name, targets=Path(folder))
-        finally:
-            torch.set_num_threads(threads)
+        with threads(1 if torch.get_num_threads() > 1 else 2), tempfile.TemporaryDirectory() as folder:
+            few = self.spec.model_copy(update={"seeds": self.spec.seeds[:REPEATED_SEEDS]})
+            yield few, Places(data, Path(folder), self.spec.name, targets=Path(folder))
 
     def write(self, outcomes: Sequence[Outcome], places: Places, few: Grid, again: Places) -> str:
         """Write the baseline and return a sentence on it. Raises UserError unless every cell is done."""

@@ -28,6 +28,7 @@ MINI: dict[str, Any] = {
         "batch_size": 32,
         "input_size": 32,
         "precision": "fp32",
+        "compile": None,
         "probe": {"epochs": 10},
     },
 }

@@ -79,6 +79,7 @@ class Protocol(Model):
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["default", "reduce-overhead"] | None = None  # torch.compile's mode; the second is CUDA graphs
     input_size: Size | None = None  # pixels; None: the dataset's own
     blur: bool = True  # the reference drops every blur on CIFAR
     evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
@@ -209,6 +210,8 @@ class Cell(Model):
             del settings["flops_of"]
         if self.rela and not self.rela.shuffle:
             del settings["rela"]["shuffle"]
+        if not self.protocol.compile:
+            del settings["protocol"]["compile"]
         probe = settings["protocol"]["probe"]
         if probe["seeds"] == 1:
             del probe["seeds"]

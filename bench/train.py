@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -77,6 +77,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
         self.step = 0
+        self.kind = ""  # of step that `step_loss` was made for
+        self.step_loss: torch.nn.Module = _Loss(method)
         self.loss = float("nan")
         self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
         self.counts: dict[str, int] = {}
@@ -89,25 +91,26 @@ class Trainer:
         when it is not finite.
         """
         views: tuple[View, ...] = ()
-        step_loss: torch.nn.Module = _Loss(self.method)
         batches: Iterator[tuple[Tensor, list[Tensor]]] = iter(())
         self.method.train()
         with self.clock.phase("train"):
             while self.step < until:
+                kind = "rela" if isinstance(self.method, ReLA) and self.method.in_phase else "method"
+                if kind != self.kind:
+                    self.kind = kind
+                    self.step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())
                 if self.method.views != views:  # at the start, and where the ReLA phase ends
                     views = self.method.views
                     steps = range(self.step, until)
-                    step_loss = parallel(_Loss(self.method), self.device, unused=self._leaves_unused())
                     batches = self.source.batches(self._without_blur(views), self.order, steps)
                 index, images = next(batches)
-                kind = "rela" if isinstance(self.method, ReLA) and self.method.in_phase else "method"
                 targets = self.targets[index] if self.targets is not None and kind == "rela" else None
                 batch = Batch(images, self.source.labels[index], targets)
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
                 _seed(derive(self.order.seed, "step", self.step))
                 with self._autocast():
-                    loss = step_loss(batch)
+                    loss = self.step_loss(batch)
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
@@ -175,6 +178,14 @@ class Trainer:
     def _leaves_unused(self) -> bool:
         """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
         return isinstance(self.method, ReLA) and (self.method.in_phase or self.method.map.weight.requires_grad)
+
+    def _compiled(self) -> torch.nn.Module:
+        """Return the method's loss, compiled where the protocol says so."""
+        loss, mode = _Loss(self.method), self.protocol.compile
+        if mode is None:
+            return loss
+        torch.compiler.reset()  # what was compiled before counts against a limit, beyond which nothing is
+        return cast(torch.nn.Module, torch.compile(loss, mode=mode))
 
     def _autocast(self) -> AbstractContextManager[None]:
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from bench.device import threads
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -69,11 +71,14 @@ def augment(
     draws = _draw(of or count, height, width, view, generator)
     if rows is not None:
         draws = _Draws(*(values[rows] for values in draws))
-    # On the CPU, pieces that stay in a core's cache, and that malloc serves without mapping fresh pages, can
-    # be twice as fast as the whole batch; elsewhere they would only multiply kernel launches.
-    pieces = math.ceil(count * 3 * size * size / _PIECE) if images.device.type == "cpu" else 1
+    if images.device.type != "cpu":
+        return _apply(images, draws, size)
+    # Pieces that stay in a core's cache, and that malloc serves without mapping fresh pages, can be twice as fast as
+    # the whole batch; and to wake a second thread for each of their many operations takes longer than it helps.
+    pieces = math.ceil(count * 3 * size * size / _PIECE)
     parts = zip(images.chunk(pieces), *(values.chunk(pieces) for values in draws), strict=True)
-    return torch.cat([_apply(part, _Draws(*values), size) for part, *values in parts])
+    with threads(1):
+        return torch.cat([_apply(part, _Draws(*values), size) for part, *values in parts])
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -78,6 +78,7 @@ def settings(found: Collected) -> list[str]:
         lines.append(
             f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
+            f"{f' compiled ({protocol.compile}),' if protocol.compile else ''}"
             f"{' probe by L-BFGS,' * (protocol.probe.recipe == 'lbfgs')} {_count(len(grid.seeds), 'seed')} planned."
         )
     return lines

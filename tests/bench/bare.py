@@ -28,7 +28,7 @@ def bare(
         "simclr": SimCLRProjectionHead(dim, dim, 128),
         "rela": nn.Linear(dim, TARGETS).requires_grad_(False),
     }[method]
-    student = nn.Sequential(network.module, head).to(memory_format=torch.channels_last)
+    student = nn.Sequential(network.module, head).to(views[0].device).to(memory_format=torch.channels_last)
     teacher = copy.deepcopy(nn.Sequential(network.module, head[0])) if isinstance(head, nn.Sequential) else None
     seen = [view.contiguous(memory_format=torch.channels_last) for view in views]
 

@@ -2,9 +2,11 @@
 
 import resource
 import statistics
+import time
 from collections.abc import Callable
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 
@@ -12,6 +14,12 @@ def cpu_seconds() -> float:
     """Return the CPU time of this process and of the children it has waited for: load beside them changes it little."""
     spent = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in spent)
+
+
+def gpu_seconds() -> float:
+    """Return the time at which the GPU has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def ratio(

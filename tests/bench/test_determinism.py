@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.datasets import load_dataset
+from bench.device import threads
 from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock
@@ -102,6 +103,29 @@ def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, sour
         assert_same(whole, resumed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_a_compiled_step_learns_the_same_and_has_its_own_bits_again(
+    name: str, source: Resident, tmp_path: Path
+) -> None:
+    for cell in cells(name, tmp_path):
+        protocol = cell.protocol.model_copy(update={"compile": "default"})
+        compiled = cell.model_copy(update={"protocol": protocol})
+        plain, first, whole, cut, resumed = (trainer(each, source) for each in [cell, *[compiled] * 4])
+        plain.train(1, lambda: None)
+        first.train(1, lambda: None)
+        for theirs, ours in zip(plain.optimiser.state.values(), first.optimiser.state.values(), strict=True):
+            gradient, expected = 10 * ours["exp_avg"], 10 * theirs["exp_avg"]
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        plain.train(6, lambda: None)
+        whole.train(6, lambda: None)
+        assert whole.loss == pytest.approx(plain.loss, abs=0.01)
+        cut.train(3, lambda: None)
+        resumed.restore(cut.state())
+        resumed.train(6, lambda: None)
+        assert_same(whole, resumed)
+
+
 def test_the_adaptive_switch_is_resumed_too(source: Resident, tmp_path: Path) -> None:
     cell = cells("byol", tmp_path, "adaptive")[1]
     whole, cut, resumed = (trainer(cell, source) for _ in range(3))
@@ -114,15 +138,11 @@ def test_the_adaptive_switch_is_resumed_too(source: Resident, tmp_path: Path) ->
 
 
 def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: Resident) -> None:
-    before = torch.get_num_threads()
     seen = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    for count in (1, 2):
+        with threads(count):
             batches = source.batches((View(), View(blur=0.5)), Order(32, 0.5, 8, seed=1), range(4))
             seen.append([(index, *views) for index, views in batches])
-    finally:
-        torch.set_num_threads(before)
     for one, other in zip(*seen, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 

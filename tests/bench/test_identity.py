@@ -37,6 +37,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "lr": 1e-4,
         "weight_decay": 0.1,
         "precision": "bf16",
+        "compile": "default",
         "input_size": 32,
         "blur": False,
         "evaluate_at": (0.5, 1.0),

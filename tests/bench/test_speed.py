@@ -1,7 +1,6 @@
 """How long things take, `tox -e speed`. By default each runs once, as a test."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.budget import total_steps
+from bench.device import threads
 from bench.experiment import build_method
 from bench.grid import expand, load_grid
 from bench.meter import Clock
@@ -27,20 +27,33 @@ from bench.views import augment
 from methods import methods
 from priors import find_prior
 from tests.bench.bare import TARGETS, bare
-from tests.bench.ratios import cpu_seconds, ratio
+from tests.bench.ratios import cpu_seconds, gpu_seconds, ratio
 from tests.bench.reference import Images, Reference
 
 CPU = torch.device("cpu")
-COUNT = 512
-STEPS = {"resnet_small": 4, "resnet20_cifar": 4, "resnet18_cifar": 1}  # of a round
+GPU = torch.cuda.is_available()
+DEVICE, TIMER = (torch.device("cuda"), gpu_seconds) if GPU else (CPU, cpu_seconds)
+# A GPU gets as many images as the paper has: where an epoch ends, the loss is looked at.
+COUNT, BATCHES, WORKERS = (50_000, [128, 512], [8]) if GPU else (512, [128], [0, 2])
+PRECISION, COMPILE = ("bf16", "reduce-overhead") if GPU else ("fp32", "default")
+STEPS = {"resnet_small": 4, "resnet20_cifar": 4, "resnet18_cifar": 1}  # of a round, on a CPU
 BACKBONES = ["resnet_small", *(pytest.param(name, marks=pytest.mark.slow) for name in list(STEPS)[1:])]
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
 
 @pytest.fixture(scope="module")
 def source() -> Resident:
-    images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "speed"))
-    return Resident(images, torch.zeros(COUNT, dtype=torch.int64), 32, CPU)
+    return random_images(COUNT, DEVICE)
+
+
+def random_images(count: int, device: torch.device) -> Resident:
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "speed"))
+    return Resident(images, torch.zeros(count, dtype=torch.int64), 32, device)
+
+
+def steps_of(backbone: str, benchmark: BenchmarkFixture) -> int:
+    """Return how many steps a round has: 1 when nothing is measured."""
+    return (20 if GPU else STEPS[backbone]) if benchmark.enabled else 1
 
 
 def cell(arm: str) -> Cell:
@@ -50,28 +63,37 @@ def cell(arm: str) -> Cell:
     return next(cell for cell in cells if cell.arm == arm and cell.budget == 0.5)
 
 
-def trainer(arm: str, backbone: str, precision: str, source: Resident) -> Trainer:
+def trainer(
+    arm: str, backbone: str, precision: str, source: Resident, batch: int = 128, mode: str | None = None
+) -> Trainer:
     """Return what trains an arm of `cifar_small`; its FLOPs are counted and its optimiser's state is there."""
     spec = cell(arm).model_copy(update={"backbone": backbone})
-    targets = torch.randn(COUNT, TARGETS) if spec.rela else None
-    method = build_method(spec, 32, TARGETS if spec.rela else None, 4).to(memory_format=torch.channels_last)
-    protocol = spec.protocol.model_copy(update={"precision": precision})
-    made = Trainer(method, source, Order(COUNT, 1.0, 128, 0), targets, protocol, Clock(CPU))
+    targets = torch.randn(COUNT, TARGETS, device=DEVICE) if spec.rela else None
+    method = build_method(spec, 32, TARGETS if spec.rela else None, 4).to(DEVICE).to(memory_format=torch.channels_last)
+    protocol = spec.protocol.model_copy(update={"precision": precision, "compile": mode})
+    made = Trainer(method, source, Order(COUNT, 1.0, batch, 0), targets, protocol, Clock(DEVICE))
     made.train(1, lambda: None)
     return made
 
 
-@pytest.mark.benchmark(group="1 to 4 steps of batch 128, 32 px, against Bare", timer=cpu_seconds)
+@pytest.mark.benchmark(group="steps of 32 px, against Bare", timer=TIMER)
 @pytest.mark.parametrize("arm", ["byol", "simclr", "Rand."])
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_step_against_bare(
-    arm: str, backbone: str, source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+    arm: str,
+    batch: int,
+    backbone: str,
+    source: Resident,
+    benchmark: BenchmarkFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Views, loss, optimiser and momentum on top of what no implementation can leave out."""
-    steps = STEPS[backbone] if benchmark.enabled else 1
-    full = trainer(arm, backbone, "fp32", source)
+    steps = steps_of(backbone, benchmark)
+    full = trainer(arm, backbone, PRECISION, source, batch)
     method = "rela" if arm == "Rand." else arm
-    passes = bare(method, backbone, [torch.randn(128, 3, 32, 32) for _ in range(2)], nullcontext)
+    views = [torch.randn(batch, 3, 32, 32, device=DEVICE) for _ in range(2)]
+    passes = bare(method, backbone, views, lambda: torch.autocast("cuda", torch.bfloat16, enabled=GPU))
 
     def bare_steps() -> None:
         for _ in range(steps):
@@ -81,8 +103,25 @@ def test_a_step_against_bare(
     assert full.step > 1
 
 
-@pytest.mark.benchmark(group="BYOL, 1 to 4 steps of batch 128, 32 px, against the reference", timer=cpu_seconds)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
+@pytest.mark.benchmark(group="steps of BYOL at 32 px that are compiled, against those that are not", timer=TIMER)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("backbone", list(STEPS))
+def test_a_compiled_step(
+    batch: int, backbone: str, source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = steps_of(backbone, benchmark)
+    plain, compiled = (trainer("byol", backbone, PRECISION, source, batch, mode) for mode in (None, COMPILE))
+
+    def take(which: Trainer) -> None:
+        which.train(which.step + steps, lambda: None)
+
+    ratio(benchmark, lambda: take(compiled), lambda: take(plain), "eager", capsys)
+    assert math.isfinite(compiled.loss)
+
+
+@pytest.mark.benchmark(group="steps of BYOL, batch 128, 32 px, against the reference", timer=TIMER)
+@pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_step_against_the_reference(
@@ -94,39 +133,35 @@ def test_a_step_against_the_reference(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In fp32 both, or ours in bf16. On few cores, workers and the threads of the network get in each other's way."""
-    steps = STEPS[backbone] if benchmark.enabled else 1
+    steps = steps_of(backbone, benchmark)
     full = trainer("byol", backbone, precision, source)
-    reference = Reference(source.images[: 128 * steps], backbone, 128, workers, device=CPU)
+    reference = Reference(source.images[: 128 * steps], backbone, 128, workers, DEVICE)
     ratio(benchmark, lambda: full.train(full.step + steps, lambda: None), reference.epoch, "the reference", capsys)
     assert math.isfinite(full.loss)
 
 
 @pytest.mark.benchmark(group="BYOL's two views of 512 images of 32 px, on one core", timer=cpu_seconds)
-def test_augmentation_against_lightly(
-    source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_augmentation_against_lightly(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
     """Against lightly's transform of PIL images; both without blur."""
     views, draw = [replace(view, blur=0.0) for view in methods.get("byol").views], generator(0, "augmentation")
-    images = Images(source.images)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    few = random_images(512, CPU).images
+    images = Images(few)
+    with threads(1):
         ratio(
             benchmark,
-            lambda: [augment(part, view, 32, draw) for part in source.images.split(128) for view in views],
-            lambda: [images[index] for index in range(COUNT)],
+            lambda: [augment(part, view, 32, draw) for part in few.split(128) for view in views],
+            lambda: [images[index] for index in range(len(few))],
             "lightly",
             capsys,
         )
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.mark.benchmark(group="targets of 512 images of 32 px, resnet_small as prior")
-def test_targets(source: Resident, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+def test_targets(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    source = random_images(512, CPU)
     prior = find_prior("rand", cell("Rand."), Places(tmp_path, tmp_path, "speed"))
     targets = benchmark.pedantic(lambda: make_targets(prior, source, 128, 32, CPU, Clock(CPU)), rounds=3)
-    assert targets.values.shape == (COUNT, 128)
+    assert targets.values.shape == (512, 128)
 
 
 @pytest.mark.benchmark(group="planning 10,000 cells")

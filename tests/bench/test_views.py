@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F2
 
 from bench import views
+from bench.device import threads
 from bench.views import MEAN, STD, View, augment, normalise, resize
 
 PLAIN = View(jitter=0, grey=0)  # crop and flip only
@@ -252,15 +253,12 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_threads_do_not_change_a_view() -> None:
-    images, threads = noise(64, 3, 32, 32), torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
+    images, results = noise(64, 3, 32, 32), []
+    for count in (1, 2):
+        with threads(count):
             results.append(augment(images, EVERYTHING, 32, generator()))
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+            assert torch.get_num_threads() == count  # as before: the passes that follow want them all
+    assert torch.equal(*results)
 
 
 def test_nothing_waits_for_the_device() -> None:

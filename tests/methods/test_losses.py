@@ -93,8 +93,9 @@ def test_barlow_twins_is_the_distance_of_the_cross_correlation_from_the_identity
     assert_same_gradients(model, ours, formula)
 
 
-def test_vicreg_is_invariance_variance_and_covariance() -> None:
-    model, data = method("vicreg", projection=16), batch()
+@pytest.mark.parametrize("projection", [16, 4])  # more than there are samples, and fewer
+def test_vicreg_is_invariance_variance_and_covariance(projection: int) -> None:
+    model, data = method("vicreg", projection=projection), batch()
     ours = model.loss(data)
     za, zb = (model.projector(model.backbone(x)) for x in data.views)
 
@@ -103,7 +104,7 @@ def test_vicreg_is_invariance_variance_and_covariance() -> None:
 
     def covariance(z: Tensor) -> Tensor:
         square = torch.cov(z.T) ** 2
-        return (square.sum() - square.diagonal().sum()) / 16
+        return (square.sum() - square.diagonal().sum()) / projection
 
     # The public code halves the variance term that the paper's equation 6 adds up.
     formula = 25 * ((za - zb) ** 2).mean() + 25 * (variance(za) + variance(zb)) / 2 + covariance(za) + covariance(zb)

@@ -7,7 +7,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.backbones import build_backbone
+from bench.meter import Clock
+from bench.source import Order, Resident
+from bench.spec import Protocol
+from bench.train import Trainer
 from methods import Batch, methods
+from methods.base import Method
 from methods.rela import ReLA
 from tests.methods.test_conformance import SMALL
 
@@ -31,6 +36,11 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+EACH = pytest.mark.parametrize(
+    ("name", "with_rela"), [(name, with_rela) for name in methods for with_rela in (False, True)]
+)
+
+
 def test_what_waits_is_seen() -> None:
     values = torch.arange(3.0)
     with Waits() as waits:
@@ -38,15 +48,15 @@ def test_what_waits_is_seen() -> None:
     assert waits.seen == {"aten::index by a mask", "aten::_local_scalar_dense"}
 
 
-@pytest.mark.parametrize("with_rela", [False, True], ids=["plain", "rela"])
-@pytest.mark.parametrize("name", list(methods))
-def test_no_step_waits_for_the_device(name: str, with_rela: bool, request: pytest.FixtureRequest) -> None:
-    if name in {"simclr", "vicreg"} and not with_rela:
-        reason = "lightly's loss picks entries by a mask: how many there are is known on the device alone"
-        request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+def build(name: str, with_rela: bool) -> Method:
     backbone = build_backbone("resnet_small", 12)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
-    method = ReLA(method, 8, check_every=1000) if with_rela else method
+    return ReLA(method, 8, check_every=1000) if with_rela else method
+
+
+@EACH
+def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
+    method = build(name, with_rela)
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], fused=True)
     batch = Batch([torch.randn(16, 3, 12, 12) for _ in method.views], torch.arange(16) % 10, torch.randn(16, 8))
     with Waits() as waits:
@@ -56,3 +66,23 @@ def test_no_step_waits_for_the_device(name: str, with_rela: bool, request: pytes
             optimiser.zero_grad()
             method.after_step()
     assert not waits.seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@EACH
+def test_training_never_waits_for_a_gpu_within_an_epoch(name: str, with_rela: bool) -> None:
+    device = torch.device("cuda")
+    images = torch.randint(0, 256, (160, 3, 12, 12), dtype=torch.uint8)
+    source = Resident(images, torch.arange(160) % 10, 12, device)
+    method = build(name, with_rela).to(device)
+    targets = torch.randn(160, 8, device=device)
+    trainer = Trainer(method, source, Order(160, 1.0, 16, 0), targets, Protocol(precision="bf16"), Clock(device))
+
+    def watch() -> None:  # the first step counts FLOPs, the last one of an epoch looks at the loss
+        torch.cuda.set_sync_debug_mode("error" if 2 <= trainer.step < 9 else "default")
+
+    try:
+        trainer.train(10, watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.step == 10
