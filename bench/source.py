@@ -23,7 +23,7 @@ from bench.datasets.folder import Paths, read_image
 from bench.distributed import share
 from bench.errors import UserError
 from bench.seeds import derive, generator
-from bench.views import MEAN, STD, View, augment, crop_boxes, normalise, resize, resized_crops
+from bench.views import MEAN, STD, View, augment_each, crop_boxes, normalise, resize, resized_crops
 
 
 class Order:
@@ -84,7 +84,7 @@ class Resident:
             index = order(step)[rows].to(self.images.device, non_blocking=True)
             images = self.images[index]
             draw = generator(order.seed, "views", step)
-            yield index, [augment(images, view, self.size, draw, rows, order.batch_size) for view in views]
+            yield index, augment_each([images] * len(views), views, self.size, draw, rows, order.batch_size)
 
     def plain(
         self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
@@ -116,7 +116,7 @@ class Streaming:
             draw = generator(order.seed, "views", step)
             rows, of = share(order.batch_size), order.batch_size
             index = order(step)[rows].to(self.device, non_blocking=True)
-            yield index, [augment(images[:, i], view, self.size, draw, rows, of) for i, view in enumerate(whole)]
+            yield index, augment_each(images.unbind(1), whole, self.size, draw, rows, of)
 
     def plain(
         self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0

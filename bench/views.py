@@ -67,18 +67,44 @@ def augment(
     (B, 3, size, size), normalised, channels_last, on the device of `images`. Nothing waits for the device. When the
     images are the `rows` of a batch of `of`, they get the views that they would get in the whole batch.
     """
-    count, _, height, width = images.shape
-    draws = _draw(of or count, height, width, view, generator)
+    return augment_each([images], [view], size, generator, rows, of)[0]
+
+
+def augment_each(
+    images: Sequence[Tensor],
+    views: Sequence[View],
+    size: int,
+    generator: Generator,
+    rows: slice | None = None,
+    of: int | None = None,
+) -> list[Tensor]:
+    """For each of several views, in their order, what `augment` makes of its images; all have one shape."""
+    count, _, height, width = images[0].shape
+    draws = [_draw(of or count, height, width, view, generator) for view in views]
     if rows is not None:
-        draws = _Draws(*(values[rows] for values in draws))
-    if images.device.type != "cpu":
-        return _apply(images, draws, size)
-    # Pieces that stay in a core's cache, and that malloc serves without mapping fresh pages, can be twice as fast as
-    # the whole batch; and to wake a second thread for each of their many operations takes longer than it helps.
-    pieces = math.ceil(count * 3 * size * size / _PIECE)
-    parts = zip(images.chunk(pieces), *(values.chunk(pieces) for values in draws), strict=True)
+        draws = [_Draws(*(values[rows] for values in each)) for each in draws]
+    make = _in_pieces if images[0].device.type == "cpu" else _together
+    return make(images, draws, size)
+
+
+def _in_pieces(images: Sequence[Tensor], draws: Sequence[_Draws], size: int) -> list[Tensor]:
+    """Make each view in pieces that stay in a core's cache, and that malloc serves without mapping fresh pages.
+
+    That can be twice as fast as a whole batch; and to wake a second thread for each of the many operations takes
+    longer than it helps.
+    """
+    pieces, views = math.ceil(len(images[0]) * 3 * size * size / _PIECE), []
     with threads(1):
-        return torch.cat([_apply(part, _Draws(*values), size) for part, *values in parts])
+        for batch, drawn in zip(images, draws, strict=True):
+            parts = zip(batch.chunk(pieces), *(values.chunk(pieces) for values in drawn), strict=True)
+            views.append(torch.cat([_apply(part, _Draws(*values), size) for part, *values in parts]))
+    return views
+
+
+def _together(images: Sequence[Tensor], draws: Sequence[_Draws], size: int) -> list[Tensor]:
+    """Make all views at once: on a GPU, time goes by the number of operations."""
+    drawn = _Draws(*map(torch.cat, zip(*draws, strict=True)))
+    return list(_apply(torch.cat(list(images)), drawn, size).chunk(len(draws)))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

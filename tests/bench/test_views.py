@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from PIL import Image
 from scipy import ndimage, stats
 from sklearn.datasets import load_sample_image
 from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F2
 
 from bench import views
 from bench.device import threads
-from bench.views import MEAN, STD, View, augment, normalise, resize
+from bench.views import MEAN, STD, View, augment, augment_each, normalise, resize
 
 PLAIN = View(jitter=0, grey=0)  # crop and flip only
 EVERYTHING = View(jitter=0.8, grey=0.3, blur=0.5, solarise=0.3)
@@ -266,6 +268,36 @@ def test_nothing_waits_for_the_device() -> None:
     images = noise(8, 3, 20, 20).to("meta")
     assert augment(images, EVERYTHING, 16, generator()).device.type == "meta"
     assert resize(images, 16).device.type == "meta"
+
+
+@pytest.mark.parametrize("how", ["_in_pieces", "_together"])  # on a CPU, elsewhere
+def test_several_views_are_those_made_one_by_one(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, laws, draw = [noise(24, 3, 32, 40, seed=seed) for seed in (0, 1)], [EVERYTHING, PLAIN], generator()
+    one_by_one = [augment(each, law, 20, draw) for each, law in zip(images, laws, strict=True)]
+    monkeypatch.setattr(views, "_in_pieces", getattr(views, how))
+    for ours, expected in zip(augment_each(images, laws, 20, generator()), one_by_one, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_on_a_device_two_views_take_no_more_operations_than_one() -> None:
+    counts = []
+    for count in (1, 2):
+        with Operations() as seen:
+            augment_each([noise(64, 3, 20, 20).to("meta")] * count, [EVERYTHING] * count, 16, generator())
+        counts.append(seen.on_device)
+    assert 0 < counts[1] <= counts[0] + 2
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations whose results are on the meta device."""
+
+    on_device = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.on_device += isinstance(made, Tensor) and made.device.type == "meta"
+        return made
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
