@@ -58,7 +58,10 @@ def run(
     profile: ProfileOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
-    cell: Annotated[list[str] | None, typer.Option(help="a cell's id: run this one alone; repeatable")] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="a cell's id: run this one alone; repeatable; - reads ids from standard input"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     executor: Annotated[str, typer.Option(help="how cells are run; `list executors` tells")] = "local",
     data_root: DataOption = Path("data"),

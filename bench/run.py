@@ -50,14 +50,21 @@ def command(context: typer.Context) -> tuple[str, ...]:
 def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
     """Return the tasks that `--cell` and `--retry` choose, the latter with what they need; all without them.
 
-    Raises UserError on an id that no cell has.
+    The cell `-` stands for those whose ids are on standard input. Raises UserError on an id that no cell has, and when
+    there is none.
     """
     known = {task.id for task in tasks if task.id}
+    if "-" in cells:
+        said = of_first(sys.stdin.read().split() if is_first() else [])
+        if not said:
+            raise UserError("--cell -: there is no id on standard input")
+        cells = [*(each for each in cells if each != "-"), *said]
     for each in cells:
         if each not in known:
             raise UserError(f"--cell {each}: no cell of {places.grid} has this id; `--dry-run` shows those there are")
     if cells:
-        tasks = [task for task in tasks if task.id in cells]
+        named = set(cells)
+        tasks = [task for task in tasks if task.id in named]
     if not retry:
         return list(tasks)
     found = of_first({task.id for task in with_status(tasks, places, retry)})

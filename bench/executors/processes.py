@@ -86,8 +86,8 @@ class Processes:
         self.work, self.environments = work, environments
         self.tasks = {task.cell.key(): task for task in work.tasks}
         self.pending = {task.id for task in pending}
-        cells = [word for task in work.tasks if task.id for word in ("--cell", task.id)]
-        self.command = [*work.command, *cells]
+        self.command = [*work.command, "--cell", "-"]
+        self.cells = "\n".join(task.id for task in work.tasks if task.id)
         self.launch = str(uuid4())
         self.display = Display(work.places.mark, several=True)
         self.lock = threading.Lock()
@@ -137,7 +137,8 @@ class Processes:
             print(f"{ERROR}{line}", file=sys.stderr)
 
     def _start(self, environment: dict[str, str]) -> None:
-        process = _Process(self.command, environment | {LAUNCH: self.launch}, self._hear, self._show, self.ended)
+        environment = environment | {LAUNCH: self.launch}
+        process = _Process(self.command, self.cells, environment, self._hear, self._show, self.ended)
         self.living.append(process)
         if self.asked:  # meanwhile
             self._signal(signal.SIGTERM)
@@ -218,13 +219,14 @@ class Processes:
 class _Process:
     """A runner in a process group of its own, so that a terminal's Ctrl-C reaches the parent alone.
 
-    `hear` is called with what it tells, `show` with each line that it prints and where to; itself is put into `ended`
-    once it has ended and all that it said was heard.
+    `given` is its standard input. `hear` is called with what it tells, `show` with each line that it prints and where
+    to; itself is put into `ended` once it has ended and all that it said was heard.
     """
 
     def __init__(
         self,
         command: Sequence[str],
+        given: str,
         environment: dict[str, str],
         hear: Callable[..., None],
         show: Callable[[str, IO[str]], None],
@@ -239,7 +241,7 @@ class _Process:
             env=os.environ | environment | {PIPE: str(tells)},
             pass_fds=(tells,),
             process_group=0,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -248,8 +250,10 @@ class _Process:
         os.close(tells)
         self.pid = self._popen.pid
         self._hear, self._show, self._ended = hear, show, ended
+        assert self._popen.stdin
         assert self._popen.stdout
         assert self._popen.stderr
+        threading.Thread(target=_give, args=(given, self._popen.stdin), daemon=True).start()
         readers = [
             threading.Thread(target=self._listen, args=(told,), daemon=True),
             threading.Thread(target=self._pass_on, args=(self._popen.stdout, sys.stdout), daemon=True),
@@ -284,3 +288,9 @@ class _Process:
         for reader in readers:
             reader.join(10)  # processes that decode images may hold the pipes a little longer
         self._ended.put(self)
+
+
+def _give(text: str, to: IO[str]) -> None:
+    """Write what a process reads, which may be more than a pipe holds; it may end before it has read it."""
+    with suppress(BrokenPipeError), to:
+        to.write(text)

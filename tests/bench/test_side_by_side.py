@@ -1,5 +1,6 @@
 """Cells side by side: the same results as one after the other, whatever ends a process, and no seconds of others."""
 
+import io
 import os
 import re
 import signal
@@ -169,6 +170,18 @@ def test_chosen_cells_run_alone_once_what_they_need_is_done(tmp_path: Path) -> N
     assert [(one.task.id, one.status) for one in run(trained.id)] == [(trained.id, "done")]
     with pytest.raises(UserError, match="--cell nothing: no cell of tiny has this id"):
         chosen(tasks, places, ["nothing"], [])
+
+
+def test_cells_are_chosen_by_ids_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, places = tasks_of(folder(tmp_path / "there", GRID))
+    first, second, *_ = tasks
+    for text, cells, expected in ((f"{second.id}\n{first.id}\n", ["-"], 2), (second.id, [first.id, "-"], 2)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert chosen(tasks, places, cells, []) == tasks[:expected]
+    for text, says in (("", "there is no id on standard input"), ("nothing", "no cell of tiny has this id")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        with pytest.raises(UserError, match=says):
+            chosen(tasks, places, ["-"], [])
 
 
 # Seconds that others had a part in
