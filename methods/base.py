@@ -120,12 +120,23 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("rows", normalize(torch.randn(size, dim)))
+        self.kept: Tensor | None = None  # a batch that waits for the end of its step
         self.pushed = 0
 
     @property
     def full(self) -> bool:
         """Whether all random rows are gone; an empty queue never is full."""
         return 0 < len(self.rows) <= self.pushed
+
+    def keep(self, batch: Tensor) -> None:
+        """Keep a batch (B, dim) of the loss until `advance`: the gradient needs the rows as they are."""
+        self.kept = batch.detach()
+
+    def advance(self) -> None:
+        """Push what was kept, if anything was: a ReLA phase has no loss of the method's."""
+        if self.kept is not None:
+            self.push(self.kept)
+            self.kept = None
 
     @torch.no_grad()
     def push(self, batch: Tensor) -> None:

@@ -36,7 +36,6 @@ class MoCo(Method):
         self.query = nn.Sequential(self.backbone, MoCoProjectionHead(dim, dim, projection))
         self.key = Momentum(self.query, momentum)
         self.queue = Queue(queue, projection)
-        self.keys: Tensor | None = None  # of the step, until it is over
         self.temperature = temperature
 
     def loss(self, batch: Batch) -> Tensor:
@@ -44,11 +43,9 @@ class MoCo(Method):
         query, key = normalize(self.query(x0).float()), normalize(self.key(x1).float())
         positive = (query * key).sum(dim=1, keepdim=True)
         logits = torch.cat([positive, query @ self.queue.rows.T], dim=1) / self.temperature
-        self.keys = gather(key)
+        self.queue.keep(gather(key))
         return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
     def after_step(self) -> None:
         self.key.update(self.query)
-        if self.keys is not None:  # there was a loss
-            self.queue.push(self.keys)
-            self.keys = None
+        self.queue.advance()

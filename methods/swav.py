@@ -38,7 +38,6 @@ class SwAV(Method):
         self.projector = SwaVProjectionHead(dim, dim, projection)
         self.prototypes = nn.Linear(projection, prototypes, bias=False)
         self.queues = nn.ModuleList(Queue(queue, projection) for _ in self.views)
-        self.latest: list[Tensor] = []  # projections of the step, until it is over
         self.criterion = SwaVLoss(temperature, sinkhorn_epsilon=epsilon)
         self.after_step()
 
@@ -47,13 +46,13 @@ class SwAV(Method):
         queues = [queue for queue in self.queues if isinstance(queue, Queue)]
         queued = [self.prototypes(queue.rows) for queue in queues] if all(queue.full for queue in queues) else None
         loss: Tensor = self.criterion([self.prototypes(each).float() for each in z], [], queued)
-        self.latest = [each.detach() for each in z]
+        for queue, each in zip(queues, z, strict=True):
+            queue.keep(each)
         return loss.squeeze()
 
     @torch.no_grad()
     def after_step(self) -> None:
         self.prototypes.weight.copy_(normalize(self.prototypes.weight))
-        for queue, rows in zip(self.queues, self.latest, strict=False):  # no rows where there was no loss
+        for queue in self.queues:
             assert isinstance(queue, Queue)
-            queue.push(rows)
-        self.latest = []
+            queue.advance()
