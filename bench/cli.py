@@ -87,12 +87,13 @@ def run(
     ] = None,
 ) -> None:
     """Run the cells of a grid that are not done yet, the failed ones among them."""
+    from bench.executors import Resources
+
+    asked = Resources.among(context.params)
     if toy := _toy(grid, profile, settings, only):
-        from bench.executors import Resources
-        from bench.run import resources
         from bench.toy import print_states, run_toy
 
-        if cell or executor != "local" or resources(context.params) != Resources():
+        if cell or executor != "local" or asked != Resources():
             raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
@@ -103,13 +104,12 @@ def run(
         make_deterministic()
     from bench.device import find_device
     from bench.distributed import first_then_others, start, stop, world
-    from bench.executors import Resources, Work, find_executor
+    from bench.executors import Work, find_executor
     from bench.experiment import Limits
-    from bench.run import check_retry, chosen, command, concluded, resources, speaks
+    from bench.run import check_retry, chosen, command, concluded, speaks
 
     check_retry(retry or [], rehearse or dry_run)
     _load_plugins(plugin)
-    asked = resources(context.params)
     if rehearse and (cell or executor != "local" or asked != Resources()):
         raise UserError("--rehearse runs all cells, one after the other: leave out --cell, --executor and its options")
     runs = find_executor(executor, device, asked)

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -25,14 +24,8 @@ from bench.train import Interrupted
 OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflops", "rehearse"}
 
 
-def resources(options: dict[str, Any]) -> Resources:
-    """Return the options that are an executor's."""
-    given: dict[str, Any] = {field.name: options[field.name] for field in fields(Resources)}
-    return Resources(**given | {"slurm": tuple(given["slurm"] or ()) or None})
-
-
 def command(context: typer.Context) -> tuple[str, ...]:
-    """Return the words that run the same grid in another process, for an executor to add `--cell ID` to."""
+    """Return the words that run the same grid in another process, for an executor to add `--cell` to."""
     words = [sys.executable, "-m", "bench", "run"]
     left_out = OF_THE_CALL | {field.name for field in fields(Resources)}
     for option in context.command.params:

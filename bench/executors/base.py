@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.experiment import Limits
-from bench.outcome import Outcome
-from bench.places import Places
-from bench.plan import Task
+if TYPE_CHECKING:  # all of them import torch, and options are looked at before
+    from bench.experiment import Limits
+    from bench.outcome import Outcome
+    from bench.places import Places
+    from bench.plan import Task
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,13 @@ class Work:
         workers: processes that decode images of a set that streams.
         limits: seconds between checkpoints, and seconds that a cell may take.
         command: the words that run the grid in a new process, with all options but those that choose cells or are
-            of `Resources`; `--cell ID` for each cell is put behind them. Its paths are absolute.
+            of `Resources`; `--cell` is put behind them. Its paths are absolute.
     """
 
-    tasks: Sequence[Task]
-    places: Places
+    tasks: "Sequence[Task]"
+    places: "Places"
     workers: int
-    limits: Limits
+    limits: "Limits"
     command: tuple[str, ...]
 
 
@@ -42,6 +43,12 @@ class Resources:
     nodes_per_cell: int | None = None
     array_parallelism: int | None = None
     slurm: tuple[str, ...] | None = None
+
+    @classmethod
+    def among(cls, options: dict[str, Any]) -> "Resources":
+        """Return those among all options of `run`."""
+        given = {field.name: options[field.name] for field in fields(cls)}
+        return cls(**given | {"slurm": tuple(given["slurm"] or ()) or None})
 
 
 class Executor(ABC):
@@ -62,7 +69,7 @@ class Executor(ABC):
         self.device, self.resources = device, resources
 
     @abstractmethod
-    def run(self, work: Work) -> list[Outcome]:
+    def run(self, work: Work) -> "list[Outcome]":
         """Run what is not done yet and return what became of each task, in their order.
 
         A cell that fails ends only itself and those that need it. Raises Interrupted when the user asked to stop,

@@ -371,11 +371,12 @@ def test_a_report_without_records_says_how_to_make_them(path: Path) -> None:
     assert ran.err.count("\n") == 1
 
 
-def test_a_report_needs_no_torch(path: Path) -> None:
+@pytest.mark.parametrize("words", [["report", "--reports", "reports"], ["run", "--dry-run", "--grid"]])
+def test_a_report_and_a_dry_run_need_no_torch(words: list[str], path: Path) -> None:
     bench(path, "run")
+    words = [str(path.parent / word) if word == "reports" else word for word in words]
     code = (
-        f"import sys; sys.argv = {['bench', 'report', str(path)]!r}\n"
-        f"sys.argv += {['--results', str(path.parent / 'results'), '--reports', str(path.parent / 'reports')]!r}\n"
+        f"import sys; sys.argv = {['bench', *words, str(path), '--results', str(path.parent / 'results')]!r}\n"
         "from bench.cli import main\n"
         "try: main()\n"
         "finally: assert 'torch' not in sys.modules\n"
