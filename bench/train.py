@@ -78,7 +78,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
         self.step = 0
         self.kind = ""  # of step that `step_loss` was made for
-        self.step_loss: torch.nn.Module = _Loss(method)
+        self.step_loss: torch.nn.Module
         self.loss = float("nan")
         self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
         self.counts: dict[str, int] = {}

@@ -24,7 +24,9 @@ class Images(Dataset[list[Tensor]]):
 
     def __init__(self, images: Tensor) -> None:
         size = images.shape[-1]
-        self.images = [Image.fromarray(np.ascontiguousarray(image)) for image in images.permute(0, 2, 3, 1).numpy()]
+        self.images = [
+            Image.fromarray(np.ascontiguousarray(image)) for image in images.permute(0, 2, 3, 1).cpu().numpy()
+        ]
         self.transform = BYOLTransform(
             BYOLView1Transform(input_size=size, gaussian_blur=0.0),
             BYOLView2Transform(input_size=size, gaussian_blur=0.0),

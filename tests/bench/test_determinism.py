@@ -88,6 +88,17 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         assert same, name
 
 
+def assert_resumes(cell: Cell, source: Resident, cut_at: int, until: int) -> Trainer:
+    """Assert that the state of one step leads to the same bits as no cut; return what was not cut."""
+    whole, cut, resumed = (trainer(cell, source) for _ in range(3))
+    whole.train(until, lambda: None)
+    cut.train(cut_at, lambda: None)
+    resumed.restore(cut.state())
+    resumed.train(until, lambda: None)
+    assert_same(whole, resumed)
+    return whole
+
+
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, source: Resident, tmp_path: Path) -> None:
     for cell in cells(name, tmp_path):
@@ -124,22 +135,12 @@ def test_a_compiled_step_learns_the_same_and_has_its_own_bits_again(
         # Mostly 1e-5; where rounding takes the input of a ReLU across 0, up to 1e-2.
         assert (found - expected).norm() < 0.02 * expected.norm()
         assert ours.loss == pytest.approx(plain.loss, rel=1e-3)
-        whole, cut, resumed = (trainer(compiled, source) for _ in range(3))
-        whole.train(6, lambda: None)
-        cut.train(3, lambda: None)
-        resumed.restore(cut.state())
-        resumed.train(6, lambda: None)
-        assert_same(whole, resumed)
+        assert_resumes(compiled, source, cut_at=3, until=6)
 
 
 def test_the_adaptive_switch_is_resumed_too(source: Resident, tmp_path: Path) -> None:
     cell = cells("byol", tmp_path, "adaptive")[1]
-    whole, cut, resumed = (trainer(cell, source) for _ in range(3))
-    whole.train(4, lambda: None)
-    cut.train(2, lambda: None)
-    resumed.restore(cut.state())
-    resumed.train(4, lambda: None)
-    assert_same(whole, resumed)
+    whole = assert_resumes(cell, source, cut_at=2, until=4)
     assert whole.state()["method"]["switch.fast"] != 1.0
 
 
