@@ -20,6 +20,7 @@ from bench.datasets import load_dataset
 from bench.distributed import is_first, start, stop, synchronise_batch_norm
 from bench.meter import Clock
 from bench.places import Places
+from bench.process import leave_torchrun
 from bench.seeds import generator
 from bench.source import Order, Resident
 from bench.spec import Protocol
@@ -87,3 +88,4 @@ found = {f"{name} {rela}": train(name, rela) for name in methods for rela in (Fa
 if is_first():
     Path(sys.argv[1]).write_text(json.dumps(found))
 stop()
+leave_torchrun()
