@@ -1,13 +1,14 @@
-"""Which device this process computes on, and on how many threads."""
+"""Which device this process computes on, on how many threads, and in which precision."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from bench.errors import UserError
 from bench.process import in_torchrun
+from bench.spec import Precision
 
 
 def find_device(name: str) -> torch.device:
@@ -34,3 +35,9 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Let operations that allow it compute in this precision meanwhile; in fp32 all do."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)

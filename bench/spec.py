@@ -20,6 +20,7 @@ MAX_NAME = 200  # bytes: names of files end at 255
 Budget = Annotated[float, Field(ge=1e-6, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=4, le=1024)]
+Precision = Literal["fp32", "bf16", "fp16"]  # of forward passes; weights are fp32
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Protocol(Model):
     batch_size: Annotated[int, Field(ge=2)] = 128
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     compile: Literal["default", "reduce-overhead"] | None = None  # torch.compile's mode; the second is CUDA graphs
     input_size: Size | None = None  # pixels; None: the dataset's own
     blur: bool = True  # the reference drops every blur on CIFAR
@@ -93,6 +94,7 @@ class Rela(Model):
     prior: str
     backbone: str | None = None  # architecture of a `file:` prior
     input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
+    precision: Precision = "fp32"  # the prior's, when it makes the targets
     phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
     train_map: bool = False  # the reference leaves the linear map at its random initial value
     check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
@@ -210,6 +212,8 @@ class Cell(Model):
             del settings["flops_of"]
         if self.rela and not self.rela.shuffle:
             del settings["rela"]["shuffle"]
+        if self.rela and self.rela.precision == "fp32":
+            del settings["rela"]["precision"]
         if not self.protocol.compile:
             del settings["protocol"]["compile"]
         probe = settings["protocol"]["probe"]

@@ -8,6 +8,7 @@ import torch
 
 from bench.atomic import remove_leftovers
 from bench.backbones import build_backbone
+from bench.device import autocast
 from bench.flops import count_flops
 from bench.lock import wait_for
 from bench.meter import Clock
@@ -15,7 +16,7 @@ from bench.places import Places
 from bench.plan import Task
 from bench.seeds import generator
 from bench.source import Source, Streaming
-from bench.spec import Cell
+from bench.spec import Cell, Precision
 from priors import Prior
 from priors.mapped import Mapped
 from priors.streamed import load_rows, stream_targets, writing
@@ -39,6 +40,8 @@ def find_or_make_targets(
     """
     assert task.prior is not None
     assert task.inputs is not None
+    assert task.cell.rela is not None
+    precision = task.cell.rela.precision
     dim = build_backbone(task.cell.backbone, size).dim
     path = cache_path(
         places.targets or places.cache,
@@ -47,6 +50,7 @@ def find_or_make_targets(
         prior=task.prior.digest(),
         size=task.prior.input_size or size,
         dim=dim,
+        precision=precision,
     )
     count, load = len(train.labels), load_rows if isinstance(train, Streaming) else load_targets
     if found := load(path, count):
@@ -58,9 +62,9 @@ def find_or_make_targets(
             return found, found.maker != task.id
         remove_leftovers(path)
         if isinstance(train, Streaming):
-            parts = partial(features, task.prior, train, size, clock.device, clock)
+            parts = partial(features, task.prior, train, size, clock.device, clock, precision)
             return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id), False
-        targets = make_targets(task.prior, train, dim, size, clock.device, clock, check)
+        targets = make_targets(task.prior, train, dim, size, clock.device, clock, precision, check)
         with clock.phase("other"), writing(path.parent):
             save_targets(replace(targets, maker=task.id), path)
         return targets, False
@@ -73,17 +77,18 @@ def make_targets(
     size: int,
     device: torch.device,
     clock: Clock,
+    precision: Precision = "fp32",
     check: Callable[[], None] = lambda: None,
 ) -> Targets:
     """Return the targets that a prior makes of the training images, with their cost.
 
-    Every image passes un-augmented through the prior in eval mode, in fp32 (ReLA-D, public code). `check` is called
+    Every image passes un-augmented through the prior in eval mode (ReLA-D; public code, in fp32). `check` is called
     after each batch and may raise to stop there.
     """
     began = clock.spent("targets")
     with clock.phase("targets"):
         parts, flops = [], 0
-        for part, counted in features(prior, train, size, device, clock):
+        for part, counted in features(prior, train, size, device, clock, precision):
             parts.append(part)
             flops += counted
             check()
@@ -94,13 +99,13 @@ def make_targets(
 
 
 def features(
-    prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, first: int = 0
+    prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, precision: Precision, first: int = 0
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took."""
     model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
     flops = 0
     for batch in train.plain(prior.input_size or size, prior.mean, prior.std, first):
-        with torch.no_grad():
+        with torch.no_grad(), autocast(device, precision):
             if not flops:
                 with clock.phase("other"):
                     flops = count_flops(partial(model, batch[:1]))

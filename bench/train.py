@@ -5,7 +5,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.device import autocast
 from bench.distributed import mean, parallel, world
 from bench.flops import step_flops
 from bench.meter import Clock
@@ -109,7 +109,7 @@ class Trainer:
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
                 _seed(derive(self.order.seed, "step", self.step))
-                with self._autocast():
+                with autocast(self.device, self.protocol.precision):
                     loss = self.step_loss(batch)
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimiser)
@@ -172,7 +172,7 @@ class Trainer:
         """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is."""
         with self.clock.phase("other"):
             method = copy.deepcopy(self.method)
-            with self._autocast():
+            with autocast(self.device, self.protocol.precision):
                 self.spent.step_flops[kind] = world() * step_flops(lambda: method.loss(batch))
 
     def _leaves_unused(self) -> bool:
@@ -186,12 +186,6 @@ class Trainer:
             return loss
         torch.compiler.reset()  # what was compiled before counts against a limit, beyond which nothing is
         return cast(torch.nn.Module, torch.compile(loss, mode=mode))
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = kinds[self.protocol.precision]
-        enabled = dtype is not torch.float32
-        return torch.autocast(self.device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
 
     def _without_blur(self, views: tuple[View, ...]) -> tuple[View, ...]:
         return views if self.protocol.blur else tuple(replace(view, blur=0.0) for view in views)

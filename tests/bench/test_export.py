@@ -122,6 +122,7 @@ def check(frame: pd.DataFrame, records: list[Record]) -> None:
             "prior": cell.rela.prior if cell.rela else None,
             "prior_digest": record.inputs.prior,
             "phase": str(cell.rela.phase) if cell.rela else None,
+            "prior_precision": cell.rela.precision if cell.rela else None,
             "check_every": cell.rela.check_every if cell.rela else None,
             "shuffle": cell.rela.shuffle if cell.rela else None,
             "budget": cell.budget,

@@ -48,6 +48,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "prior": "DIGITS-T",
         "backbone": "resnet18",
         "input_size": 64,
+        "precision": "bf16",
         "phase": 0.5,
         "train_map": True,
         "check_every": 2,

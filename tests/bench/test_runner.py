@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 from bench.budget import total_steps
-from bench.experiment import Watch, build_method, run_cell
+from bench.datasets import load_dataset
+from bench.experiment import Watch, build_method, part_of, run_cell
 from bench.grid import expand, load_grid
 from bench.outcome import Outcome
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.progress import Display
 from bench.runner import run_tasks
+from bench.source import open_source
 from bench.store import Record, read_record, record_path
 from bench.train import Interrupted
 from bench.views import View
 from methods import Batch, Method, methods
+from priors.targets import load_targets, reduce_features
 from priors.weights import read_state
 
 GRID = """
@@ -289,3 +292,24 @@ def test_reduced_precision_trains_and_is_another_cell(precision: str, grid: Path
     (outcome,) = run(grid, places, arms, f"protocol.precision={precision}")
     assert outcome.status == "done", outcome.reason
     assert outcome.task.id != tasks_of(grid, places, arms)[0].id
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_prior_in_reduced_precision_makes_targets_of_its_own(precision: str, grid: Path, tmp_path: Path) -> None:
+    """Those of its network under autocast, in a file of their own, for a cell of its own."""
+    places, made = places_in(tmp_path), dict[str, tuple[Task, Tensor]]()
+    for each in ("fp32", precision):
+        (outcome,) = run(grid, places, f"arms=[{{method: byol, rela: {{prior: rand, precision: {each}}}}}]")
+        assert outcome.status == "done", outcome.reason
+        found = [load_targets(path, 200) for path in (places.cache / "targets").glob("*.safetensors")]
+        (targets,) = [each for each in found if each and each.maker == outcome.task.id]
+        assert isinstance(targets.values, Tensor)
+        made[each] = outcome.task, targets.values
+    task, values = made[precision]
+    assert task.prior
+    data = part_of(load_dataset("digits", places), task.cell).train
+    (images,) = open_source(data, 12, CPU, 0).plain(12)
+    with torch.no_grad(), torch.autocast("cpu", {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]):
+        features = task.prior.model().to(memory_format=torch.channels_last).eval()(images)
+    torch.testing.assert_close(values, reduce_features(features.float(), 128)[0])
+    assert not torch.allclose(values, made["fp32"][1], atol=1e-3)

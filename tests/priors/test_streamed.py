@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.meter import Clock
-from bench.source import Streaming
+from bench.source import LARGE_IMAGES
 from priors.mapped import Mapped
 from priors.streamed import SHARD, Moments, load_rows, stream_targets
 from priors.targets import Targets, digest_of, load_targets, reduce_features
@@ -291,4 +291,4 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_a_shard_is_a_whole_number_of_the_sources_batches() -> None:
-    assert SHARD % Streaming.BATCH == 0
+    assert SHARD % LARGE_IMAGES == 0
