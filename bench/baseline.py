@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, model_validator
 
 from bench.atomic import atomic_write
+from bench.cells import expand
 from bench.errors import UserError
-from bench.grid import expand
-from bench.report.collect import is_complete, ledger_of, linear
+from bench.report.facts import is_complete, ledger_of, linear
 from bench.spec import Budget, Grid, Model, Seed, digest
 from bench.store import Damaged, Record, read_model
 

@@ -169,7 +169,7 @@ def _rehearse(
     limits: "Limits",
 ) -> "list[Outcome]":
     """Rehearse a grid, say which of its cells (`tasks`) would fail here, and return what failed in the rehearsal."""
-    from bench.grid import expand, rehearsed
+    from bench.cells import expand, rehearsed
     from bench.progress import describe
     from bench.rehearsal import lay_out, obstacles, stage
 
@@ -417,7 +417,8 @@ def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str |
 
 def _recorded(name: str, profile: str | None, settings: list[str] | None, rehearse: bool) -> "Grid | ToyGrid":
     """Return the grid or study of a name as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed."""
-    from bench.grid import REHEARSAL, load_grid, rehearsed
+    from bench.cells import REHEARSAL, rehearsed
+    from bench.grid import load_grid
 
     base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
     profile = profile or in_name or None
@@ -445,7 +446,7 @@ def _plan(
 
 def _tasks(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
     """Return the tasks of a grid, or of those of its cells that `--only` names and what these need."""
-    from bench.grid import expand, select
+    from bench.cells import expand, select
 
     cells = expand(spec)
     chosen = select(cells, only) if only else cells  # a mistake there is said before torch is imported

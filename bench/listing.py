@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, did_you_mean
 from bench.estimate import duration
-from bench.grid import GRIDS, read_yaml
+from bench.grid import GRIDS
 from bench.lock import holder
 from bench.log import EVENTS
 from bench.places import Places
 from bench.plan import Task
 from bench.store import Damaged, Record, read_record, record_path
+from bench.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from bench.executors.slurm import Job

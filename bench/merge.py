@@ -15,7 +15,7 @@ from typing import Any
 from bench.atomic import atomic_write
 from bench.errors import UserError
 from bench.places import Places
-from bench.report.collect import is_complete
+from bench.report.facts import is_complete
 from bench.spec import GRID_NAME, makes_prior
 from bench.store import Damaged, Record, read_record, record_path
 from bench.toy import ToyRecord, read_toy

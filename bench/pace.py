@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.baseline import Key
 from bench.check import PACE, Finding
 from bench.errors import UserError
-from bench.report.collect import is_complete, phase_seconds
+from bench.report.facts import is_complete, phase_seconds
 from bench.stats import interval
 from bench.store import read_records
 

@@ -17,9 +17,10 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Validati
 
 from bench.atomic import atomic_write
 from bench.errors import UserError
-from bench.grid import TOY, read_grid, sentence, with_overrides
+from bench.grid import TOY, read_grid, with_overrides
 from bench.spec import GRID_NAME, Model, Seed, digest
 from bench.store import SCHEMA, Damaged, read_model, record_path
+from bench.validation import sentence
 
 TOY_VERSION = 1  # raised whenever the code changes a result that the settings do not show
 MAX_NUMBERS = 2**28  # of samples and features, or of a batch's indices, of all seeds: 2 GiB

@@ -47,9 +47,10 @@ def longest(seconds: Sequence[float], needs: Sequence[int | None]) -> list[int]:
 def costs(grid: str, data: Path) -> tuple[list[str], list[float], list[int | None]]:
     """Return each cell's name, its FLOPs of training, and the index of the cell that it needs."""
     from bench.budget import total_steps
+    from bench.cells import expand
     from bench.datasets import find_dataset, image_size
     from bench.estimate import flops_per_image
-    from bench.grid import expand, load_grid
+    from bench.grid import load_grid
     from bench.places import Places
     from bench.plan import plan
     from bench.progress import describe

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.report.collect import Collected, ledger_of, phase_seconds, wall_seconds
+from bench.report.collect import Collected
+from bench.report.facts import ledger_of, phase_seconds, wall_seconds
 from bench.report.frames import points_frame
 from bench.store import Record
 

@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Sequence
 
 from bench.report.blocks import Chart, Mark, Series, View
-from bench.report.collect import Collected, Group, Result, curve_of, linear, probe_sd, score_of
+from bench.report.collect import Collected, Group, Result, curve_of
 from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
+from bench.report.facts import linear, probe_sd, score_of
 from bench.report.plots import UNITS
 from bench.report.saving import WAYS, Saving, saved, savings
 from bench.report.tables import number, one_line, percent, plus_minus, whole

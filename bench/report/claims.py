@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass
 
 from bench.claims import Statement, statements
-from bench.report.collect import Collected, Group, Result, linear, pairs
+from bench.report.collect import Collected, Group, Result, pairs
 from bench.report.costs import (
     ALONE,
     FLOP,
@@ -18,6 +18,7 @@ from bench.report.costs import (
     Currency,
     Ledgers,
 )
+from bench.report.facts import linear
 from bench.report.tables import NONE, Entry, Table, number, percent
 from bench.spec import arm_name
 from bench.stats import Answer, interval, seeds_to_decide

@@ -1,31 +1,21 @@
 """Records matched to the cells of a grid, and the numbers that are made of them."""
 
 import json
-import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.cells import REHEARSAL, arms_on, expand
 from bench.datasets import short_name
 from bench.errors import UserError
-from bench.grid import REHEARSAL, arms_on, expand
 from bench.report.costs import Costs
+from bench.report.facts import Summary, is_complete, summarise
+from bench.report.labels import Family, arm_labels, families
 from bench.spec import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
-from bench.store import Damaged, Ledger, Record, Score, read_records
-
-TOLERANCE = 0.02  # of the wall time, that the phases may miss
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation (ddof 1) of n values; one value has no deviation."""
-
-    n: int
-    mean: float
-    sd: float | None
+from bench.store import Damaged, Record, read_records
 
 
 @dataclass(frozen=True)
@@ -62,15 +52,6 @@ class Result:
     def over_seeds(self, value: Callable[[Record], float | None]) -> Summary | None:
         """Summarise a value of the finished seeds, None where nothing was measured."""
         return summarise(value(record) for record in self.done)
-
-
-@dataclass(frozen=True)
-class Family:
-    """A method with its parameters: the plain arm, if the grid has it, and those with ReLA and controls beside it."""
-
-    name: str
-    plain: Arm | None
-    others: tuple[Arm, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,133 +180,6 @@ def collect(grid: Grid, folder: Path) -> Collected:
     )
 
 
-def is_complete(record: Record) -> bool:
-    """Return whether a record holds all that a finished cell has."""
-    return bool(record.final and record.final.linear and record.ledger)
-
-
-def reason(record: Record) -> str:
-    """Return why a record is no result."""
-    return record.error or ("it says done but lacks scores or costs" if record.status == "done" else "no reason given")
-
-
-def families(grid: Grid) -> tuple[Family, ...]:
-    """Return the grid's methods, each with the arms that belong to it, in the order of the arms."""
-    members: dict[str, list[Arm]] = defaultdict(list)
-    for arm in grid.arms:
-        members[_family_name(arm)].append(arm)
-    found = []
-    for name, arms in members.items():
-        plain = next(filter(is_plain, arms), None)
-        others = tuple(arm for arm in arms if arm is not plain)
-        found.append(Family(arm_name(plain) if plain else name, plain, others))
-    return tuple(found)
-
-
-def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
-    """Return what to call each arm, by its name: its own name, or its method (unless `short`), prior and settings."""
-    labels = {arm_name(arm): _label(arm, short) for arm in arms}
-    counts = Counter(labels.values())
-    return {name: label if counts[label] == 1 else name for name, label in labels.items()}
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation (ddof 1) of at least two values, faster than `statistics.stdev`."""
-    mean = statistics.fmean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def summarise(values: Iterable[float | None]) -> Summary | None:
-    """Return mean, sample standard deviation and n of the values that are there, None without any."""
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    return Summary(len(there), statistics.fmean(there), deviation(there) if len(there) > 1 else None)
-
-
-def score_of(record: Record) -> Score:
-    """Return the final scores of a finished cell."""
-    assert record.final
-    return record.final
-
-
-def ledger_of(record: Record) -> Ledger:
-    """Return the costs of a finished cell."""
-    assert record.ledger
-    return record.ledger
-
-
-def linear(record: Record) -> float:
-    """Return a finished cell's linear accuracy: the mean over the probe's last epochs."""
-    return statistics.fmean(score_of(record).linear)
-
-
-def knn(record: Record) -> float:
-    """Return a finished cell's kNN accuracy."""
-    return score_of(record).knn
-
-
-def probe_sd(score: Score) -> float | None:
-    """Return the standard deviation of linear accuracy over the probe's last epochs."""
-    return deviation(score.linear) if len(score.linear) > 1 else None
-
-
-def probe_seed_sd(score: Score) -> float | None:
-    """Return the standard deviation of linear accuracy over probe seeds: on the same features, other probes."""
-    values = [statistics.fmean(each) for each in (score.linear, *score.further_probes) if each]
-    return deviation(values) if len(values) > 1 else None
-
-
-def target_flops(record: Record) -> int:
-    """Return what making the cell's targets took; nothing without a prior."""
-    targets = ledger_of(record).targets
-    return targets.flops if targets else 0
-
-
-def target_joules(record: Record) -> float | None:
-    """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
-    targets = ledger_of(record).targets
-    return targets.joules if targets and targets.alone else None
-
-
-def total_flops(record: Record) -> int:
-    """Return what training and making the targets took."""
-    return ledger_of(record).flops_with_targets
-
-
-def phase_seconds(record: Record, phase: str) -> float | None:
-    """Return the seconds of a phase; those of the targets are charged in full, cached or not.
-
-    None where other cells ran on the same device.
-    """
-    ledger = ledger_of(record)
-    if phase == "targets":
-        made = ledger.targets
-        return 0.0 if made is None else made.seconds if made.alone else None
-    return ledger.seconds.get(phase) if ledger.alone else None
-
-
-def wall_seconds(record: Record) -> float | None:
-    """Return the seconds of a whole cell; None where other cells ran on the same device."""
-    ledger = ledger_of(record)
-    return ledger.wall_seconds if ledger.alone else None
-
-
-def measured_alone(record: Record) -> bool:
-    """Return whether no other cell ran on the device, neither beside this one nor while its targets were made."""
-    ledger = ledger_of(record)
-    return ledger.alone and (ledger.targets is None or ledger.targets.alone)
-
-
-def clock_gap(record: Record) -> float | None:
-    """Return by what share of the wall time a cell's phases miss it, None when they are within the tolerance."""
-    ledger = ledger_of(record)
-    missed = math.fsum(ledger.seconds.values()) - ledger.wall_seconds
-    if abs(missed) <= TOLERANCE * ledger.wall_seconds:
-        return None
-    return missed / ledger.wall_seconds if ledger.wall_seconds else math.inf
-
-
 def pairs(one: Result | None, other: Result | None) -> list[tuple[Record, Record]]:
     """Return the finished records of two results that have a seed in common, in the order of the seeds."""
     if not one or not other:
@@ -355,25 +209,6 @@ def _points(record: Record) -> list[tuple[float, float]]:
         for point in record.curve
         if point.score.linear
     ]
-
-
-def _family_name(arm: Arm) -> str:
-    return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
-
-
-def _label(arm: Arm, short: bool) -> str:
-    if arm.name or not arm.rela:
-        return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
-    prior = arm.rela.prior
-    if prior.startswith("file:"):
-        prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
-    notes = [prior.removeprefix("timm:")]
-    notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
-    notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
-    notes += ["trained map"] if arm.rela.train_map else []
-    notes += ["shuffled"] if arm.rela.shuffle else []
-    label = f"ReLA ({', '.join(notes)})"
-    return label if short else f"{_family_name(arm)} + {label}"
 
 
 def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Group]:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from bench.grid import protocol_of
+from bench.cells import protocol_of
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -27,20 +27,9 @@ from bench.report.blocks import (
 )
 from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
-from bench.report.collect import (
-    TOLERANCE,
-    Collected,
-    Result,
-    clock_gap,
-    has_curves,
-    knn,
-    ledger_of,
-    linear,
-    measured_alone,
-    reason,
-    score_of,
-)
+from bench.report.collect import Collected, Result, has_curves
 from bench.report.costs import JOULES
+from bench.report.facts import TOLERANCE, clock_gap, knn, ledger_of, linear, measured_alone, reason, score_of
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,

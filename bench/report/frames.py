@@ -3,9 +3,8 @@
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from bench.report.collect import (
-    Collected,
-    Result,
+from bench.report.collect import Collected, Result
+from bench.report.facts import (
     knn,
     ledger_of,
     linear,

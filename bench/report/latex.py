@@ -1,7 +1,8 @@
 """The report's first table as LaTeX."""
 
-from bench.report.collect import Collected, linear
+from bench.report.collect import Collected
 from bench.report.document import linear_caption, marks, settings
+from bench.report.facts import linear
 from bench.report.tables import Entry, Table, accuracy_table, one_line
 
 

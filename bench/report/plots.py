@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bench.report.collect import Collected, Group, Summary, has_curves, ledger_of, linear, total_flops
+from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
+from bench.report.facts import Summary, ledger_of, linear, total_flops
 from bench.report.saving import has_savings
 from bench.report.tables import one_line, percent
 from bench.spec import Arm, arm_name

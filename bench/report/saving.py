@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.report.collect import Collected, Group, Result, linear, pairs
+from bench.report.collect import Collected, Group, Result, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
+from bench.report.facts import linear
 from bench.report.tables import NONE, Entry, Table, percent
 from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
 from bench.stats import interval

@@ -4,18 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.report.collect import (
-    Collected,
-    Family,
-    Group,
-    Result,
+from bench.report.collect import Collected, Group, Result, curve_of, pairs
+from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
+from bench.report.facts import (
     Summary,
-    arm_labels,
-    curve_of,
     knn,
     ledger_of,
     linear,
-    pairs,
     phase_seconds,
     probe_sd,
     probe_seed_sd,
@@ -25,7 +20,7 @@ from bench.report.collect import (
     total_flops,
     wall_seconds,
 )
-from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
+from bench.report.labels import Family, arm_labels
 from bench.spec import arm_name
 from bench.store import Record
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.atomic import atomic_write
 from bench.errors import UserError
-from bench.report.collect import summarise
+from bench.report.facts import summarise
 from bench.report.markdown import escape_markdown, to_markdown
 from bench.report.plots import COLOURS, MARKERS, STYLE, image_files
 from bench.report.tables import NONE, Entry, Table, one_line, plus_minus

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from bench import evaluate
+from bench.cells import expand
 from bench.datasets import folder
 from bench.experiment import build_method
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.meter import Clock, peak_memory
 from bench.places import Places
 from bench.probe import linear_probe

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bench import checkpoint as checkpoints
+from bench.cells import expand
 from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.experiment import Watch, run_cell
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.progress import Display

@@ -9,9 +9,11 @@ from bench.claims import statements
 from bench.errors import UserError
 from bench.grid import load_grid
 from bench.report.claims import claim_sentence, judge, judged, verdict_table
-from bench.report.collect import Collected, collect, families, linear
+from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, IMAGES, PRIOR, STEPS, TARGETS
 from bench.report.document import report_document
+from bench.report.facts import linear
+from bench.report.labels import families
 from bench.report.markdown import markdown_document
 
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.cells import expand
 from bench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.datasets import load_dataset
 from bench.device import threads
 from bench.experiment import build_method
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.meter import Clock
 from bench.places import Places
 from bench.source import Order, Resident

@@ -18,11 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from typer.testing import CliRunner
 
+from bench.cells import expand
 from bench.cli import app
 from bench.errors import UserError
 from bench.export import FORMATS, write_export
 from bench.export.columns import COLUMNS
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.spec import Grid, Inputs, cell_id
 from bench.store import Ledger, Point, Record, Score, TargetCost, read_records, write_record
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.cells import expand
 from bench.datasets import DatasetInfo, base, datasets
 from bench.errors import UserError
 from bench.experiment import Limits
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.memory import sentence
 from bench.outcome import Outcome, with_status
 from bench.places import Places

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from bench.cells import expand
 from bench.estimate import flops_per_image
 from bench.flops import count_flops, step_flops
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from methods import Batch, methods
 
 

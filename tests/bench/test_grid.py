@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.cells import expand, select
 from bench.errors import UserError
-from bench.grid import GRIDS, MAX_BYTES, expand, load_grid, select
+from bench.grid import GRIDS, MAX_BYTES, load_grid
 from bench.spec import Cell, Grid
 from bench.toy import find_toy
 from methods import methods

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bench.grid import expand, load_grid
+from bench.cells import expand
+from bench.grid import load_grid
 from bench.report.charts import front
 from bench.report.collect import collect
 from bench.report.costs import ALONE, TARGETS

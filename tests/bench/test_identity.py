@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from bench.grid import expand, load_grid
+from bench.cells import expand
+from bench.grid import load_grid
 from bench.places import Places
 from bench.plan import plan
 from bench.spec import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
@@ -181,7 +182,7 @@ def test_where_data_and_results_lie_changes_no_id(tmp_path: Path) -> None:
 def test_an_id_is_the_same_in_another_process() -> None:
     """Python's own `hash` of a string is salted; this one must not be."""
     code = (
-        "from bench.grid import *; import hashlib;"
+        "from bench.cells import expand; from bench.grid import load_grid; import hashlib;"
         "print(hashlib.sha256(''.join(c.key() for c in expand(load_grid('paper_table1'))).encode()).hexdigest())"
     )
     root = Path(__file__).parents[2]

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.atomic import atomic_write
+from bench.cells import expand
 from bench.cli import app
 from bench.errors import UserError
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.merge import copy_files, plan_merge
 from bench.places import Places
 from bench.spec import Cell, Inputs, cell_id

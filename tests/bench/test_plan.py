@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from bench.backbones import build_backbone
+from bench.cells import expand, select
 from bench.errors import UserError
-from bench.grid import expand, load_grid, select
+from bench.grid import load_grid
 from bench.listing import state_of
 from bench.places import Places
 from bench.plan import Task, plan

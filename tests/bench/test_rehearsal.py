@@ -12,10 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench.budget import total_steps
+from bench.cells import expand, rehearsed
 from bench.cli import app
 from bench.datasets import Split, dataset_digest, datasets, load_dataset
 from bench.errors import UserError
-from bench.grid import GRIDS, expand, load_grid, rehearsed
+from bench.grid import GRIDS, load_grid
 from bench.places import Places
 from bench.plan import plan
 from bench.rehearsal import lay_out, obstacles, stage

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.cells import expand
 from bench.errors import UserError
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.report import write_report
 from bench.report.collect import collect
 from bench.report.document import report_document
@@ -550,7 +551,7 @@ def test_same_records_same_bytes(tmp_path: Path, grid: Grid) -> None:
 def test_plots_show_every_arm(tmp_path: Path, grid: Grid) -> None:
     from matplotlib.colors import to_hex
 
-    from bench.report.collect import total_flops
+    from bench.report.facts import total_flops
     from bench.report.plots import _figure
 
     cells = expand(grid)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bench.budget import total_steps
+from bench.cells import expand
 from bench.datasets import load_dataset
 from bench.experiment import Watch, build_method, part_of, run_cell
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.outcome import Outcome
 from bench.places import Places
 from bench.plan import Task, plan

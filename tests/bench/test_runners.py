@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.grid import expand, load_grid
+from bench.cells import expand
+from bench.grid import load_grid
 from bench.listing import state_of
 from bench.places import Places
 from bench.plan import plan

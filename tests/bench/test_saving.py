@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.cells import expand
 from bench.claims import statements
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.report.claims import judge, judged, rooms, targets_table, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs

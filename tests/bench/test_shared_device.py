@@ -7,15 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.cells import expand
 from bench.estimate import _measured_rate
 from bench.export.columns import tidy_frame
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.places import Places
 from bench.report import write_report
 from bench.report.claims import judged, targets_table, verdict_table
-from bench.report.collect import Collected, collect, phase_seconds, wall_seconds
+from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, SECONDS, STEPS, TARGETS
 from bench.report.document import report_document
+from bench.report.facts import phase_seconds, wall_seconds
 from bench.report.frames import results_frame
 from bench.report.markdown import markdown_document
 from bench.report.saving import saving_table, smallest_table

@@ -13,10 +13,11 @@ import torch
 import typer
 
 from bench import cli
+from bench.cells import expand
 from bench.errors import UserError
 from bench.executors import Resources, executors, find_executor
 from bench.executors.local import cpu_environments, gpu_environments, with_counts
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.meter import Clock
 from bench.outcome import Outcome
 from bench.places import Places

@@ -9,9 +9,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.budget import total_steps
+from bench.cells import expand
 from bench.device import threads
 from bench.experiment import build_method
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.meter import Clock
 from bench.outcome import to_run
 from bench.places import Places

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.atomic import WriteError, atomic_write
-from bench.grid import expand, load_grid
+from bench.cells import expand
+from bench.grid import load_grid
 from bench.spec import Inputs, cell_id
 from bench.store import Damaged, Point, Record, Score, read_record, read_records, write_record
 

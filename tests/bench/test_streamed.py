@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from bench.budget import epoch_indices
+from bench.cells import expand
 from bench.datasets import DatasetInfo, base, datasets
 from bench.datasets.folder import Paths
 from bench.experiment import Watch, run_cell
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.meter import Clock
 from bench.places import Places
 from bench.plan import Task, plan

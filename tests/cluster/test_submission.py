@@ -19,11 +19,12 @@ from typing import IO, Any
 import pytest
 
 from bench import slurm_job
+from bench.cells import expand
 from bench.errors import UserError
 from bench.executors import Resources, Work, find_executor
 from bench.executors.slurm import Job, cancel, grouped, jobs_of
 from bench.experiment import Limits
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.listing import state_of
 from bench.outcome import Outcome
 from bench.places import Places

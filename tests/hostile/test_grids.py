@@ -9,11 +9,13 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
+from bench.cells import expand, rehearsed, select
 from bench.errors import UserError
-from bench.grid import GRIDS, MAX_BYTES, MAX_CELLS, MAX_DEPTH, expand, load_grid, rehearsed, select
+from bench.grid import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
 from bench.places import Places
 from bench.plan import plan
 from bench.toy import find_toy
+from bench.validation import MAX_CELLS
 
 GRID: dict[str, Any] = {
     "title": "A test",

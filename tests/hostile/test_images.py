@@ -15,10 +15,11 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.cells import expand
 from bench.datasets import DatasetInfo, base, dataset_digest, datasets, load_dataset
 from bench.datasets.folder import MAX_PIXELS, files, read_image
 from bench.errors import UserError
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.places import Places
 from bench.plan import plan
 from bench.prepare import prepare_tasks

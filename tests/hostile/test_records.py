@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from bench.cells import expand
 from bench.errors import UserError
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.listing import _last_event
 from bench.report.claims import judged, verdict_table
 from bench.report.collect import collect

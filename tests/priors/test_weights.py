@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from bench.backbones import build_backbone
+from bench.cells import expand
 from bench.datasets import load_dataset
 from bench.errors import MissingError, UserError
-from bench.grid import expand, load_grid
+from bench.grid import load_grid
 from bench.places import Places
 from bench.spec import Cell, Rela, trained_on
 from bench.views import normalise

@@ -1,0 +1,126 @@
+"""What the record of a finished cell says: accuracies, their spreads, and costs."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.store import Ledger, Record, Score
+
+TOLERANCE = 0.02  # of the wall time, that the phases may miss
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation (ddof 1) of n values; one value has no deviation."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+def is_complete(record: Record) -> bool:
+    """Return whether a record holds all that a finished cell has."""
+    return bool(record.final and record.final.linear and record.ledger)
+
+
+def reason(record: Record) -> str:
+    """Return why a record is no result."""
+    return record.error or ("it says done but lacks scores or costs" if record.status == "done" else "no reason given")
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the sample standard deviation (ddof 1) of at least two values, faster than `statistics.stdev`."""
+    mean = statistics.fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def summarise(values: Iterable[float | None]) -> Summary | None:
+    """Return mean, sample standard deviation and n of the values that are there, None without any."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    return Summary(len(there), statistics.fmean(there), deviation(there) if len(there) > 1 else None)
+
+
+def score_of(record: Record) -> Score:
+    """Return the final scores of a finished cell."""
+    assert record.final
+    return record.final
+
+
+def ledger_of(record: Record) -> Ledger:
+    """Return the costs of a finished cell."""
+    assert record.ledger
+    return record.ledger
+
+
+def linear(record: Record) -> float:
+    """Return a finished cell's linear accuracy: the mean over the probe's last epochs."""
+    return statistics.fmean(score_of(record).linear)
+
+
+def knn(record: Record) -> float:
+    """Return a finished cell's kNN accuracy."""
+    return score_of(record).knn
+
+
+def probe_sd(score: Score) -> float | None:
+    """Return the standard deviation of linear accuracy over the probe's last epochs."""
+    return deviation(score.linear) if len(score.linear) > 1 else None
+
+
+def probe_seed_sd(score: Score) -> float | None:
+    """Return the standard deviation of linear accuracy over probe seeds: on the same features, other probes."""
+    values = [statistics.fmean(each) for each in (score.linear, *score.further_probes) if each]
+    return deviation(values) if len(values) > 1 else None
+
+
+def target_flops(record: Record) -> int:
+    """Return what making the cell's targets took; nothing without a prior."""
+    targets = ledger_of(record).targets
+    return targets.flops if targets else 0
+
+
+def target_joules(record: Record) -> float | None:
+    """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
+    targets = ledger_of(record).targets
+    return targets.joules if targets and targets.alone else None
+
+
+def total_flops(record: Record) -> int:
+    """Return what training and making the targets took."""
+    return ledger_of(record).flops_with_targets
+
+
+def phase_seconds(record: Record, phase: str) -> float | None:
+    """Return the seconds of a phase; those of the targets are charged in full, cached or not.
+
+    None where other cells ran on the same device.
+    """
+    ledger = ledger_of(record)
+    if phase == "targets":
+        made = ledger.targets
+        return 0.0 if made is None else made.seconds if made.alone else None
+    return ledger.seconds.get(phase) if ledger.alone else None
+
+
+def wall_seconds(record: Record) -> float | None:
+    """Return the seconds of a whole cell; None where other cells ran on the same device."""
+    ledger = ledger_of(record)
+    return ledger.wall_seconds if ledger.alone else None
+
+
+def measured_alone(record: Record) -> bool:
+    """Return whether no other cell ran on the device, neither beside this one nor while its targets were made."""
+    ledger = ledger_of(record)
+    return ledger.alone and (ledger.targets is None or ledger.targets.alone)
+
+
+def clock_gap(record: Record) -> float | None:
+    """Return by what share of the wall time a cell's phases miss it, None when they are within the tolerance."""
+    ledger = ledger_of(record)
+    missed = math.fsum(ledger.seconds.values()) - ledger.wall_seconds
+    if abs(missed) <= TOLERANCE * ledger.wall_seconds:
+        return None
+    return missed / ledger.wall_seconds if ledger.wall_seconds else math.inf

@@ -1,0 +1,55 @@
+"""What arms are called in a report, and which of them belong to one method."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.spec import Arm, Grid, arm_name, is_plain
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method with its parameters: the plain arm, if the grid has it, and those with ReLA and controls beside it."""
+
+    name: str
+    plain: Arm | None
+    others: tuple[Arm, ...]
+
+
+def families(grid: Grid) -> tuple[Family, ...]:
+    """Return the grid's methods, each with the arms that belong to it, in the order of the arms."""
+    members: dict[str, list[Arm]] = defaultdict(list)
+    for arm in grid.arms:
+        members[_family_name(arm)].append(arm)
+    found = []
+    for name, arms in members.items():
+        plain = next(filter(is_plain, arms), None)
+        others = tuple(arm for arm in arms if arm is not plain)
+        found.append(Family(arm_name(plain) if plain else name, plain, others))
+    return tuple(found)
+
+
+def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
+    """Return what to call each arm, by its name: its own name, or its method (unless `short`), prior and settings."""
+    labels = {arm_name(arm): _label(arm, short) for arm in arms}
+    counts = Counter(labels.values())
+    return {name: label if counts[label] == 1 else name for name, label in labels.items()}
+
+
+def _family_name(arm: Arm) -> str:
+    return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
+
+
+def _label(arm: Arm, short: bool) -> str:
+    if arm.name or not arm.rela:
+        return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
+    prior = arm.rela.prior
+    if prior.startswith("file:"):
+        prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
+    notes = [prior.removeprefix("timm:")]
+    notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
+    notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
+    notes += ["trained map"] if arm.rela.train_map else []
+    notes += ["shuffled"] if arm.rela.shuffle else []
+    label = f"ReLA ({', '.join(notes)})"
+    return label if short else f"{_family_name(arm)} + {label}"
