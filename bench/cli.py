@@ -207,7 +207,7 @@ def check(
     """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
     from bench.device import find_device
     from bench.experiment import Limits
-    from bench.gate import Gate
+    from bench.gate.gate import Gate
 
     if update and (junit or against):
         raise UserError("--update only writes the baseline: leave out --junit and --against")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.atomic import atomic_write
-from bench.baseline import Baseline
-from bench.check import PACE, Finding, same_seeds
+from bench.gate.baseline import Baseline
+from bench.gate.compare import PACE, Finding, same_seeds
 from bench.report.markdown import escape_markdown, to_markdown
 from bench.report.tables import Entry, Table
 from bench.report.terminal import to_text

@@ -6,18 +6,7 @@ from dataclasses import dataclass
 
 from bench.claims import Statement, statements
 from bench.report.collect import Collected, Group, Result, pairs
-from bench.report.costs import (
-    ALONE,
-    FLOP,
-    JOULES,
-    LEDGERS,
-    PRIOR,
-    SECONDS,
-    TARGETS,
-    Costs,
-    Currency,
-    Ledgers,
-)
+from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.tables import NONE, Entry, Table, number, percent
 from bench.spec import arm_name

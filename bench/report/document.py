@@ -3,10 +3,7 @@
 A section is a function that yields blocks, its heading first, and a name in SECTIONS.
 """
 
-import json
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from bench.cells import protocol_of
 from bench.report.blocks import (
@@ -20,16 +17,15 @@ from bench.report.blocks import (
     Figure,
     Heading,
     Paragraph,
-    Strong,
     TableBlock,
-    Text,
     Verdict,
 )
 from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
-from bench.report.collect import Collected, Result, has_curves
+from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
-from bench.report.facts import TOLERANCE, clock_gap, knn, ledger_of, linear, measured_alone, reason, score_of
+from bench.report.facts import TOLERANCE, clock_gap, knn, ledger_of, linear, measured_alone, score_of
+from bench.report.origin import absences, cell_named, counted, provenance
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
@@ -68,7 +64,7 @@ def settings(found: Collected) -> list[str]:
             f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
             f"{f' compiled ({protocol.compile}),' if protocol.compile else ''}"
-            f"{' probe by L-BFGS,' * (protocol.probe.recipe == 'lbfgs')} {_count(len(grid.seeds), 'seed')} planned."
+            f"{' probe by L-BFGS,' * (protocol.probe.recipe == 'lbfgs')} {counted(len(grid.seeds), 'seed')} planned."
         )
     return lines
 
@@ -288,7 +284,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         yield Paragraph(f"In these cells the phases do not add up to the wall time within {percent(TOLERANCE)}:")
         yield Bullets(
             tuple(
-                one_line(f"{_cell(result, record)} ({record.id}): the phases are {_gap(gap)} the wall time")
+                one_line(f"{cell_named(result, record)} ({record.id}): the phases are {_gap(gap)} the wall time")
                 for result, record, gap in gaps
             )
         )
@@ -306,7 +302,7 @@ def _shared(found: Collected) -> Iterator[Block]:
     shared = sum(not measured_alone(record) for record in found.done)
     if shared:
         yield Paragraph(
-            f"Beside {shared} of {_count(len(found.done), 'finished cell')}, or while their targets were made, other"
+            f"Beside {shared} of {counted(len(found.done), 'finished cell')}, or while their targets were made, other"
             " cells ran on the same device: their seconds and joules were not measured alone, and count nowhere."
         )
 
@@ -338,99 +334,9 @@ def _absent(found: Collected) -> Iterator[Block]:
         yield Bullets(tuple(map(one_line, lines)))
 
 
-def absences(found: Collected) -> list[tuple[str, list[str]]]:
-    """Return what is not in the numbers, by kind, and why."""
-    budgets: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for result in found.results:
-        reasons: dict[str, list[int]] = defaultdict(list)
-        for seed in result.missing:
-            reasons[found.why_skipped(result, seed) or ""].append(seed)
-        for why, there in reasons.items():
-            seeds = f"{'seed' if len(there) == 1 else 'seeds'} {', '.join(map(str, there))}"
-            budgets[f"{result.group.label}, {result.label}", seeds, why].append(percent(result.budget))
-    missing, skipped = (
-        [
-            f"{word}: {arm} at {', '.join(shares)}: {seeds}{f': {why}' if why else ''}"
-            for (arm, seeds, why), shares in budgets.items()
-            if bool(why) == (word == "skipped")
-        ]
-        for word in ("missing", "skipped")
-    )
-    failed = [
-        f"{record.status}: {_cell(result, record)}: {reason(record)}"
-        for result in found.results
-        for record in result.failed
-    ]
-    damaged = [f"damaged: {one.path.name}: {one.reason}" for one in found.damaged]
-    other = [f"left out: {_count(found.left_out, 'record')} made with settings that the grid does not have"]
-    other = other if found.left_out else []
-    other += [
-        f"left out: record {record.id} ({record.dataset_title}, {record.cell.arm} at {percent(record.cell.budget)},"
-        f" seed {record.cell.seed}): there is a newer one, or one of a newer method or prior"
-        for record in found.replaced
-    ]
-    kinds = [("Missing", missing), ("Failed", failed), ("Skipped", skipped), ("Damaged files", damaged)]
-    kinds += [("Records left out", other)]
-    return [(title, lines) for title, lines in kinds if lines]
-
-
-def _cell(result: Result, record: Record) -> str:
-    return f"{result.group.label}, {result.label} at {percent(result.budget)}, seed {record.cell.seed}"
-
-
 def _origin(found: Collected) -> Iterator[Block]:
     yield Heading("Where the numbers come from")
-    yield Bullets(tuple(_provenance(found)))
-
-
-def _provenance(found: Collected) -> Iterator[Text]:
-    """Yield a line for each fact about the finished records' origin, with the counts where they differ."""
-    records = found.done or [record for result in found.results for record in result.failed]
-    facts: dict[str, Callable[[Record], Any]] = {
-        "Code": lambda record: _code(record.provenance.get("code")),
-        "Device": lambda record: record.provenance.get("device"),
-        "GPU": lambda record: record.provenance.get("gpu"),
-        "CPU": lambda record: record.provenance.get("cpu"),
-        "CPU threads": lambda record: record.provenance.get("threads"),
-        "Platform": lambda record: record.provenance.get("platform"),
-        "Python": lambda record: record.provenance.get("python"),
-        "CUDA": lambda record: record.provenance.get("cuda"),
-    }
-    packages = [record.provenance.get("packages") for record in records]
-    for name in sorted({name for each in packages if isinstance(each, dict) for name in each}):
-        facts[name] = lambda record, name=name: (record.provenance.get("packages") or {}).get(name)  # type: ignore[misc]
-    for method in sorted({record.cell.method for record in records}):
-        facts[f"Version of method {method}"] = lambda record, method=method: (  # type: ignore[misc]
-            record.inputs.method_version if record.cell.method == method else None
-        )
-    for group in found.groups:
-        if group.data:
-            yield one_line(f"Data digest of {group.label}: {group.data}")
-    for name, fact in facts.items():
-        counts = Counter(_plain(value) for record in records if (value := fact(record)) is not None)
-        if len(counts) == 1:
-            yield one_line(f"{name}: {next(iter(counts))}")
-        elif counts:
-            values = "; ".join(f"{value} ({_count(count, 'record')})" for value, count in sorted(counts.items()))
-            yield Strong("Mixed:"), f" {one_line(f'{name}: {values}')}"
-    times = sorted(_plain(time) for record in records if (time := record.provenance.get("time")))
-    if times:
-        yield one_line(f"Made: {times[0]}" + (f" to {times[-1]}" if times[0] != times[-1] else ""))
-
-
-def _code(code: Any) -> str | None:
-    if not isinstance(code, dict):
-        return None
-    commit = f"commit {code['commit']}" if code.get("commit") else "not from a git checkout"
-    return f"{code.get('version')}, {commit}" + (", with uncommitted changes" if code.get("dirty") else "")
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"
+    yield Bullets(tuple(provenance(found)))
 
 
 SECTIONS: tuple[Callable[[Collected], Iterable[Block]], ...] = (

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report.collect import Collected
-from bench.report.document import FEWER, absences, several_seeds
+from bench.report.document import FEWER, several_seeds
 from bench.report.facts import linear
+from bench.report.origin import absences
 from bench.report.tables import DAGGER, Table, accuracy_table, one_line
 
 

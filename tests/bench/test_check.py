@@ -17,12 +17,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from bench.baseline import SHIPPED, Baseline, Sample, read_baseline
-from bench.check import FALSE_ALARMS, Finding, compare, holm, same_seeds
 from bench.cli import main
 from bench.errors import UserError
+from bench.gate.baseline import SHIPPED, Baseline, Sample, read_baseline
+from bench.gate.compare import FALSE_ALARMS, Finding, compare, holm, same_seeds
+from bench.gate.pace import Pace, measure_pace
 from bench.grid import load_grid
-from bench.pace import Pace, measure_pace
 from bench.report.check import check_markdown, check_text, write_junit
 from methods import Batch
 from methods.rela import ReLA

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from scipy.special import stdtr
 
-from bench.baseline import Baseline, Key, Sample
+from bench.gate.baseline import Baseline, Key, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
 LEAST = 1e-6  # standard deviations of the seeds: what rounding changes at least, where repeats were the same

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from bench.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
-from bench.check import Finding, compare
 from bench.device import threads
 from bench.errors import UserError
+from bench.gate.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, read_baseline, with_repeats, write_baseline
+from bench.gate.compare import Finding, compare
+from bench.gate.pace import measure_pace
 from bench.grid import find_grid, load_grid
 from bench.outcome import Outcome
-from bench.pace import measure_pace
 from bench.places import Places
 from bench.plan import Task
 from bench.report.check import check_markdown, check_text, write_junit

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 
-from bench.baseline import Key
-from bench.check import PACE, Finding
 from bench.errors import UserError
+from bench.gate.baseline import Key
+from bench.gate.compare import PACE, Finding
 from bench.report.facts import is_complete, phase_seconds
 from bench.stats import interval
 from bench.store import read_records
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).parent.parent.parent
 ROUNDS = 3  # in each, both revisions run every cell once
 CONFIDENCE = 0.99  # of each bound
 

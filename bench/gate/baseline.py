@@ -15,7 +15,7 @@ from bench.report.facts import is_complete, ledger_of, linear
 from bench.spec import Budget, Grid, Model, Seed, digest
 from bench.store import Damaged, Record, read_model
 
-SHIPPED = Path(__file__).parent / "baselines"
+SHIPPED = Path(__file__).parent.parent / "baselines"
 SCHEMA = 1
 Key = tuple[str, str, float]  # dataset, arm, budget
 Value = TypeVar("Value", int, float)
