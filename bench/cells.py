@@ -53,6 +53,7 @@ def expand(grid: Grid) -> list[Cell]:
 
 
 def cell_of(grid: Grid, dataset: Dataset, protocol: Protocol, arm: Arm, budget: float, seed: int) -> Cell:
+    """Return the cell of an arm of the grid at a budget with a seed."""
     return Cell(
         arm=arm_name(arm),
         dataset=dataset.name,
