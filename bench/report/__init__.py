@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bench.atomic import atomic_write
+from bench.process import keeping_all
 from bench.report.collect import collect
 from bench.report.document import report_document
 from bench.report.frames import points_frame, results_frame, to_csv
@@ -16,6 +17,7 @@ from bench.spec import Grid
 PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops", "accuracy_vs_epochs", "saving_vs_target")
 
 
+@keeping_all()
 def write_report(grid: Grid, records: Path, out: Path) -> str:
     """Write tables and plots of a grid's records to the folder `out` and return a short text for the terminal.
 

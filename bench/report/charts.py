@@ -25,11 +25,12 @@ def cost_views(found: Collected) -> tuple[View, ...]:
     """
     views = []
     for currency in found.costs.currencies:
-        before: list[float | None] = []
+        before: dict[str, float] = {}
         for ledger in LEDGERS:
-            spent = [found.costs.of(record, currency, ledger) for record in found.done]
-            if spent != before and None not in spent:
-                charts = tuple(_cost_chart(found, group, currency, ledger) for group in found.groups_done)
+            costs = ((record.id, found.costs.of(record, currency, ledger)) for record in found.done)
+            spent = {cell: cost for cell, cost in costs if cost is not None}
+            if spent != before and len(spent) == len(found.done):
+                charts = tuple(_cost_chart(found, group, currency, ledger, spent) for group in found.groups_done)
                 views.append(View(f"{currency.value}, {ledger}", charts))
             before = spent
     return tuple(views)
@@ -59,19 +60,16 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _cost_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
+def _cost_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers, spent: dict[str, float]) -> Chart:
+    """Return the chart of a group; `spent` has what each cell cost, by its id."""
     there = [result for result in found.results if result.group == group and result.done]
-    most = max(found.costs.of(record, currency, ledger) or 0.0 for result in there for record in result.done)
+    most = max(spent[record.id] for result in there for record in result.done)
     scales = SCALES.get(currency, ((1.0, currency.value.lower()),))
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
     series = []
-
-    def spent(result: Result) -> list[float]:
-        return [(found.costs.of(record, currency, ledger) or 0.0) / scale for record in result.done]
-
     for style, arm in enumerate(found.grid.arms):
         mine = found.done_of(group, arm)
-        marks = [_marks(result, spent(result), unit, scale) for result in mine]
+        marks = [_marks(result, [spent[record.id] / scale for record in result.done], unit, scale) for result in mine]
         level = marks[-1][0] if mine and mine[-1].budget == 1.0 and not arm.rela else None
         if mine:
             name, points = one_line(mine[0].label, 60), tuple(mark for those in marks for mark in those)

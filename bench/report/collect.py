@@ -1,12 +1,12 @@
 """Records matched to the cells of a grid, and the numbers that are made of them."""
 
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bench.cells import REHEARSAL, arms_on, expand
 from bench.datasets import short_name
@@ -262,7 +262,7 @@ def _newest(
     return used, replaced
 
 
-def _version(record: Record) -> str:
+def _version(record: Record) -> tuple[int, dict[str, Any], str | None]:
     """Return what must be equal in all of an arm's records beyond their settings.
 
     Only the weights of a file or of a published model are the same for all seeds of an arm.
@@ -270,4 +270,4 @@ def _version(record: Record) -> str:
     rela = record.cell.rela
     shared = rela is not None and rela.prior.startswith(("file:", "timm:"))
     prior = record.inputs.prior if shared else None
-    return json.dumps([record.inputs.method_version, record.inputs.params, prior], sort_keys=True)
+    return record.inputs.method_version, record.inputs.params, prior

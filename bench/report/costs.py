@@ -17,10 +17,16 @@ ALONE: Ledgers = "training alone"
 TARGETS: Ledgers = "with targets"
 PRIOR: Ledgers = "with the prior's training"
 LEDGERS = (ALONE, TARGETS, PRIOR)
+ADDED: dict[Ledgers, tuple[Ledgers, ...]] = {ALONE: (), TARGETS: (TARGETS,), PRIOR: (TARGETS, PRIOR)}
 
 
 class Currency(Enum):
-    """A way to count."""
+    """A way to count.
+
+    `exact`: it is the same in every run of a cell, with no spread, and no matter what else the device did. `field`: the
+    attribute of a point and of the targets' cost. Neither is worked out when asked for, which a report does a million
+    times.
+    """
 
     STEPS = "Steps"
     IMAGES = "Images"
@@ -28,10 +34,9 @@ class Currency(Enum):
     SECONDS = "Seconds"
     JOULES = "Joules"
 
-    @property
-    def exact(self) -> bool:
-        """Whether it is the same in every run of a cell, with no spread, and no matter what else the device did."""
-        return self not in {Currency.SECONDS, Currency.JOULES}
+    def __init__(self, name: str) -> None:
+        self.exact = name not in {"Seconds", "Joules"}
+        self.field = {"Steps": "step", "FLOP": "flops"}.get(name, name.lower())
 
 
 CURRENCIES = tuple(Currency)
@@ -55,7 +60,7 @@ class Costs:
         None where it was not measured or is not known.
         """
         spent = _training(record, point or record.curve[-1], currency)
-        for each in LEDGERS[1 : LEDGERS.index(ledger) + 1]:
+        for each in ADDED[ledger]:
             part = self.part(record, currency, each)
             spent = None if spent is None or part is None else spent + part
         return spent
@@ -93,35 +98,17 @@ class Costs:
 
 
 def _training(record: Record, point: Point, currency: Currency) -> float | None:
-    if record.ledger and not record.ledger.alone and not currency.exact:
+    if not currency.exact and record.ledger and not record.ledger.alone:
         return None
-    match currency:
-        case Currency.STEPS:
-            return point.step
-        case Currency.IMAGES:
-            return point.images
-        case Currency.FLOP:
-            return point.flops
-        case Currency.SECONDS:
-            return point.seconds
-        case Currency.JOULES:
-            return point.joules
+    spent: float | None = getattr(point, currency.field)
+    return spent
 
 
 def _targets(record: Record, currency: Currency) -> float | None:
     made = record.ledger.targets if record.ledger else None
-    if made is None:
+    if made is None or currency is STEPS:
         return 0.0
-    if not made.alone and not currency.exact:
+    if not currency.exact and not made.alone:
         return None
-    match currency:
-        case Currency.STEPS:
-            return 0.0
-        case Currency.IMAGES:
-            return made.images
-        case Currency.FLOP:
-            return made.flops
-        case Currency.SECONDS:
-            return made.seconds
-        case Currency.JOULES:
-            return made.joules
+    spent: float | None = getattr(made, currency.field)
+    return spent

@@ -45,8 +45,9 @@ def summarise(values: Iterable[float | None]) -> Summary | None:
 
 def score_of(record: Record) -> Score:
     """Return the final scores of a finished cell."""
-    assert record.final
-    return record.final
+    final = record.final
+    assert final
+    return final
 
 
 def ledger_of(record: Record) -> Ledger:

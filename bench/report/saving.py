@@ -87,13 +87,17 @@ def saving(ours: Spending, theirs: Spending, target: float) -> Saving | None:
     arm, baseline = map(float, np.median(spent, axis=1))
     low = high = None
     if len(seeds) > 1:
-        size = (min(RESAMPLES, DRAWN // len(seeds) + 1), len(seeds))
-        drawn = np.random.default_rng(0).integers(0, len(seeds), size)
-        resampled = (_share(*pair) for pair in np.median(spent[:, drawn], axis=2).T.tolist())
+        resampled = (_share(*pair) for pair in np.median(spent[:, _drawn(len(seeds))], axis=2).T.tolist())
         shares = sorted(share for share in resampled if not math.isnan(share))
         if shares:
             low, high = (shares[round(q * (len(shares) - 1))] for q in (0.025, 0.975))
     return Saving(target, len(seeds), arm, baseline, _share(arm, baseline), low, high)
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int) -> np.ndarray:
+    """Return the bootstrap's resamples of so many seeds, int64 (resamples, count)."""
+    return np.random.default_rng(0).integers(0, count, (min(RESAMPLES, DRAWN // count + 1), count))
 
 
 def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> list[float]:
