@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from bench.source import Source
 from bench.spec import Knn
+from bench.train import TrainingError
 
 BANK_BYTES = 2**28  # of the training features that one step of the vote looks at: all of CIFAR's and Tiny-ImageNet's
 VOTE_BYTES = 2**27  # of the ballots that are counted at once
@@ -27,7 +28,7 @@ class Features:
 def extract(backbone: nn.Module, train: Source, test: Source, size: int) -> Features:
     """Return the features of the un-augmented images in eval mode; the backbone's mode is put back after.
 
-    They are held once, on the device.
+    They are held once, on the device. Raises TrainingError when they are not finite.
     """
     mode = backbone.training
     backbone.eval()
@@ -47,6 +48,8 @@ def _features_of(backbone: nn.Module, source: Source, size: int) -> Tensor:
             features = torch.empty(len(source.labels), part.shape[1], device=part.device)
         features[filled : filled + len(part)] = part
         filled += len(part)
+    if not features.isfinite().all():
+        raise TrainingError("the backbone's features are not finite numbers")
     return features
 
 

@@ -9,6 +9,7 @@ import torch
 from bench.atomic import remove_leftovers
 from bench.backbones import build_backbone
 from bench.device import autocast
+from bench.errors import UserError
 from bench.flops import count_flops
 from bench.lock import wait_for
 from bench.meter import Clock
@@ -101,7 +102,10 @@ def make_targets(
 def features(
     prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, precision: Precision, first: int = 0
 ) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took."""
+    """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took.
+
+    Raises UserError when they are not finite.
+    """
     model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
     flops = 0
     for batch in train.plain(prior.input_size or size, prior.mean, prior.std, first):
@@ -110,6 +114,8 @@ def features(
                 with clock.phase("other"):
                     flops = count_flops(partial(model, batch[:1]))
             part = model(batch).flatten(1).float()
+        if not part.isfinite().all():
+            raise UserError(f"the prior's features, in {precision}, are not finite numbers")
         yield part, flops * len(batch)
 
 

@@ -26,7 +26,7 @@ from priors.mapped import Mapped
 
 
 class TrainingError(Exception):
-    """The loss is no longer a number."""
+    """The loss, or what the backbone makes of images, is no longer a number."""
 
 
 class Interrupted(Exception):

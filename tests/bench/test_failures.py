@@ -131,6 +131,18 @@ class Infinite(BYOL):
         return super().loss(batch) * float("inf")
 
 
+class InfiniteAtLast(BYOL):
+    """Spoils what it has trained after the last of its steps, whose loss shows nothing of it."""
+
+    steps = 0
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.steps += 1
+        if self.steps == 6:
+            next(self.backbone.parameters()).data.fill_(float("inf"))
+
+
 @pytest.mark.parametrize(
     ("method", "status", "reason"),
     [
@@ -143,6 +155,7 @@ class Infinite(BYOL):
         (Surrogate, "failed", r"OSError: no file \\udcff$"),
         (Initial, "failed", r"RuntimeError: no such GPU$"),
         (Infinite, "failed", r"the loss is -?(inf|nan) at step 2"),
+        (InfiniteAtLast, "failed", r"the backbone's features are not finite numbers"),
     ],
 )
 def test_a_bad_cell_is_recorded_and_the_next_one_runs(
@@ -187,15 +200,32 @@ class BadModel(Prior):
         raise ZeroDivisionError("on purpose")
 
 
-@pytest.mark.parametrize(("prior", "status"), [(BadPrior, "skipped"), (BadModel, "failed")])
+class Overflows(nn.Flatten):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 1e39
+
+
+class InfinitePrior(Prior):
+    def model(self) -> nn.Module:
+        return Overflows()
+
+
+@pytest.mark.parametrize(
+    ("prior", "status", "reason"),
+    [
+        (BadPrior, "skipped", "ZeroDivisionError: on purpose"),
+        (BadModel, "failed", "ZeroDivisionError: on purpose"),
+        (InfinitePrior, "failed", "the prior's features, in fp32, are not finite numbers"),
+    ],
+)
 def test_a_bad_prior_costs_its_own_cells(
-    prior: type[Prior], status: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    prior: type[Prior], status: str, reason: str, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     priors.get("rand")
     monkeypatch.setitem(priors._items, "bad", prior)
     bad, good = run(places, "arms=[{method: byol, rela: {prior: bad}}, simclr]")
     assert (bad.status, good.status) == (status, "done")
-    assert "ZeroDivisionError: on purpose" in bad.reason
+    assert reason in bad.reason
 
 
 class Slow(BYOL):
