@@ -22,9 +22,9 @@ from bench.report.blocks import (
 )
 from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
-from bench.report.collect import Collected, has_curves
+from bench.report.collect import Collected, Result, has_curves
 from bench.report.costs import JOULES
-from bench.report.facts import TOLERANCE, clock_gap, knn, ledger_of, linear, measured_alone, score_of
+from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
 from bench.report.origin import absences, cell_named, counted, provenance
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
@@ -288,6 +288,12 @@ def _costs(found: Collected) -> Iterator[Block]:
                 for result, record, gap in gaps
             )
         )
+    empty = [(result, most) for result in found.results if (most := max(map(empty_targets, result.done), default=0))]
+    if empty:
+        yield Paragraph(
+            "Where a prior's features do not vary, it tells nothing: such components of the targets are 0. At most:"
+        )
+        yield Bullets(tuple(one_line(f"{_at(result)}: {counted(most, 'component')}") for result, most in empty))
     wrapped = [record for record in found.done if record.cell.rela]
     if wrapped and all(record.switch_step is None for record in wrapped):
         yield Paragraph(
@@ -295,6 +301,10 @@ def _costs(found: Collected) -> Iterator[Block]:
             " method that they wrap."
         )
     yield Details("Each run: its accuracy, its cost, and where ReLA switched", TableBlock("runs", run_table(found)))
+
+
+def _at(result: Result) -> str:
+    return f"{result.group.label}, {result.label} at {percent(result.budget)}"
 
 
 def _shared(found: Collected) -> Iterator[Block]:

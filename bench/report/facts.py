@@ -83,6 +83,12 @@ def target_flops(record: Record) -> int:
     return targets.flops if targets else 0
 
 
+def empty_targets(record: Record) -> int:
+    """Return how many components of the cell's targets are empty."""
+    targets = ledger_of(record).targets
+    return targets.empty if targets else 0
+
+
 def target_joules(record: Record) -> float | None:
     """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
     targets = ledger_of(record).targets

@@ -264,6 +264,19 @@ def test_costs(tmp_path: Path, grid: Grid) -> None:
     assert "ReLA never switched" not in markdown
 
 
+@pytest.mark.parametrize(("empty", "line"), [(0, None), (1, "1 component"), (7, "7 components")])
+def test_empty_components_of_targets_are_named(tmp_path: Path, grid: Grid, empty: int, line: str | None) -> None:
+    cell = next(cell for cell in expand(grid) if cell.rela and cell.budget == 0.5 and cell.seed == 1)
+    record = record_of(cell)
+    assert record.ledger
+    assert record.ledger.targets
+    targets = record.ledger.targets.model_copy(update={"empty": empty})
+    record = record.model_copy(update={"ledger": record.ledger.model_copy(update={"targets": targets})})
+    _, markdown = report(tmp_path, grid, [record])
+    assert ("it tells nothing" in markdown) == (line is not None)
+    assert line is None or f"byol + ReLA (rand) at 50%: {line}\n" in markdown
+
+
 @pytest.mark.parametrize(("wall", "named"), [(57.9, False), (59.3, True), (56.9, False), (55.5, True)])
 def test_phases_that_miss_the_wall_time_are_named(tmp_path: Path, grid: Grid, wall: float, named: bool) -> None:
     """Phases of 58 s: 2 % of the wall time is the line."""
