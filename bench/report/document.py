@@ -22,10 +22,10 @@ from bench.report.blocks import (
 )
 from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
-from bench.report.collect import Collected, Result, has_curves
+from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
 from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
-from bench.report.origin import absences, cell_named, counted, provenance
+from bench.report.origin import absences, cell_named, counted, provenance, result_named
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
@@ -293,7 +293,9 @@ def _costs(found: Collected) -> Iterator[Block]:
         yield Paragraph(
             "Where a prior's features do not vary, it tells nothing: such components of the targets are 0. At most:"
         )
-        yield Bullets(tuple(one_line(f"{_at(result)}: {counted(most, 'component')}") for result, most in empty))
+        yield Bullets(
+            tuple(one_line(f"{result_named(result)}: {counted(most, 'component')}") for result, most in empty)
+        )
     wrapped = [record for record in found.done if record.cell.rela]
     if wrapped and all(record.switch_step is None for record in wrapped):
         yield Paragraph(
@@ -301,10 +303,6 @@ def _costs(found: Collected) -> Iterator[Block]:
             " method that they wrap."
         )
     yield Details("Each run: its accuracy, its cost, and where ReLA switched", TableBlock("runs", run_table(found)))
-
-
-def _at(result: Result) -> str:
-    return f"{result.group.label}, {result.label} at {percent(result.budget)}"
 
 
 def _shared(found: Collected) -> Iterator[Block]:

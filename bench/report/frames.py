@@ -4,6 +4,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from bench.report.collect import Collected, Result
+from bench.report.costs import ALONE, JOULES, SECONDS
 from bench.report.facts import (
     knn,
     ledger_of,
@@ -80,9 +81,9 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "images": point.images,
                         "train_flops": point.flops,
                         "target_flops": target_flops(record),
-                        "train_seconds": point.seconds if ledger_of(record).alone else None,
+                        "train_seconds": found.costs.of(record, SECONDS, ALONE, point),
                         "target_seconds": phase_seconds(record, "targets"),
-                        "train_joules": point.joules if ledger_of(record).alone else None,
+                        "train_joules": found.costs.of(record, JOULES, ALONE, point),
                         "target_joules": target_joules(record),
                         "loss": point.loss,
                         "linear": statistics.fmean(scores) if scores else None,

@@ -85,7 +85,12 @@ def provenance(found: Collected) -> Iterator[Text]:
 
 def cell_named(result: Result, record: Record) -> str:
     """Return what to call a cell: its data, arm, budget and seed."""
-    return f"{result.group.label}, {result.label} at {percent(result.budget)}, seed {record.cell.seed}"
+    return f"{result_named(result)}, seed {record.cell.seed}"
+
+
+def result_named(result: Result) -> str:
+    """Return what to call a result: its data, arm and budget."""
+    return f"{result.group.label}, {result.label} at {percent(result.budget)}"
 
 
 def counted(count: int, noun: str) -> str:
