@@ -19,6 +19,7 @@ from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
+from bench.presence import present
 from bench.probe import linear_probe
 from bench.provenance import provenance
 from bench.seeds import derive
@@ -33,6 +34,7 @@ from priors.targets import Targets
 from priors.weights import save_weights
 
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
+LOOK_SECONDS = 5.0  # between two looks at who else is on the device
 REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 
 
@@ -70,33 +72,32 @@ def run_cell(
     `watch.stop()` says so, TimedOut likewise, TrainingError when the loss is not finite, OutOfMemory, WriteError when
     the disk is full, UserError when an input is missing or damaged.
     """
-    cell = _Running(task, places, device, workers, watch, limits or Limits())
-    try:
-        cell.set_up()
-        cell.train()
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(cell.out_of_memory(error)) from error
-        raise
-    return cell.record()
+    with present(places, task.id, device) as cells:
+        cell = _Running(task, places, Clock(device, cells=cells), workers, watch, limits or Limits())
+        try:
+            cell.set_up()
+            cell.train()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(cell.out_of_memory(error)) from error
+            raise
+        return cell.record()
 
 
 class _Running:
     """A cell while it runs."""
 
-    def __init__(
-        self, task: Task, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits
-    ) -> None:
+    def __init__(self, task: Task, places: Places, clock: Clock, workers: int, watch: Watch, limits: Limits) -> None:
         self.task, self.cell, self.places, self.watch, self.limits = task, task.cell, places, watch, limits
-        self.device, self.workers = device, workers
-        self.clock = Clock(device)
+        self.clock, self.device, self.workers = clock, clock.device, workers
+        self.look_due = Every(LOOK_SECONDS)
         self.checkpoint = checkpoint_path(places, task.id)
         self.saved: Checkpoint | None = None
         self.trainer: Trainer | None = None
         self.targets: Targets | None = None
         self.cached = False
-        self.doing, self.memory_before = "reading the dataset", memory_in_use(device)
-        reset_peak_memory(device)
+        self.doing, self.memory_before = "reading the dataset", memory_in_use(self.device)
+        reset_peak_memory(self.device)
 
     def set_up(self) -> None:
         """Read the data, make the targets, build what is trained, and go on from the checkpoint."""
@@ -239,6 +240,8 @@ class _Running:
 
         All processes ask at the same time once the trainer is there; before, the first one is alone.
         """
+        if self.look_due():
+            self.clock.look()
         stop, limit = self.watch.stop(), self.limits.cell_seconds
         late = limit is not None and self.clock.wall > limit
         if self.trainer:

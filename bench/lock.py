@@ -10,7 +10,6 @@ No lock is ever removed before there is a later one: a holder that was thought d
 import json
 import os
 import re
-import socket
 import tempfile
 import threading
 import time
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from bench.machine import identity, is_here, lives
 
 BEAT = 5.0  # seconds between two touches
 STALE = 60.0  # seconds after which a lock that was not touched is free
@@ -88,7 +89,7 @@ def take(place: Path) -> Lock | Holder:
     except FileExistsError:  # somebody was faster
         return holder(place) or Holder("another runner", 0.0)
     with os.fdopen(file, "w") as out:
-        out.write(json.dumps(_me()))
+        out.write(json.dumps(identity()))
     lock = Lock(place, number)
     if _last(place) != number:  # somebody was faster, and the lock seen here is long gone
         lock.release()
@@ -125,10 +126,9 @@ def _holder(place: Path, number: int) -> Holder | None:
     seconds = _now(place.parent) - touched
     try:
         told = json.loads(content)
-        name, machine, process = f"{told['host']}:{told['pid']}", told["machine"], told["process"]
+        name, gone = f"{told['host']}:{told['pid']}", is_here(told) and not lives(told)
     except (ValueError, LookupError, TypeError):  # it is being written
-        name, machine, process = "another runner", None, None
-    gone = machine is not None and machine == _machine() and process != _process(str(process).partition(" ")[0])
+        name, gone = "another runner", False
     return None if touched == 0 or seconds > STALE or gone else Holder(name, max(seconds, 0.0))
 
 
@@ -153,24 +153,3 @@ def _now(folder: Path) -> float:
             return os.fstat(file.fileno()).st_mtime
     except OSError:  # full, or not for this user to write
         return time.time()
-
-
-def _me() -> dict[str, str | int | None]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "machine": _machine(), "process": _process(str(pid))}
-
-
-def _machine() -> str | None:
-    """Return what names this machine since it was started, and the processes that can be seen on it; Linux only."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return None
-
-
-def _process(pid: str) -> str | None:
-    """Return what names a process among all that have its number, None when it is gone; Linux only."""
-    with suppress(OSError, ValueError):
-        state, *rest = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(") ")[2].split()
-        return None if state in {"Z", "X"} else f"{pid} {rest[18]}"  # its number, and when it began
-    return None

@@ -40,17 +40,23 @@ class Clock:
     Args:
         device: what the cell runs on.
         energy: reads a counter of joules; None: those that the GPU's driver counts, if it does.
+        cells: counts the cells that are on the device now.
     """
 
-    def __init__(self, device: torch.device, energy: Callable[[], float | None] | None = None) -> None:
-        self.device = device
+    def __init__(
+        self,
+        device: torch.device,
+        energy: Callable[[], float | None] | None = None,
+        cells: Callable[[], int] = side_by_side,
+    ) -> None:
+        self.device, self._cells = device, cells
         self._energy = energy or energy_counter(device)
         self._since = Spent(time.perf_counter(), self._energy())
         self._spent = dict.fromkeys(PHASES, Spent(0.0, None if self._since.joules is None else 0.0))
         self._open = ["other"]
         self._began = self._since.seconds
         self._earlier_wall = 0.0
-        self.side_by_side = side_by_side()
+        self.side_by_side = cells()
 
     @property
     def wall(self) -> float:
@@ -74,7 +80,11 @@ class Clock:
         """Undo `add`."""
         back = {name: -value for name, value in joules.items()} if joules else None
         self.add({name: -value for name, value in seconds.items()}, -wall, back)
-        self.side_by_side = side_by_side()
+        self.side_by_side = self._cells()
+
+    def look(self) -> None:
+        """Count the cells on the device anew: others may have come."""
+        self.side_by_side = max(self.side_by_side, self._cells())
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
@@ -96,6 +106,7 @@ class Clock:
     def phase(self, name: str) -> Iterator[None]:
         """Charge the time inside to `name`, except that of a phase inside it."""
         synchronise(self.device)
+        self.look()
         self._charge()
         self._open.append(name)
         try:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
-TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy"}
+TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side"}
 GRID = """
 backbone: resnet_small
 datasets: [{name: digits, train_images: 128}]
@@ -97,7 +97,7 @@ def until(happens: Callable[[], object], seconds: float = 120, pause: float = 0.
 
 
 def left(folder: Path, cached: bool = True) -> dict[str, Any]:
-    """Return what runs have left, without what may differ: times, and who made targets if `cached` is false."""
+    """Return what runs have left, without times and their company, and without who made targets if not `cached`."""
     records = folder / "results" / "tiny"
     found: dict[str, Any] = {path.name: path.read_bytes() for path in (records / "backbones").iterdir()}
     for path in records.glob("*.json"):

@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -31,7 +30,6 @@ from tests.bench.processes import GRID, Forks, events, folder, left, strays, unt
 
 CPU = torch.device("cpu")
 LONG = GRID.replace("epochs: 4", "epochs: 100")
-HOWEVER = {"side_by_side"}  # what alone tells the records of both ways apart, but for times
 
 
 def tasks_of(there: Path) -> tuple[list[Task], Places]:
@@ -44,21 +42,6 @@ def ledgers(there: Path) -> dict[str, Ledger]:
     records, damaged = read_records(there / "results" / "tiny")
     assert not damaged
     return {record.cell.arm: record.ledger for record in records if record.ledger}
-
-
-def same(one: Path, other: Path) -> bool:
-    """Return whether all that was learned and counted is the same, bit for bit."""
-
-    def of(there: Path) -> Any:
-        return {name: _without(value) for name, value in left(there, cached=False).items()}
-
-    return bool(of(one) == of(other))
-
-
-def _without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(inner) for key, inner in value.items() if key not in HOWEVER}
-    return value
 
 
 def children(process: int) -> list[int]:
@@ -241,7 +224,7 @@ def alone(server: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_side_by_side_is_as_one_after_the_other(server: Forks, alone: Path, tmp_path: Path) -> None:
     together = folder(tmp_path / "together")
     assert server.run(together, "--jobs", "2") == 0, (together / "out").read_text()
-    assert same(together, alone)
+    assert left(together, cached=False) == left(alone, cached=False)
     assert strays(together) == []
     assert {ledger.side_by_side for ledger in ledgers(together).values()} == {2}
     assert {ledger.side_by_side for ledger in ledgers(alone).values()} == {1}
@@ -309,7 +292,7 @@ def test_a_killed_process_costs_its_cell_alone(server: Forks, alone: Path, tmp_p
     assert states == {"byol": "done", "trained": "done", "queue": "failed"}
     (there / "armed").unlink()
     assert server.run(there, *options, out="again") == 0, (there / "again").read_text()
-    assert same(there, alone)
+    assert left(there, cached=False) == left(alone, cached=False)
 
 
 @pytest.mark.slow
