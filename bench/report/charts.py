@@ -8,9 +8,10 @@ from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.collect import Collected, Group, Result, curve_of
 from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
 from bench.report.facts import linear, probe_sd, score_of
+from bench.report.labels import percent
 from bench.report.plots import UNITS
 from bench.report.saving import WAYS, Saving, saved, savings
-from bench.report.tables import number, one_line, percent, plus_minus, whole
+from bench.report.tables import number, one_line, plus_minus, whole
 from bench.spec import arm_name
 
 ACCURACY = "Linear accuracy, % of test images"

@@ -8,7 +8,8 @@ from bench.claims import Statement, statements
 from bench.report.collect import Collected, Group, Result, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
-from bench.report.tables import NONE, Entry, Table, number, percent
+from bench.report.labels import percent
+from bench.report.tables import NONE, Entry, Table, number
 from bench.spec import arm_name
 from bench.stats import Answer, interval, seeds_to_decide
 from bench.store import Record

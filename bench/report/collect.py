@@ -13,7 +13,7 @@ from bench.datasets import short_name
 from bench.errors import UserError
 from bench.report.costs import Costs
 from bench.report.facts import Summary, is_complete, summarise
-from bench.report.labels import Family, arm_labels, families
+from bench.report.labels import Family, arm_labels, families, percent
 from bench.spec import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
 from bench.store import Damaged, Record, read_records
 
@@ -42,6 +42,11 @@ class Result:
     seeds: tuple[int, ...]
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """What to call it: its data, arm and budget."""
+        return f"{self.group.label}, {self.label} at {percent(self.budget)}"
 
     @property
     def missing(self) -> list[int]:
@@ -88,7 +93,7 @@ class Collected:
         bad = next((record.status for record in needed.failed if record.cell.seed == seed), None)
         if bad is None and seed in needed.missing and self.why_skipped(needed, seed):
             bad = "skipped"
-        return f"it needs {needed.group.label}, {needed.label} at {needed.budget:.0%}, which is {bad}" if bad else None
+        return f"it needs {needed.name}, which is {bad}" if bad else None
 
     def _needed(self, result: Result) -> Result | None:
         """Return the results that those of an arm are made from: its prior's, or those whose FLOPs it matches."""

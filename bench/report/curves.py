@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.collect import Collected, Group, curve_of
 from bench.report.costs import FLOP, TARGETS
+from bench.report.labels import percent
 from bench.report.saving import savings
-from bench.report.tables import one_line, percent
+from bench.report.tables import one_line
 from bench.spec import arm_name
 
 if TYPE_CHECKING:

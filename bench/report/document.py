@@ -25,7 +25,8 @@ from bench.report.claims import Judgement, claim_sentence, difference, judged, r
 from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
 from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
-from bench.report.origin import absences, cell_named, counted, provenance, result_named
+from bench.report.labels import percent
+from bench.report.origin import absences, cell_named, counted, provenance
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
@@ -35,7 +36,6 @@ from bench.report.tables import (
     cost_table,
     gain_table,
     one_line,
-    percent,
     published_table,
     run_table,
     spread_table,
@@ -293,9 +293,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         yield Paragraph(
             "Where a prior's features do not vary, it tells nothing: such components of the targets are 0. At most:"
         )
-        yield Bullets(
-            tuple(one_line(f"{result_named(result)}: {counted(most, 'component')}") for result, most in empty)
-        )
+        yield Bullets(tuple(one_line(f"{result.name}: {counted(most, 'component')}") for result, most in empty))
     wrapped = [record for record in found.done if record.cell.rela]
     if wrapped and all(record.switch_step is None for record in wrapped):
         yield Paragraph(

@@ -1,4 +1,4 @@
-"""What arms are called in a report, and which of them belong to one method."""
+"""What arms and budgets are called in a report, and which arms belong to one method."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -27,6 +27,11 @@ def families(grid: Grid) -> tuple[Family, ...]:
         others = tuple(arm for arm in arms if arm is not plain)
         found.append(Family(arm_name(plain) if plain else name, plain, others))
     return tuple(found)
+
+
+def percent(share: float) -> str:
+    """Return a budget for people."""
+    return f"{100 * share:g}%"
 
 
 def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any
 from bench.report.blocks import Strong, Text
 from bench.report.collect import Collected, Result
 from bench.report.facts import reason
-from bench.report.tables import one_line, percent
+from bench.report.labels import percent
+from bench.report.tables import one_line
 from bench.store import Record
 
 
@@ -85,12 +86,7 @@ def provenance(found: Collected) -> Iterator[Text]:
 
 def cell_named(result: Result, record: Record) -> str:
     """Return what to call a cell: its data, arm, budget and seed."""
-    return f"{result_named(result)}, seed {record.cell.seed}"
-
-
-def result_named(result: Result) -> str:
-    """Return what to call a result: its data, arm and budget."""
-    return f"{result.group.label}, {result.label} at {percent(result.budget)}"
+    return f"{result.name}, seed {record.cell.seed}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
 from bench.report.facts import Summary, ledger_of, linear, total_flops
+from bench.report.labels import percent
 from bench.report.saving import has_savings
-from bench.report.tables import one_line, percent
+from bench.report.tables import one_line
 from bench.spec import Arm, arm_name
 from bench.store import Record
 

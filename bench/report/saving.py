@@ -11,7 +11,8 @@ import numpy as np
 from bench.report.collect import Collected, Group, Result, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.facts import linear
-from bench.report.tables import NONE, Entry, Table, percent
+from bench.report.labels import percent
+from bench.report.tables import NONE, Entry, Table
 from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
 from bench.stats import interval
 

@@ -20,7 +20,7 @@ from bench.report.facts import (
     total_flops,
     wall_seconds,
 )
-from bench.report.labels import Family, arm_labels
+from bench.report.labels import Family, arm_labels, percent
 from bench.spec import arm_name
 from bench.store import Record
 
@@ -230,11 +230,6 @@ def spread_table(found: Collected) -> Table:
         ]
         rows.append(tuple(Entry(text) for text in texts))
     return Table(head, tuple(rows), names=3)
-
-
-def percent(share: float) -> str:
-    """Return a budget for people."""
-    return f"{100 * share:g}%"
 
 
 def number(value: float) -> str:
