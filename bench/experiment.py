@@ -21,6 +21,7 @@ from bench.places import Places
 from bench.plan import Task
 from bench.presence import present
 from bench.probe import linear_probe
+from bench.process import side_by_side
 from bench.provenance import provenance
 from bench.seeds import derive
 from bench.source import Order, open_source
@@ -90,7 +91,7 @@ class _Running:
     def __init__(self, task: Task, places: Places, clock: Clock, workers: int, watch: Watch, limits: Limits) -> None:
         self.task, self.cell, self.places, self.watch, self.limits = task, task.cell, places, watch, limits
         self.clock, self.device, self.workers = clock, clock.device, workers
-        self.look_due = Every(LOOK_SECONDS)
+        self.look_due, self.company = Every(LOOK_SECONDS), side_by_side()
         self.checkpoint = checkpoint_path(places, task.id)
         self.saved: Checkpoint | None = None
         self.trainer: Trainer | None = None
@@ -242,6 +243,9 @@ class _Running:
         """
         if self.look_due():
             self.clock.look()
+        if self.clock.side_by_side > self.company:
+            self.company = self.clock.side_by_side
+            self.watch.event("company", {"cells": self.company})
         stop, limit = self.watch.stop(), self.limits.cell_seconds
         late = limit is not None and self.clock.wall > limit
         if self.trainer:

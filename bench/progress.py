@@ -78,6 +78,8 @@ class Display:
         whose = f"{describe(task.cell)}: " if self.several else ""
         if name == "resume":
             self.say(f"  {whose}goes on at step {facts['step']:,} of {facts['steps']:,}")
+        if name == "company":
+            self.say(f"  {whose}{facts['cells']} cells have shared the device: no seconds of this one will be charged")
         if name == "evaluation":
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,12 +95,15 @@ def test_a_cell_is_alone_when_no_other_one_runs(task: Task, places: Places) -> N
 
 
 def test_cells_of_runners_on_other_results_count_until_they_end(tmp_path: Path, task: Task, places: Places) -> None:
+    told: list[tuple[str, Any]] = []
+    watch = Watch(lambda *_: None, lambda *event: told.append(event), lambda: False)
     with another(tmp_path) as other:
         with present(places, "third", CPU):
-            assert cells_beside(task, places, watch()) == 3
-        assert cells_beside(task, places, watch()) == 2
+            assert cells_beside(task, places, watch) == 3
+        assert cells_beside(task, places, watch) == 2
         other.communicate()
-    assert cells_beside(task, places, watch()) == 1
+    assert cells_beside(task, places, watch) == 1
+    assert [facts["cells"] for name, facts in told if name == "company"] == [3, 2], "once in each cell that had some"
 
 
 def test_a_cell_that_was_left_alone_has_had_company(tmp_path: Path, task: Task, places: Places) -> None:
