@@ -16,6 +16,7 @@ from bench import experiment
 from bench.cells import expand
 from bench.experiment import Watch, run_cell
 from bench.grid import load_grid
+from bench.machine import identity
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.presence import present
@@ -159,9 +160,11 @@ def test_notes_of_other_machines_and_torn_ones_do_not_count(places: Places) -> N
         for path in notes(places):
             path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": "another"}))
         assert cells() == 1
-        for path in notes(places):
-            path.write_text(path.read_text()[:20])
-        assert cells() == 1
+        torn = notes(places)[0].read_text()[:20]
+        for text in (torn, "", "7", "[" * 90_000, json.dumps(identity()), json.dumps({**identity(), "device": 7})):
+            for path in notes(places):
+                path.write_text(text)
+            assert cells() == 1
         assert len(notes(places)) == 2
 
 
