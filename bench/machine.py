@@ -1,10 +1,17 @@
-"""Names of this machine and its processes, by which one of them can tell that another one is gone."""
+"""This machine, as one of its processes sees it: its cores, and by what names another process is known to be gone."""
 
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+
+def usable_cores() -> set[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def identity() -> dict[str, str | int | None]:

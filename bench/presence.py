@@ -6,7 +6,6 @@ can be told from one that runs.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from uuid import uuid4
 
 import torch
 
-from bench.machine import identity, is_here, lives
+from bench.machine import identity, is_here, lives, usable_cores
 from bench.places import Places
 from bench.process import side_by_side
 
@@ -44,8 +43,7 @@ def _parts(device: torch.device) -> list[str]:
     """Return what the device is made of: a GPU, or the cores that this process may use."""
     if device.type == "cuda":
         return [f"GPU {torch.cuda.get_device_properties(device).uuid}"]
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return [f"core {core}" for core in sorted(cores)]
+    return [f"core {core}" for core in sorted(usable_cores())]
 
 
 def _all(folder: Path, parts: list[str]) -> set[str]:
@@ -56,8 +54,10 @@ def _all(folder: Path, parts: list[str]) -> set[str]:
             # Some may be gone by now, or half written; what is no note counts for nothing.
             with suppress(OSError, ValueError, LookupError, TypeError, RecursionError), path.open("rb") as file:
                 note = json.loads(file.read(NOTE_BYTES))
-                if is_here(note) and not lives(note):
+                if not is_here(note):
+                    continue
+                if not lives(note):
                     path.unlink(missing_ok=True)
-                elif is_here(note) and not set(parts).isdisjoint(note["device"]):
+                elif not set(parts).isdisjoint(note["device"]):
                     cells.add(str(note["cell"]))
     return cells

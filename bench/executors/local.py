@@ -10,6 +10,7 @@ from bench.device import find_device
 from bench.errors import UserError
 from bench.executors import Executor, Resources, Work, executors
 from bench.executors.processes import Processes, told_display
+from bench.machine import usable_cores
 from bench.outcome import Outcome, to_run
 from bench.process import SIDE_BY_SIDE, in_torchrun
 from bench.progress import Display
@@ -56,9 +57,7 @@ class Local(Executor):
 
 def cores() -> int:
     """Return how many cores this process may use."""
-    with suppress(AttributeError):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(usable_cores())
 
 
 def cpu_environments(jobs: int) -> list[dict[str, str]]:

@@ -36,6 +36,12 @@ class Streams(DatasetInfo):
 """
 
 
+def python(script: str, *words: object) -> "subprocess.Popen[str]":
+    """Start a script in a process of its own that sees the packages of this checkout."""
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 class Forks:
     """Runs of the command line, each in a process of its own."""
 

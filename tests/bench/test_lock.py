@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import Thread
@@ -12,8 +10,8 @@ import pytest
 
 from bench import lock
 from bench.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
+from tests.bench.processes import python
 
-ROOT = Path(__file__).parent.parent.parent
 COUNTS = """
 import sys
 from pathlib import Path
@@ -34,11 +32,6 @@ held = take(Path(sys.argv[1]))
 print(held.number, flush=True)
 sys.stdin.read()
 """
-
-
-def python(script: str, *words: str | Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def taken(place: Path) -> Lock:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from bench.machine import identity
 from bench.places import Places
 from bench.plan import Task, plan
 from bench.presence import present
-from tests.bench.processes import ROOT
+from tests.bench.processes import python
 
 CPU = torch.device("cpu")
 GRID = """
@@ -50,9 +49,7 @@ with present(Places(Path(data), Path(results), "mine"), cell, torch.device("cpu"
 @contextmanager
 def another(tmp_path: Path, cell: str = "other", *cores: int) -> Iterator["subprocess.Popen[str]"]:
     """Another process that runs a cell of another folder of results; on all cores, or on some."""
-    words = [tmp_path / "data", tmp_path / "elsewhere", cell, *cores]
-    command = [sys.executable, "-c", RUNS, *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with python(RUNS, tmp_path / "data", tmp_path / "elsewhere", cell, *cores) as process:
         assert process.stdout
         process.stdout.readline()
         yield process
