@@ -300,7 +300,7 @@ class Operations(TorchDispatchMode):
         return made
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_gives_the_views_of_the_cpu() -> None:
     images = noise(64, 3, 40, 40)
     torch.cuda.set_sync_debug_mode("error")

@@ -68,7 +68,7 @@ def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
     assert not waits.seen
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @EACH
 def test_training_never_waits_for_a_gpu_within_an_epoch(name: str, with_rela: bool) -> None:
     device = torch.device("cuda")

@@ -1,0 +1,176 @@
+"""What a quarter of an hour on a GPU is spent on, in order of worth; `run.sh` starts it.
+
+Each part is a process of its own with a limit of time, and leaves what it found as soon as it has found it: one that
+fails or runs late takes nothing from the others.
+"""
+
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tests.gpu.page import page
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKED = ROOT / ".gpu"
+GPU = torch.cuda.is_available()
+# Cells in order of worth, a run each: what the paper claims at half the cost comes first, seed by seed.
+CELLS = [
+    f"seed={seed},{budgets}" for seed in (0, 1, 2) for budgets in ("budget=1.0,budget=0.5", "budget=0.2", "budget=0.1")
+]
+SAVING = 30  # seconds that a run of cells has to write its checkpoints
+PACKING = 15  # and that the archives take
+PART = 15 * 2**20  # bytes of a file that comes back, of which there can be eight
+PARTS = 3  # of what the next session goes on from
+
+
+class Session:
+    """A stretch of time on a device, and the folder of what comes of it."""
+
+    def __init__(self, out: Path, seconds: float) -> None:
+        self.out, self.end = out, time.monotonic() + seconds
+        self.figures: dict[str, object] = {}
+
+    @property
+    def left(self) -> float:
+        """Seconds until everything has to be packed."""
+        return self.end - PACKING - time.monotonic()
+
+    def keep(self, name: str, value: object) -> None:
+        """Add a figure to figures.json."""
+        self.figures[name] = value
+        (self.out / "figures.json").write_text(json.dumps(self.figures, indent=1) + "\n")
+
+    def part(self, name: str, words: Sequence[str], seconds: float) -> int | None:
+        """Run `python WORDS` for so many seconds at most; return its exit code, None when it ran late."""
+        seconds = min(seconds, self.left)
+        print(f"== {name}, at most {seconds:.0f} s: {' '.join(words)}")
+        began = time.monotonic()
+        code = None
+        if seconds > 0:
+            process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True)
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                stop(process)
+        self.keep(name, {"exit_code": code, "seconds": round(time.monotonic() - began, 1)})
+        return code
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to save itself, and end it with its children when it does not."""
+    process.terminate()
+    try:
+        process.wait(SAVING)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def about() -> dict[str, object]:
+    """Return what the figures were taken on."""
+    found: dict[str, object] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+    if GPU:
+        asked = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit"
+        told = subprocess.run(["nvidia-smi", f"--query-gpu={asked}", "--format=csv"], capture_output=True, text=True)
+        found |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "nvidia_smi": told.stdout}
+    return found
+
+
+def lay_out_data(data: Path) -> None:
+    """Unpack the images and weights that came along, and what an earlier session has left of its cells."""
+    (data / "priors").mkdir(parents=True)
+    if (PACKED / "cifar10-jpeg.tar.xz").is_file():
+        with tarfile.open(PACKED / "cifar10-jpeg.tar.xz") as archive:
+            archive.extractall(data / "cifar10", filter="data")
+        shutil.copy(PACKED / "resnet20_cifar10.safetensors", data / "priors")
+
+
+def unpack(folder: Path, archives: Sequence[Path]) -> None:
+    """Unpack what an earlier session has sent: the parts of its checkpoints, and its records."""
+    parts = [path.read_bytes() for path in archives if path.suffix != ".tar"]
+    for content in (b"".join(parts), *(path.read_bytes() for path in archives if path.suffix == ".tar")):
+        if content:
+            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+                tar.extractall(folder, filter="data")
+
+
+def pack(folder: Path, paths: Sequence[Path], archive: Path, parts: int = 1) -> dict[str, object]:
+    """Pack files of a folder, the first ones first, as far as they fit into so many parts; return what came of it.
+
+    `cat ARCHIVE.*` puts the parts together.
+    """
+    packed, size = [], 0
+    for path in paths:
+        if size + path.stat().st_size + 2048 < parts * PART:
+            packed.append(path)
+            size += path.stat().st_size + 2048
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in packed:
+            tar.add(path, path.relative_to(folder))
+    content = buffer.getvalue()
+    for number, begin in enumerate(range(0, len(content), PART)):
+        name = archive if parts == 1 else archive.with_name(f"{archive.name}.{number}")
+        name.write_bytes(content[begin : begin + PART])
+    return {"packed": len(packed), "left_out": [str(path.relative_to(folder)) for path in paths if path not in packed]}
+
+
+def worth_keeping(grid: Path) -> list[Path]:
+    """Return what the next session can go on from: backbones that are priors first, then checkpoints."""
+    full = [path.stem for path in grid.glob("*.json") if json.loads(path.read_text())["cell"]["budget"] == 1.0]
+    backbones = [grid / "backbones" / f"{name}.safetensors" for name in sorted(full)]
+    checkpoints = sorted(grid.glob(".work/*/checkpoint*"))
+    return [path for path in (*backbones, *checkpoints) if path.is_file()]
+
+
+def cells(session: Session, work: Path, side_by_side: int) -> None:
+    """Run cells of `gpu_row` for as long as there is time."""
+    data, results = work / "data", work / "results"
+    words = ["-m", "bench", "run", "--grid", "gpu_row", "--data-root", str(data), "--results", str(results)]
+    words += ["--jobs-per-gpu", str(side_by_side)] if GPU else ["--profile", "cpu", "--jobs", str(side_by_side)]
+    for only in CELLS if GPU else CELLS[:3]:  # in miniature, one seed
+        if session.left > SAVING:
+            session.part(f"cells {only}", [*words, "--only", only], session.left - SAVING)
+
+
+def main(out: Path, seconds: float) -> None:
+    """Spend so many seconds; what comes of them is in `out`."""
+    session, work = Session(out, seconds), out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    session.keep("about", about())
+    lay_out_data(work / "data")
+    earlier = sorted(PACKED.glob("checkpoints.tar.*")) + sorted(PACKED.glob("records.tar"))
+    grid = work / "results" / ("gpu_row" if GPU else "gpu_row@cpu")
+    unpack(grid, earlier)
+    share = min(1.0, seconds / 700)
+    tests = ["-m", "pytest", "-m", "cuda", "-n", "0", "-p", "no:cacheprovider", f"--junit-xml={out / 'tests.xml'}"]
+    tests += ["tests/gpu", "tests/methods/test_waiting.py", "tests/bench/test_views.py"]
+    session.part("tests", tests, 120 * share)
+    session.part("times", ["-m", "tests.gpu.times", str(out / "times.json"), str(150 * share)], 180 * share)
+    times = json.loads((out / "times.json").read_text()) if (out / "times.json").is_file() else {}
+    session.keep("times", times)
+    cells(session, work, times.get("side_by_side", {}).get("best", 1))
+    session.keep("records", pack(grid, sorted(grid.glob("*.json")), out / "records.tar"))
+    session.keep("checkpoints", pack(grid, worth_keeping(grid), out / "checkpoints.tar", PARTS))
+    shutil.rmtree(work)
+    (out / "gpu.md").write_text(page(session.figures))
+    print(page(session.figures))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

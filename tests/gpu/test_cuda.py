@@ -1,0 +1,119 @@
+"""Whole cells on a GPU: every method, what their records say of the device, resuming, too little memory."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.cells import expand
+from bench.grid import load_grid
+from bench.outcome import Outcome
+from bench.places import Places
+from bench.plan import Task, plan
+from bench.progress import Display
+from bench.runner import run_tasks
+from bench.store import Record, read_record, record_path
+from bench.train import Interrupted
+from methods import methods
+from methods.byol import BYOL
+from tests.methods.test_conformance import SMALL
+
+DEVICE = torch.device("cuda")
+GRID = f"""
+backbone: resnet_small
+datasets: [{{name: digits, train_images: 128}}]
+seeds: [0]
+arms: [{{method: "*"}}, {{name: "* + ReLA", method: "*", rela: {{prior: rand, phase: 0.5}}}}]
+params: {json.dumps(SMALL)}
+protocol: {{epochs: 2, batch_size: 32, input_size: 12, precision: bf16, probe: {{epochs: 3}}, knn: {{k: 5}}}}
+"""
+pytestmark = pytest.mark.cuda
+
+
+def tasks_of(places: Places, *settings: str) -> list[Task]:
+    path = places.results.parent / "gpu.yaml"
+    path.write_text(GRID)
+    cells = expand(load_grid(str(path), settings=settings))
+    return plan(cells, cells, places, "grid gpu")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "data", tmp_path / "results", "gpu")
+
+
+def run(places: Places, *settings: str, display: Display | None = None) -> list[Outcome]:
+    return run_tasks(tasks_of(places, *settings), places, DEVICE, 0, display or Display())
+
+
+def recorded(outcome: Outcome, places: Places) -> Record:
+    found = read_record(record_path(places.records, outcome.task.id))
+    assert isinstance(found, Record)
+    return found
+
+
+def test_every_method_runs_and_its_record_knows_the_device(places: Places) -> None:
+    outcomes = run(places)
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2 * len(list(methods))
+    for record in (recorded(outcome, places) for outcome in outcomes):
+        assert record.ledger
+        assert record.ledger.peak_memory_bytes
+        assert record.ledger.joules is None or record.ledger.joules["train"] > 0
+        assert record.provenance["gpu"] == torch.cuda.get_device_name(DEVICE)
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """Algorithms that give equal bits each time; cuBLAS's setting comes with the environment."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+class Stops(Display):
+    """Asks for a stop after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def step(self, task: Task, done: int, steps: int, loss: float) -> None:
+        if done == self.after:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_that_went_on_from_a_checkpoint_has_the_bits_of_one_that_was_whole(
+    precision: str, tmp_path: Path
+) -> None:
+    arm = "arms=[{method: moco, rela: {prior: rand, phase: 0.5}}]"
+    settings = (arm, f"protocol.precision={precision}", "protocol.epochs=4", "protocol.evaluate_at=[0.5, 1.0]")
+    scores = []
+    with same_bits():
+        for name, stops in (("whole", None), ("resumed", Stops(11))):
+            (tmp_path / name).mkdir()
+            there = Places(tmp_path / "data", tmp_path / name / "results", "gpu")
+            if stops:
+                with pytest.raises(Interrupted):
+                    run(there, *settings, display=stops)
+            scores.append(recorded(run(there, *settings)[0], there).curve[-1].model_dump(exclude={"seconds", "joules"}))
+    assert scores[0] == scores[1]
+
+
+class Greedy(BYOL):
+    """Wants more memory than any GPU has."""
+
+    def after_step(self) -> None:
+        torch.empty(10**15, device=DEVICE)
+
+
+def test_a_cell_without_memory_costs_no_other(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods._items, "greedy", Greedy)
+    outcomes = run(places, "arms=[greedy, simclr]", "params={}")
+    assert [outcome.status for outcome in outcomes] == ["oom", "done"]
+    assert "GB" in outcomes[0].reason
