@@ -19,8 +19,8 @@ def page(figures: dict[str, Any]) -> str:
     lines.append("")
     if reference := times.get("reference"):
         lines.append(
-            f"The reference pipeline with {reference['workers']} workers takes {reference['reference_ms']:.1f} ms a step"
-            f" of BYOL; ours is {reference['times_faster_fp32']:.2f} times faster in fp32, and"
+            f"The reference pipeline with {reference['workers']} workers takes {reference['reference_ms']:.1f} ms"
+            f" a step of BYOL; ours is {reference['times_faster_fp32']:.2f} times faster in fp32, and"
             f" {reference['times_faster_bf16']:.2f} times in bf16 (n=1)."
         )
     if side := times.get("side_by_side"):
