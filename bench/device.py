@@ -14,6 +14,7 @@ from bench.spec import Precision
 def find_device(name: str) -> torch.device:
     """Return the device that `--device` names; of several processes of `torchrun`, each has its own GPU.
 
+    On a GPU, fp32 is fp32 from here on: by torch's defaults, convolutions would round to TF32 and products would not.
     Raises UserError on an unknown name, and without a CUDA device where one is asked for.
     """
     if name not in {"auto", "cpu", "cuda"}:
@@ -21,9 +22,24 @@ def find_device(name: str) -> torch.device:
     there = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not there:
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    torch.backends.cudnn.allow_tf32 = False
     if there and in_torchrun():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda" if there else "cpu")
+
+
+class DeviceLost(Exception):
+    """The GPU answers this process no more, as after an assertion in a kernel: only another process can go on."""
+
+
+def is_lost(device: torch.device) -> bool:
+    """Return whether the device answers this process no more."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 @contextmanager

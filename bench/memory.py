@@ -1,5 +1,6 @@
 """What is said when memory does not suffice: how much there was, and which batch would have fitted."""
 
+import gc
 import os
 import re
 from contextlib import suppress
@@ -10,6 +11,8 @@ import torch
 from bench.errors import told
 from bench.meter import peak_memory
 
+# What torch, CUDA, cuBLAS and cuDNN say, in errors that are no OutOfMemoryError.
+SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -19,8 +22,16 @@ class OutOfMemory(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory does not suffice, the GPU's or the host's."""
-    host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in told(error)
-    return host or isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
+    said = isinstance(error, RuntimeError) and any(words in told(error) for words in SAID)
+    return said or isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
+
+
+def release(device: torch.device) -> None:
+    """Give back to the GPU what a cell has left: blocks kept for reuse, and pools of CUDA graphs."""
+    if device.type == "cuda":
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def memory_in_use(device: torch.device) -> int | None:

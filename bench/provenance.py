@@ -31,6 +31,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "gpu": gpu,
         "cpu": _cpu(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cudnn.allow_tf32 if gpu else None,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark if gpu else None,
         "threads": torch.get_num_threads(),
         "processes": world(),
         "platform": sys.platform,

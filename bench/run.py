@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from bench.atomic import WriteError
+from bench.device import DeviceLost
 from bench.distributed import is_first, of_first
 from bench.errors import UserError, did_you_mean
 from bench.executors import Resources
@@ -20,6 +21,7 @@ from bench.plan import Task
 from bench.process import launched
 from bench.train import Interrupted
 
+LOST = 70  # exit code of one of several processes that leaves its place to another one
 # Options that say which cells run, or that something else is to be done.
 OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflops", "rehearse"}
 
@@ -95,6 +97,8 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
     except ProcessError as error:
         print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
         raise typer.Exit(1) from None
+    except DeviceLost:
+        raise typer.Exit(LOST) from None
     if speaks():
         _conclude(outcomes, places)
     return outcomes

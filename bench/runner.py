@@ -14,13 +14,14 @@ import torch
 from bench.atomic import WriteError, remove_leftovers, set_aside, written
 from bench.checkpoint import checkpoint_path
 from bench.datasets import find_dataset
+from bench.device import DeviceLost, is_lost
 from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError, told
 from bench.experiment import Limits, Watch, run_cell
 from bench.launches import DIED, ProcessError, begin, finish, given_up, lost_connection, tell_failure
 from bench.lock import POLL, Holder, Lock, Lost, take
 from bench.log import CellLog
-from bench.memory import OutOfMemory
+from bench.memory import OutOfMemory, release
 from bench.outcome import Outcome, is_done, to_run
 from bench.places import Places
 from bench.plan import Task
@@ -46,7 +47,8 @@ def run_tasks(
 
     A failure is recorded and ends only its own cell and those that need it. What another runner on the same folder
     is at is left to it, and waited for at the end. Raises Interrupted after the running cell is saved when the user
-    asks to stop, WriteError when the folder of results cannot be written; what is finished stays.
+    asks to stop, WriteError when the folder of results cannot be written, DeviceLost when no other cell can run in this
+    process; what is finished stays.
     """
     with _stop_requests() as stop, display:
         display.begin(len(tasks))
@@ -121,6 +123,7 @@ class _Runner:
                 raise ProcessError("another runner has taken over the cell") from None
             return None
         finally:
+            release(self.device)
             if isinstance(lock, Lock):
                 lock.release()
 
@@ -209,6 +212,8 @@ class _Runner:
             tell_failure(work, reason)
         if world() > 1:  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
             raise ProcessError(reason)
+        if status != "oom" and is_lost(self.device):
+            raise DeviceLost(reason)
         return Outcome(task, status, reason=reason)
 
     def _write_failure(self, task: Task, status: Status, reason: str) -> None:

@@ -213,7 +213,7 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on `device`; CUDA needs pinned memory to copy without making the host wait."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+    return (values.pin_memory() if device.type == "cuda" and values.numel() else values).to(device, non_blocking=True)
 
 
 def _resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:

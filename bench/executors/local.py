@@ -6,13 +6,13 @@ from contextlib import suppress
 
 import torch
 
-from bench.device import find_device
+from bench.device import DeviceLost, find_device
 from bench.errors import UserError
 from bench.executors import Executor, Resources, Work, executors
 from bench.executors.processes import Processes, told_display
 from bench.machine import usable_cores
 from bench.outcome import Outcome, to_run
-from bench.process import SIDE_BY_SIDE, in_torchrun
+from bench.process import SIDE_BY_SIDE, in_torchrun, launched
 from bench.progress import Display
 from bench.runner import run_tasks
 
@@ -51,7 +51,13 @@ class Local(Executor):
         pending = to_run(work.tasks, work.places) if len(self.environments) > 1 else []
         if not pending:
             display = told_display() or Display(work.places.mark)
-            return run_tasks(work.tasks, work.places, self.found, work.workers, display, work.limits)
+            try:
+                return run_tasks(work.tasks, work.places, self.found, work.workers, display, work.limits)
+            except DeviceLost:
+                if launched():
+                    raise
+                display.say("  the GPU answers this process no more; another one takes its place")
+                pending, self.environments = to_run(work.tasks, work.places), [{}]
         return Processes(work, pending, with_counts(self.environments[: len(pending)])).run()
 
 
