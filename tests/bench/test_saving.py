@@ -54,7 +54,15 @@ def record_of(cell: Cell, joules: bool) -> Record:
     if cell.rela:
         prior = maker_of(cell) if cell.rela.prior == "DIGITS-T" else cell.rela.prior
     inputs = Inputs(data="d" * 16, prior=prior, method_version=1, params={})
-    made = TargetCost(seconds=2.0, flops=20_000, images=1437, empty=0, cached=False, joules=40.0 if joules else None)
+    made = TargetCost(
+        seconds=2.0,
+        flops=20_000,
+        images=1437,
+        empty=0,
+        cached=False,
+        joules=40.0 if joules else None,
+        other_load=0.0,
+    )
     points = tuple(
         Point(
             step=int(part * steps),
@@ -84,6 +92,7 @@ def record_of(cell: Cell, joules: bool) -> Record:
             peak_memory_bytes=None,
             targets=made if cell.rela else None,
             flops_not_counted="",
+            other_load=0.01,
         ),
         provenance={},
     )
