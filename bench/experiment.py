@@ -296,7 +296,8 @@ class _Running:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
         cell = self.cell
         with self.clock.phase("eval"):
-            features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
+            sources = (self.images, self.test_images)
+            features = extract(trainer.method.backbone, *sources, self.size, cell.protocol.eval_resize)
             linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))
             knn = knn_accuracy(features, self.data.classes, cell.protocol.knn)
         spent = self.clock.spent("train")
