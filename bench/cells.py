@@ -10,7 +10,7 @@ from bench.spec import Arm, Cell, Dataset, Grid, Knn, Probe, Protocol, arm_name
 
 REHEARSAL = "@rehearsal"  # ends the name of a rehearsed grid
 REHEARSED = Protocol(epochs=2, batch_size=2, probe=Probe(epochs=3, batch_size=2), knn=Knn(k=1))
-ROOM = ("input_size", "blur")  # what a rehearsal keeps of the protocol
+ROOM = ("input_size", "eval_resize", "blur")  # what a rehearsal keeps of the protocol
 
 
 def rehearsed(grid: Grid) -> Grid:

@@ -33,6 +33,7 @@ class Checkpoint:
         curve: the evaluations until then.
         trainer: the trainer's state; None before its first step.
         side_by_side: cells on the device at a time until then, at most.
+        taken: seconds of those spent that other work took, by phase; None: not known.
     """
 
     seconds: dict[str, float]
@@ -42,10 +43,11 @@ class Checkpoint:
     curve: tuple[Point, ...]
     trainer: dict[str, Any] | None
     side_by_side: Cells = 1
+    taken: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError on phases that no clock has."""
-        if not {*self.seconds, *(self.joules or {})} <= {*PHASES}:
+        if not {*self.seconds, *(self.joules or {}), *(self.taken or {})} <= {*PHASES}:
             raise ValueError
 
 

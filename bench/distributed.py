@@ -5,6 +5,7 @@ A batch, its order and its augmentation are those of one process, so that the nu
 beyond the rounding of sums.
 """
 
+import math
 import os
 import socket
 import warnings
@@ -90,11 +91,16 @@ def mean(value: Tensor) -> Tensor:
 
 def any_of(flag: bool) -> bool:
     """Return whether the flag is set in any process; all of them ask at the same time."""
+    return bool(largest(float(flag)))
+
+
+def largest(value: float | None) -> float | None:
+    """Return the largest value of all processes, None if any of them has none; all of them ask at the same time."""
     if world() == 1:
-        return flag
-    flags = torch.tensor(int(flag))
-    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
-    return bool(flags)
+        return value
+    values = torch.tensor(math.inf if value is None else value, dtype=torch.float64)
+    distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
+    return None if values.isinf() else values.item()
 
 
 def of_first(value: T) -> T:

@@ -25,24 +25,25 @@ class Features:
 
 
 @torch.no_grad()
-def extract(backbone: nn.Module, train: Source, test: Source, size: int) -> Features:
+def extract(backbone: nn.Module, train: Source, test: Source, size: int, shorter: int | None = None) -> Features:
     """Return the features of the un-augmented images in eval mode; the backbone's mode is put back after.
 
-    They are held once, on the device. Raises TrainingError when they are not finite.
+    The images are the centres, of `size` pixels, of those whose shorter side was brought to `shorter` (None: `size`).
+    The features are held once, on the device. Raises TrainingError when they are not finite.
     """
     mode = backbone.training
     backbone.eval()
     try:
-        parts = [_features_of(backbone, source, size) for source in (train, test)]
+        parts = [_features_of(backbone, source, size, shorter) for source in (train, test)]
     finally:
         backbone.train(mode)
     return Features(parts[0], train.labels, parts[1], test.labels)
 
 
-def _features_of(backbone: nn.Module, source: Source, size: int) -> Tensor:
+def _features_of(backbone: nn.Module, source: Source, size: int, shorter: int | None) -> Tensor:
     """Return the features float32 (N, d) of a source's images."""
     features, filled = torch.empty(0), 0
-    for images in source.plain(size):
+    for images in source.plain(size, shorter=shorter):
         part = backbone(images)
         if not filled:
             features = torch.empty(len(source.labels), part.shape[1], device=part.device)

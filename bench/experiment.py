@@ -11,7 +11,7 @@ from bench.backbones import build_backbone
 from bench.budget import evaluation_steps, total_steps
 from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
-from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
+from bench.distributed import any_of, first_then_others, is_first, largest, synchronise_batch_norm, world
 from bench.errors import UserError, told
 from bench.evaluate import extract, knn_accuracy
 from bench.flops import NOT_COUNTED
@@ -35,7 +35,7 @@ from priors.targets import Targets
 from priors.weights import save_weights
 
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
-LOOK_SECONDS = 5.0  # between two looks at who else is on the device
+LOOK_SECONDS = 5.0  # between two looks at what else is on the machine
 REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 
 
@@ -113,7 +113,9 @@ class _Running:
         self.steps = total_steps(self.cell, len(self.data.train))
         self.curve = list(self.saved.curve) if self.saved else []
         if self.saved:
-            self.clock.add(self.saved.seconds, self.saved.wall, self.saved.joules, self.saved.side_by_side)
+            self.clock.add(
+                self.saved.seconds, self.saved.wall, self.saved.joules, self.saved.side_by_side, self.saved.taken
+            )
         if self.task.prior:
             self.doing = "making targets"
             with first_then_others():
@@ -183,6 +185,7 @@ class _Running:
                 else None,
                 flops_not_counted=NOT_COUNTED,
                 side_by_side=self.clock.side_by_side,
+                other_load=self._other_load(),
             ),
             provenance=provenance(self.device),
             rehearsal=self.places.rehearsal,
@@ -207,7 +210,7 @@ class _Running:
             if is_first():
                 why = f"does not fit method {self.cell.method!r} as it is now: {told(error)}"
                 set_aside(self.checkpoint, why, "stale")
-            self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules)
+            self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules, self.saved.taken)
             self.saved, self.curve = None, []
             return self._trainer()
         self.saved = replace(self.saved, trainer=None)  # or its tensors would stay in memory
@@ -273,6 +276,7 @@ class _Running:
                 tuple(self.curve),
                 state,
                 self.clock.side_by_side,
+                self.clock.taken(),
             )
             save_checkpoint(self.checkpoint, self.task.id, here)
         self.watch.event("checkpoint", {"step": state["step"] if state else 0})
@@ -282,19 +286,28 @@ class _Running:
         now, earlier = peak_memory(self.device), self.saved.peak if self.saved else None
         return now if now is None or earlier is None else max(now, earlier)
 
+    def _other_load(self) -> float | None:
+        """Return the largest share that other work took of training until an evaluation, in any of the processes."""
+        shares = [self.clock.spent("train").other_load, *(point.other_load for point in self.curve)]
+        known = [share for share in shares if share is not None]
+        return largest(max(known) if len(known) == len(shares) else None)
+
     def _evaluated(self, trainer: Trainer, losses: dict[str, float]) -> Point:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
         cell = self.cell
         with self.clock.phase("eval"):
-            features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
+            sources = (self.images, self.test_images)
+            features = extract(trainer.method.backbone, *sources, self.size, cell.protocol.eval_resize)
             linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))
             knn = knn_accuracy(features, self.data.classes, cell.protocol.knn)
+        spent = self.clock.spent("train")
         return Point(
             step=trainer.step,
             images=trainer.step * cell.protocol.batch_size,
             flops=trainer.spent.flops,
-            seconds=self.clock.read()["train"],
-            joules=self.clock.spent("train").joules,
+            seconds=spent.seconds,
+            joules=spent.joules,
+            other_load=spent.other_load,
             loss=trainer.loss,
             mean_losses=losses,
             weight_norm=trainer.weight_norm(),

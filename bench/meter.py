@@ -1,15 +1,16 @@
-"""The clock of a cell: where its wall time and its GPU's energy go, and its peak memory."""
+"""The clock of a cell: where its wall time and its GPU's energy go, what others took of them, and its peak memory."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pynvml
 import torch
 
 from bench.distributed import world
+from bench.load import Reading, load_reader, taken
 from bench.process import side_by_side
 
 PHASES = ("targets", "train", "eval", "other")
@@ -17,17 +18,27 @@ PHASES = ("targets", "train", "eval", "other")
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds, and the joules of the GPU in them; None where nothing measures these."""
+    """Seconds, the joules of the GPU in them, and how many of the seconds other work took; None: not measured."""
 
     seconds: float
     joules: float | None
+    taken: float | None = None
 
     def __add__(self, other: "Spent") -> "Spent":
-        joules = None if self.joules is None or other.joules is None else self.joules + other.joules
-        return Spent(self.seconds + other.seconds, joules)
+        return Spent(self.seconds + other.seconds, _sum(self.joules, other.joules), _sum(self.taken, other.taken))
 
     def __sub__(self, other: "Spent") -> "Spent":
-        return self + Spent(-other.seconds, None if other.joules is None else -other.joules)
+        joules, taken = (None if value is None else -value for value in (other.joules, other.taken))
+        return self + Spent(-other.seconds, joules, taken)
+
+    @property
+    def other_load(self) -> float | None:
+        """The share of the seconds that other work took, None where it is not known."""
+        return None if self.taken is None else min(self.taken / self.seconds, 1.0) if self.seconds else 0.0
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 class Clock:
@@ -41,6 +52,7 @@ class Clock:
         device: what the cell runs on.
         energy: reads a counter of joules; None: those that the GPU's driver counts, if it does.
         cells: counts the cells that are on the device now.
+        load: reads what else the machine does; None: from the system's counters.
     """
 
     def __init__(
@@ -48,11 +60,14 @@ class Clock:
         device: torch.device,
         energy: Callable[[], float | None] | None = None,
         cells: Callable[[], int] = side_by_side,
+        load: Callable[[], Reading | None] | None = None,
     ) -> None:
         self.device, self._cells = device, cells
         self._energy = energy or energy_counter(device)
-        self._since = Spent(time.perf_counter(), self._energy())
-        self._spent = dict.fromkeys(PHASES, Spent(0.0, None if self._since.joules is None else 0.0))
+        self._load = load or load_reader(device)
+        self._since, self._read = Spent(time.perf_counter(), self._energy()), self._load()
+        nothing = Spent(0.0, None if self._since.joules is None else 0.0, None if self._read is None else 0.0)
+        self._spent = dict.fromkeys(PHASES, nothing)
         self._open = ["other"]
         self._began = self._since.seconds
         self._earlier_wall = 0.0
@@ -69,22 +84,30 @@ class Clock:
         wall: float,
         joules: dict[str, float] | None = None,
         side_by_side: int = 1,
+        taken: dict[str, float] | None = None,
     ) -> None:
-        """Go on from what an interrupted run had spent, beside how many cells."""
+        """Go on from what an interrupted run had spent, beside how many cells, and what other work took of it."""
         for name, value in seconds.items():
-            self._spent[name] += Spent(value, joules[name] if joules else None)
+            self._spent[name] += Spent(value, (joules or {}).get(name), (taken or {}).get(name))
         self._earlier_wall += wall
         self.side_by_side = max(self.side_by_side, side_by_side)
 
-    def take_away(self, seconds: dict[str, float], wall: float, joules: dict[str, float] | None = None) -> None:
+    def take_away(
+        self,
+        seconds: dict[str, float],
+        wall: float,
+        joules: dict[str, float] | None = None,
+        taken: dict[str, float] | None = None,
+    ) -> None:
         """Undo `add`."""
-        back = {name: -value for name, value in joules.items()} if joules else None
-        self.add({name: -value for name, value in seconds.items()}, -wall, back)
+        back = ({name: -value for name, value in values.items()} if values else None for values in (joules, taken))
+        self.add({name: -value for name, value in seconds.items()}, -wall, next(back), taken=next(back))
         self.side_by_side = self._cells()
 
     def look(self) -> None:
-        """Count the cells on the device anew: others may have come."""
+        """Look anew at what else is on the machine: others may have come."""
         self.side_by_side = max(self.side_by_side, self._cells())
+        self._charge()
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
@@ -93,9 +116,11 @@ class Clock:
 
     def joules(self) -> dict[str, float] | None:
         """Return the joules by phase until now; None where they are not measured in all of them."""
-        self._charge()
-        known = {name: spent.joules for name, spent in self._spent.items() if spent.joules is not None}
-        return known if len(known) == len(self._spent) else None
+        return self._by_phase(lambda spent: spent.joules)
+
+    def taken(self) -> dict[str, float] | None:
+        """Return the seconds that other work took by phase until now; None where this is not known of all of them."""
+        return self._by_phase(lambda spent: spent.taken)
 
     def spent(self, phase: str) -> Spent:
         """Return what a phase has spent until now."""
@@ -107,7 +132,6 @@ class Clock:
         """Charge the time inside to `name`, except that of a phase inside it."""
         synchronise(self.device)
         self.look()
-        self._charge()
         self._open.append(name)
         try:
             yield
@@ -116,10 +140,15 @@ class Clock:
             self._charge()
             self._open.pop()
 
+    def _by_phase(self, part: Callable[[Spent], float | None]) -> dict[str, float] | None:
+        self._charge()
+        known = {name: value for name, spent in self._spent.items() if (value := part(spent)) is not None}
+        return known if len(known) == len(self._spent) else None
+
     def _charge(self) -> None:
-        now = Spent(time.perf_counter(), self._energy())
-        self._spent[self._open[-1]] += now - self._since
-        self._since = now
+        now, read = Spent(time.perf_counter(), self._energy()), self._load()
+        self._spent[self._open[-1]] += replace(now - self._since, taken=taken(self._read, read))
+        self._since, self._read = now, read
 
 
 def energy_counter(device: torch.device) -> Callable[[], float | None]:

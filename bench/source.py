@@ -63,9 +63,17 @@ class Source(Protocol):
         ...
 
     def plain(
-        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+        self,
+        size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        first: int = 0,
+        shorter: int | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the images from `first` on, un-augmented and normalised, in batches float32 (b, 3, size, size)."""
+        """Yield the images from `first` on, un-augmented and normalised, in batches float32 (b, 3, size, size).
+
+        The centres of images whose shorter side was brought to `shorter` pixels (None: `size`).
+        """
         ...
 
 
@@ -91,10 +99,15 @@ class Resident:
             yield index, augment_each([images] * len(views), views, self.size, draw, rows, order.batch_size)
 
     def plain(
-        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+        self,
+        size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        first: int = 0,
+        shorter: int | None = None,
     ) -> Iterator[Tensor]:
         for images in torch.split(self.images[first:], SMALL_IMAGES if size <= 32 else LARGE_IMAGES):
-            yield normalise(resize(images, size), mean, std)
+            yield normalise(resize(images, size, shorter), mean, std)
 
 
 class Streaming:
@@ -121,10 +134,15 @@ class Streaming:
             yield index, augment_each(images.unbind(1), whole, self.size, draw, rows, of)
 
     def plain(
-        self, size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, first: int = 0
+        self,
+        size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        first: int = 0,
+        shorter: int | None = None,
     ) -> Iterator[Tensor]:
         rest = range(first, len(self.paths))
-        for images in self._load(_Centres(self.paths, size), sampler=rest, batch_size=LARGE_IMAGES):
+        for images in self._load(_Centres(self.paths, size, shorter), sampler=rest, batch_size=LARGE_IMAGES):
             yield normalise(images.to(self.device, non_blocking=True).float().div_(255), mean, std)
 
     def _load(self, dataset: Dataset[Tensor], **batching: Any) -> Iterator[Tensor]:
@@ -213,12 +231,12 @@ class _Crops(Dataset[Tensor]):
 class _Centres(Dataset[Tensor]):
     """Un-augmented files, uint8 (3, size, size)."""
 
-    def __init__(self, paths: Paths, size: int) -> None:
-        self.paths, self.size = paths, size
+    def __init__(self, paths: Paths, size: int, shorter: int | None) -> None:
+        self.paths, self.size, self.shorter = paths, size, shorter
 
     def __getitem__(self, index: int) -> Tensor:
         image = torch.from_numpy(read_image(self.paths[index]))
-        return resize(image[None], self.size)[0].mul_(255).round_().to(torch.uint8)
+        return resize(image[None], self.size, self.shorter)[0].mul_(255).round_().to(torch.uint8)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -6,7 +6,16 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 EVERY = "*"  # each method, arm or budget there is
 MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
@@ -82,10 +91,18 @@ class Protocol(Model):
     precision: Precision = "fp32"
     compile: Literal["default", "reduce-overhead"] | None = None  # torch.compile's mode; the second is CUDA graphs
     input_size: Size | None = None  # pixels; None: the dataset's own
+    eval_resize: Size | None = None  # pixels of the shorter side of which evaluation takes the centre; None: input_size
     blur: bool = True  # the reference drops every blur on CIFAR
     evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
     probe: Probe = Probe()
     knn: Knn = Knn()
+
+    @field_validator("eval_resize")
+    @classmethod
+    def _holds_the_input(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and (size := info.data.get("input_size")) and value < size:
+            raise ValueError(f"must be at least input_size, {size}")
+        return value
 
 
 class Rela(Model):
@@ -214,8 +231,9 @@ class Cell(Model):
             del settings["rela"]["shuffle"]
         if self.rela and self.rela.precision == "fp32":
             del settings["rela"]["precision"]
-        if not self.protocol.compile:
-            del settings["protocol"]["compile"]
+        for name in ("compile", "eval_resize"):
+            if settings["protocol"][name] is None:
+                del settings["protocol"][name]
         probe = settings["protocol"]["probe"]
         if probe["seeds"] == 1:
             del probe["seeds"]

@@ -13,6 +13,9 @@ from bench.spec import Cell, Inputs, Model, cell_id
 
 SCHEMA = 1
 MAX_BYTES = 10_000_000
+# The kernel's own work, and clocks that count in hundredths of a second, make up to 0.015 (docs/performance.md).
+OTHER_LOAD = 0.05  # share of the time that other work may take of what was "measured alone"
+OTHER_WORK = f"other work took over {OTHER_LOAD:.0%} of the time"
 
 Status = Literal["done", "failed", "oom", "timeout", "skipped"]
 # What the report can count with: a record is a file that anyone may have written.
@@ -48,13 +51,36 @@ class Point(Model):
     weight_norm: float | None = None  # L2, of all trained parameters together
     score: Score
     joules: Joules | None = None  # of the GPU; None: not measured
+    other_load: Share | None = None  # of the seconds, that other work took; None: not known
 
 
-class TargetCost(Model):
-    """What making the targets took; a cell whose targets were cached is charged the same.
+class Company(Model):
+    """What else was on the machine meanwhile: seconds and joules that depend on it are kept and charged to nobody.
 
-    `side_by_side`: cells on the device meanwhile, as in a ledger.
+    `side_by_side` is how many cells ran on the device at a time, this one among them; `other_load` the share of the
+    time that any other work took (bench/load.py), None where it is not known.
     """
+
+    side_by_side: Cells = 1
+    other_load: Share | None = None
+
+    @property
+    def company(self) -> str:
+        """Why the seconds and joules are not known to be of this alone; "" where they are."""
+        if self.side_by_side > 1:
+            return "other cells ran on the same device"
+        if self.other_load is None:
+            return "whether other work ran was not measured"
+        return OTHER_WORK if self.other_load > OTHER_LOAD else ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether seconds and joules are known to be of this and nothing else."""
+        return not self.company
+
+
+class TargetCost(Company):
+    """What making the targets took; a cell whose targets were cached is charged the same."""
 
     seconds: Seconds
     flops: Count
@@ -62,20 +88,13 @@ class TargetCost(Model):
     empty: Count
     cached: bool
     joules: Joules | None = None
-    side_by_side: Cells = 1
-
-    @property
-    def alone(self) -> bool:
-        """Whether seconds and joules are those of the targets, and of no other cell on the device."""
-        return self.side_by_side == 1
 
 
-class Ledger(Model):
+class Ledger(Company):
     """What a cell spent, seconds and joules by phase.
 
-    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured. `side_by_side` is
-    how many cells ran on the device at a time, this one among them: what the seconds and joules of more than one are
-    depends on the others, so they are kept and charged to nobody.
+    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured. Of `other_load`,
+    the largest until any evaluation: each of these has seconds of its own.
     """
 
     steps: Spent
@@ -87,12 +106,6 @@ class Ledger(Model):
     targets: TargetCost | None
     flops_not_counted: str
     joules: dict[str, Joules] | None = None
-    side_by_side: Cells = 1
-
-    @property
-    def alone(self) -> bool:
-        """Whether seconds and joules are those of this cell, and of no other one on the device."""
-        return self.side_by_side == 1
 
     @property
     def flops_with_targets(self) -> int:

@@ -96,7 +96,8 @@ def make_targets(
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(parts), dim)
     spent = clock.spent("targets") - began
-    return Targets(values.cpu(), empty, Cost(spent.seconds, flops, len(values), spent.joules, clock.side_by_side))
+    cost = Cost(spent.seconds, flops, len(values), spent.joules, clock.side_by_side, spent.other_load)
+    return Targets(values.cpu(), empty, cost)
 
 
 def features(

@@ -107,17 +107,18 @@ def _together(images: Sequence[Tensor], draws: Sequence[_Draws], size: int) -> l
     return list(_apply(torch.cat(list(images)), drawn, size).chunk(len(draws)))
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """The view for evaluation: shorter side to `size`, then the centre square.
+def resize(images: Tensor, size: int, shorter: int | None = None) -> Tensor:
+    """The view for evaluation: shorter side to `shorter` pixels (None: `size`), then the centre square of `size`.
 
     uint8 (B, 3, H, W) to float32 (B, 3, size, size) in [0, 1]; torchvision's `Resize` (antialiased bilinear)
     and `CenterCrop`, without the rounding to uint8 of their PIL versions.
     """
-    if images.shape[2:] == (size, size):
+    shorter = shorter or size
+    if images.shape[2:] == (size, size) and shorter == size:
         return images.float().div_(255)
     weights = []
     for pixels in images.shape[2:]:
-        length = size * pixels // min(images.shape[2:])
+        length = shorter * pixels // min(images.shape[2:])
         start = round((length - size) / 2)
         begin, extent = _send(torch.tensor([[0.0], [pixels]]), images.device)
         axis = _interpolation(begin, extent, pixels, length)

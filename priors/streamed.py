@@ -131,12 +131,13 @@ def stream_targets(
         def metadata() -> dict[str, str]:
             spent = clock.spent("targets") - began
             for cost in found:
-                spent += Spent(cost.seconds, cost.joules)
+                spent += Spent(cost.seconds, cost.joules, cost.other_load and cost.other_load * cost.seconds)
             flops = sum(cost.flops for cost in made + found)
             beside = max(clock.side_by_side, *(cost.side_by_side for cost in made + found))
+            whole = Cost(spent.seconds, flops, count, spent.joules, beside, spent.other_load)
             return {
                 "empty": str(empty),
-                "cost": json.dumps(asdict(Cost(spent.seconds, flops, count, spent.joules, beside))),
+                "cost": json.dumps(asdict(whole)),
                 "maker": maker,
             }
 
@@ -197,7 +198,7 @@ def _first_pass(
             filled, flops = filled + len(batch), flops + flops_of_it
         now = clock.spent("targets")
         spent, mark = now - mark, now
-        made.append(Cost(spent.seconds, flops, images, spent.joules, clock.side_by_side))
+        made.append(Cost(spent.seconds, flops, images, spent.joules, clock.side_by_side, spent.other_load))
         with writing(file.parent):
             metadata = {"cost": json.dumps(asdict(made[-1])), "digest": digest_of(values)}
             save_tensors({"features": values}, file, metadata)

@@ -25,7 +25,8 @@ VERSION = 1  # raised whenever the code makes other targets of the same features
 class Cost:
     """What making the targets took, paid once and charged to every cell that uses them.
 
-    `side_by_side`: the most cells that ran on the device meanwhile.
+    `side_by_side`: the most cells that ran on the device meanwhile; `other_load`: the share of the seconds that other
+    work took, None where it is not known.
     """
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,6 +34,7 @@ class Cost:
     images: Annotated[int, Field(ge=0)]
     joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the GPU; None: not measured
     side_by_side: Cells = 1
+    other_load: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @classmethod
     def read(cls, text: str) -> "Cost":

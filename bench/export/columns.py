@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.report.collect import Collected
 from bench.report.facts import ledger_of, phase_seconds, wall_seconds
 from bench.report.frames import points_frame
-from bench.store import Record
+from bench.store import OTHER_LOAD, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ def _flag(meaning: str) -> Column:
     return Column("boolean", "", meaning)
 
 
+ONLY_ALONE = f"Seconds and joules are there up to {OTHER_LOAD}"
 # FLOPs are reals: those of a large run are more than 64 bits hold.
 COLUMNS = {
     "id": _text("id of the cell, which names its record"),
@@ -73,6 +74,7 @@ COLUMNS = {
     "precision": _text("of the training steps"),
     "compile": _text("mode of torch.compile for the training steps; empty: not compiled"),
     "input_size": _count("pixels", "of the images that are trained on; empty: the dataset's own"),
+    "eval_resize": _count("pixels", "of the shorter side of which evaluation takes the centre; empty: input_size"),
     "blur": _flag("whether views are blurred"),
     "probe_recipe": _text("of the linear probe: adam or lbfgs"),
     "probe_epochs": _count("epochs", "of the linear probe; adam"),
@@ -100,6 +102,8 @@ COLUMNS = {
     "other_seconds": _real("s", "of all else in the cell, such as checkpoints"),
     "wall_seconds": _real("s", "of the whole cell, without targets that were cached"),
     "side_by_side": _count("cells", "on the device at a time; of more than one, seconds and joules are empty"),
+    "other_load": _real("1", f"share of the time that other work took; empty: not known. {ONLY_ALONE}"),
+    "target_other_load": _real("1", "the same of making the targets"),
     "peak_memory_bytes": _count("bytes", "peak of the whole cell: of the GPU's allocator, else of the process"),
     "target_images": _count("images", "of which targets were made"),
     "target_empty": _count("1", "components of the targets that have no variance"),
@@ -158,6 +162,7 @@ def _of_cell(record: Record) -> dict[str, Any]:
         "precision": protocol.precision,
         "compile": protocol.compile,
         "input_size": protocol.input_size,
+        "eval_resize": protocol.eval_resize,
         "blur": protocol.blur,
         "probe_recipe": protocol.probe.recipe,
         "probe_epochs": protocol.probe.epochs if by_epochs else None,
@@ -171,6 +176,8 @@ def _of_cell(record: Record) -> dict[str, Any]:
         "other_seconds": phase_seconds(record, "other"),
         "wall_seconds": wall_seconds(record),
         "side_by_side": ledger.side_by_side,
+        "other_load": ledger.other_load,
+        "target_other_load": targets and targets.other_load,
         "peak_memory_bytes": ledger.peak_memory_bytes,
         "target_images": targets and targets.images,
         "target_empty": targets and targets.empty,

@@ -13,9 +13,9 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.gate.baseline import Key
 from bench.gate.compare import PACE, Finding
-from bench.report.facts import is_complete, phase_seconds
+from bench.report.facts import beside_others, is_complete, ledger_of
 from bench.stats import interval
-from bench.store import read_records
+from bench.store import Record, read_records
 
 HERE = Path(__file__).parent.parent.parent
 ROUNDS = 3  # in each, both revisions run every cell once
@@ -24,18 +24,24 @@ CONFIDENCE = 0.99  # of each bound
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of training as a ratio to another revision's, with its bounds, over n pairs of cells."""
+    """Seconds of training as a ratio to another revision's, with its bounds, over n pairs of cells.
+
+    `alone`: all of them were measured alone.
+    """
 
     revision: str
     n: int
     ratio: float
     low: float
     high: float
+    alone: bool
 
     def finding(self, slower: float) -> Finding:
         """Return it as a finding, red when the steps are slower than `slower` times the other's beyond doubt."""
         now = f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}) times that"
-        return Finding("all cells", PACE, self.revision, now, red=self.low > slower)
+        if not self.alone:
+            now += ", not measured alone: it decides nothing"
+        return Finding("all cells", PACE, self.revision, now, red=self.alone and self.low > slower)
 
 
 def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) -> Pace:
@@ -46,14 +52,19 @@ def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) 
     """
     with tempfile.TemporaryDirectory() as folder, _worktree(revision, Path(folder) / "tree") as other:
         trees = {"now": HERE, "then": other}
-        logs = []
+        logs, alone = [], True
         for turn in range(rounds):
             order = ("then", "now") if turn % 2 == 0 else ("now", "then")
-            seconds = {name: _run(trees[name], name, turn, arguments, Path(folder), revision) for name in order}
-            logs += [log(value / seconds["then"][cell]) for cell, value in seconds["now"].items()]
+            records = {name: _run(trees[name], name, turn, arguments, Path(folder), revision) for name in order}
+            alone &= not any(beside_others(each) for tree in records.values() for each in tree.values())
+            logs += [log(_seconds(each) / _seconds(records["then"][cell])) for cell, each in records["now"].items()]
     found = interval(logs, CONFIDENCE)
     assert found is not None
-    return Pace(revision, found.n, exp(found.mean), exp(found.low), exp(found.high))
+    return Pace(revision, found.n, exp(found.mean), exp(found.low), exp(found.high), alone)
+
+
+def _seconds(record: Record) -> float:
+    return ledger_of(record).seconds["train"]
 
 
 @contextmanager
@@ -76,8 +87,8 @@ def _git(revision: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _run(tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str) -> dict[Key, float]:
-    """Run the grid in a process of its own with the code of a tree; return the seconds of training by cell."""
+def _run(tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str) -> dict[Key, Record]:
+    """Run the grid in a process of its own with the code of a tree; return the record of each cell."""
     results = folder / f"{name}-{turn}"
     command = [sys.executable, "-m", "bench", "run", *arguments, "--set", f"seeds=[{turn}]", "--results", str(results)]
     environment = os.environ | {"PYTHONPATH": str(tree), "BENCH_CACHE": str(folder / f"cache-{name}")}
@@ -87,4 +98,4 @@ def _run(tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Pat
         side = f"revision {revision}" if name == "then" else "this tree"
         raise UserError(f"--against {revision}: {side} cannot run this grid: {done.stderr.strip()[-500:]}")
     cells = [(record, record.cell) for record in records]
-    return {(cell.dataset, cell.arm, cell.budget): phase_seconds(record, "train") or 0.0 for record, cell in cells}
+    return {(cell.dataset, cell.arm, cell.budget): record for record, cell in cells}

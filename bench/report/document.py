@@ -24,7 +24,7 @@ from bench.report.charts import cost_views, curve_views, saving_views
 from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
 from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
-from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
+from bench.report.facts import TOLERANCE, beside_others, clock_gap, empty_targets, knn, ledger_of, linear, score_of
 from bench.report.labels import percent
 from bench.report.origin import absences, cell_named, counted, provenance
 from bench.report.saving import saving_table, smallest_table
@@ -41,7 +41,7 @@ from bench.report.tables import (
     spread_table,
 )
 from bench.spec import CONFIDENCE, MARGIN
-from bench.store import Record
+from bench.store import OTHER_WORK, Record
 
 NOTHING = "No cell is done yet."
 FEWER = f"{DAGGER} fewer seeds than planned."
@@ -123,7 +123,7 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
         " by the cells that use it."
     )
-    yield from _shared(found)
+    yield from _not_alone(found)
     yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
 
@@ -271,7 +271,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         " Prior's TFLOP: the training of a prior that the grid makes, shared by the cells that use it;"
         f" {NONE}: not known.{' Joules are those of the GPU.' * found.costs.measured(JOULES)}"
     )
-    yield from _shared(found)
+    yield from _not_alone(found, named=True)
     for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
         yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))
     for index, group in enumerate(found.groups, start=1):
@@ -303,14 +303,25 @@ def _costs(found: Collected) -> Iterator[Block]:
     yield Details("Each run: its accuracy, its cost, and where ReLA switched", TableBlock("runs", run_table(found)))
 
 
-def _shared(found: Collected) -> Iterator[Block]:
-    """Yield what to say of cells whose time is not their own, if there are any."""
-    shared = sum(not measured_alone(record) for record in found.done)
-    if shared:
-        yield Paragraph(
-            f"Beside {shared} of {counted(len(found.done), 'finished cell')}, or while their targets were made, other"
-            " cells ran on the same device: their seconds and joules were not measured alone, and count nowhere."
-        )
+def _not_alone(found: Collected, named: bool = False) -> Iterator[Block]:
+    """Yield how many cells' seconds count nowhere and why, if there are any, and which these are if `named`."""
+    beside = {record.id: costs for record in found.done if (costs := beside_others(record))}
+    reasons = list(dict.fromkeys(cost.company for costs in beside.values() for cost in costs))
+    if not beside:
+        return
+    yield Paragraph(
+        f"Seconds and joules of {len(beside)} of {counted(len(found.done), 'finished cell')} were not measured alone,"
+        f" and count nowhere. Beside the cell, or while its targets were made: {'; '.join(reasons)}."
+    )
+    for reason in reasons if named else ():
+        names = []
+        for result in found.results:
+            costs = [cost for record in result.done for cost in beside.get(record.id, ()) if cost.company == reason]
+            if costs:
+                loads = [cost.other_load for cost in costs if cost.other_load is not None]
+                share = f" ({min(loads):.0%} to {max(loads):.0%})" if reason == OTHER_WORK else ""
+                names.append(f"{result.name}{share}")
+        yield Bullets((one_line(f"{reason}: {'; '.join(names)}", limit=None),))
 
 
 def _gap(gap: float) -> str:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.store import Ledger, Record, Score
+from bench.store import Company, Ledger, Record, Score
 
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
 
@@ -103,7 +103,7 @@ def total_flops(record: Record) -> int:
 def phase_seconds(record: Record, phase: str) -> float | None:
     """Return the seconds of a phase; those of the targets are charged in full, cached or not.
 
-    None where other cells ran on the same device.
+    None where they were not measured alone.
     """
     ledger = ledger_of(record)
     if phase == "targets":
@@ -113,15 +113,15 @@ def phase_seconds(record: Record, phase: str) -> float | None:
 
 
 def wall_seconds(record: Record) -> float | None:
-    """Return the seconds of a whole cell; None where other cells ran on the same device."""
+    """Return the seconds of a whole cell; None where they were not measured alone."""
     ledger = ledger_of(record)
     return ledger.wall_seconds if ledger.alone else None
 
 
-def measured_alone(record: Record) -> bool:
-    """Return whether no other cell ran on the device, neither beside this one nor while its targets were made."""
+def beside_others(record: Record) -> list[Company]:
+    """Return which of a cell's own costs and those of its targets were not measured alone."""
     ledger = ledger_of(record)
-    return ledger.alone and (ledger.targets is None or ledger.targets.alone)
+    return [cost for cost in (ledger, ledger.targets) if cost and not cost.alone]
 
 
 def clock_gap(record: Record) -> float | None:

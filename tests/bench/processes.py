@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
-TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side"}
+TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side", "other_load"}
 GRID = """
 backbone: resnet_small
 datasets: [{name: digits, train_images: 128}]

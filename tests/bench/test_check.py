@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,9 @@ def test_the_markdown_and_the_xml_hold_any_name(tmp_path: Path) -> None:
 
 def test_the_time_that_was_compared_is_shown_when_nothing_moved() -> None:
     base = baseline_of({"loss": (1.0, 2.0, 3.0)})
-    text = check_text([*compare(base, base), Pace("abc", 12, 1.01, 0.99, 1.03).finding(slower=1.1)], base, base)
+    text = check_text(
+        [*compare(base, base), Pace("abc", 12, 1.01, 0.99, 1.03, alone=True).finding(slower=1.1)], base, base
+    )
     assert re.search(r"all cells +seconds of training +abc +1.010 \(0.990 to 1.030, n=12\) times that", text)
     assert "nothing moved" in text
 
@@ -331,7 +334,10 @@ def test_a_tree_is_as_fast_as_its_own_revision(tmp_path: Path) -> None:
     pace = measure_pace("HEAD", arguments, rounds=2)
     assert pace.n == 4
     assert pace.low < pace.ratio < pace.high
-    assert not pace.finding(slower=10.0).red
-    assert pace.finding(slower=pace.low / 2).red
+    alone, beside = replace(pace, alone=True), replace(pace, alone=False)
+    assert not alone.finding(slower=10.0).red
+    assert alone.finding(slower=pace.low / 2).red
+    assert not beside.finding(slower=pace.low / 2).red
+    assert "not measured alone: it decides nothing" in beside.finding(slower=1.0).now
     with pytest.raises(UserError, match="--against nowhere"):
         measure_pace("nowhere", arguments)

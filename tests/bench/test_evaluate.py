@@ -1,9 +1,13 @@
 """The probe against scikit-learn's logistic regression, the vote against a plain loop."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms as T
 from lightly.utils.benchmarking import knn_predict
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -142,6 +146,22 @@ def test_the_vote_is_lightlys_however_many_training_images_it_looks_at_a_time(
 def test_k_may_exceed_the_training_set() -> None:
     few = Features(torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3), torch.tensor([0, 1, 1]))
     assert knn_accuracy(few, 2, Knn(k=200, temperature=0.02)) == 1.0
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_features_are_of_the_centres_of_larger_images_where_the_protocol_says_so(tmp_path: Path, streams: bool) -> None:
+    """As on ImageNet, where the public code resizes to 256 pixels and crops 224."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 30, 41), dtype=np.uint8)
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    source = open_source(Split(paths if streams else images, np.arange(5)), 14, torch.device("cpu"), workers=0)
+    found = extract(nn.Flatten(), source, source, 14, 16)
+    steps = [T.Resize(16, antialias=True), T.CenterCrop(14), T.Normalize(MEAN, STD)]
+    expected = T.Compose(steps)(torch.from_numpy(images) / 255).flatten(1)
+    error = 0.51 / 255 / min(STD) if streams else 1e-4  # what streams is rounded to bytes
+    torch.testing.assert_close(found.train, expected, rtol=0, atol=error)
+    assert torch.equal(found.test, found.train)
 
 
 def test_features_are_of_plain_images_in_eval_mode_without_gradient() -> None:

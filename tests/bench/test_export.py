@@ -64,7 +64,7 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
             )
             for step in (3, 70)
         )
-        targets = TargetCost(seconds=draw.uniform(0, 9), flops=10**19, images=9, empty=2, cached=True)
+        targets = TargetCost(seconds=draw.uniform(0, 9), flops=10**19, images=9, empty=2, cached=True, other_load=0.02)
         ledger = Ledger(
             steps=70,
             images=64 * 70,
@@ -74,6 +74,7 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
             peak_memory_bytes=None if cell.seed else 2**40 + 1,
             targets=targets if cell.rela else None,
             flops_not_counted="",
+            other_load=0.01,
         )
         record = Record(
             id=cell_id(cell, inputs),

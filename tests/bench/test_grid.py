@@ -260,6 +260,7 @@ def test_an_unknown_key(load: Load, path: Path, changes: dict[str, Any], key: st
         ({"protocol": {"blur": "no way"}}, "protocol.blur", "'no way'"),
         ({"protocol": {"precision": "fp8"}}, "protocol.precision", "'fp8'"),
         ({"protocol": {"input_size": 2}}, "protocol.input_size", "2"),
+        ({"protocol": {"input_size": 16, "eval_resize": 15}}, "protocol.eval_resize", "15"),
         ({"protocol": {"evaluate_at": [0.5, 2]}}, "protocol.evaluate_at[1]", "2"),
         ({"protocol": {"evaluate_at": 0.5}}, "protocol.evaluate_at", "0.5"),
         ({"protocol": {"probe": 5}}, "protocol.probe", "5"),

@@ -40,6 +40,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "precision": "bf16",
         "compile": "default",
         "input_size": 32,
+        "eval_resize": 40,
         "blur": False,
         "evaluate_at": (0.5, 1.0),
         "probe": Probe(epochs=99),

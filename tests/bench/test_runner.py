@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.transforms as T
 from torch import Tensor
 
 from bench.budget import total_steps
 from bench.cells import expand
 from bench.datasets import load_dataset
+from bench.evaluate import Features, knn_accuracy
 from bench.experiment import Watch, build_method, part_of, run_cell
 from bench.grid import load_grid
 from bench.outcome import Outcome
@@ -20,7 +22,7 @@ from bench.runner import run_tasks
 from bench.source import open_source
 from bench.store import Record, read_record, record_path
 from bench.train import Interrupted
-from bench.views import View
+from bench.views import MEAN, STD, View
 from methods import Batch, Method, methods
 from priors.targets import load_targets, reduce_features
 from priors.weights import read_state
@@ -314,3 +316,24 @@ def test_a_prior_in_reduced_precision_makes_targets_of_its_own(precision: str, g
         features = task.prior.model().to(memory_format=torch.channels_last).eval()(images)
     torch.testing.assert_close(values, reduce_features(features.float(), 128)[0])
     assert not torch.allclose(values, made["fp32"][1], atol=1e-3)
+
+
+def test_evaluation_takes_the_centres_of_larger_images_where_the_protocol_says_so(grid: Path, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    (outcome,) = run(grid, places, "arms=[{method: byol}]", "protocol.eval_resize=30")
+    task, data = outcome.task, part_of(load_dataset("digits", places), outcome.task.cell)
+    backbone = build_method(task.cell, 12, None, 1).backbone.eval()
+    backbone.load_state_dict(read_state(places.backbone(task.id)))
+    transform = T.Compose([T.Resize(30, antialias=True), T.CenterCrop(12), T.Normalize(MEAN, STD)])
+
+    @torch.no_grad()
+    def neighbours(resized: T.Compose) -> float:
+        images = [resized(torch.from_numpy(split.images) / 255) for split in (data.train, data.test)]
+        labels = [torch.from_numpy(split.labels) for split in (data.train, data.test)]
+        train, test = map(backbone, images)
+        return knn_accuracy(Features(train, labels[0], test, labels[1]), data.classes, task.cell.protocol.knn)
+
+    final = record(task, places).final
+    assert final
+    assert final.knn == pytest.approx(neighbours(transform), abs=0.005)
+    assert final.knn != pytest.approx(neighbours(T.Compose([T.Resize(12), *transform.transforms[2:]])), abs=0.005)

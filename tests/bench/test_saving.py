@@ -54,7 +54,15 @@ def record_of(cell: Cell, joules: bool) -> Record:
     if cell.rela:
         prior = maker_of(cell) if cell.rela.prior == "DIGITS-T" else cell.rela.prior
     inputs = Inputs(data="d" * 16, prior=prior, method_version=1, params={})
-    made = TargetCost(seconds=2.0, flops=20_000, images=1437, empty=0, cached=False, joules=40.0 if joules else None)
+    made = TargetCost(
+        seconds=2.0,
+        flops=20_000,
+        images=1437,
+        empty=0,
+        cached=False,
+        joules=40.0 if joules else None,
+        other_load=0.0,
+    )
     points = tuple(
         Point(
             step=int(part * steps),
@@ -84,6 +92,7 @@ def record_of(cell: Cell, joules: bool) -> Record:
             peak_memory_bytes=None,
             targets=made if cell.rela else None,
             flops_not_counted="",
+            other_load=0.01,
         ),
         provenance={},
     )
@@ -165,6 +174,13 @@ def test_the_room_for_a_prior_of_unknown_cost(found: Collected) -> None:
     # 0.55 x 1,000,000 - 470,000 = 80,000 FLOP of 1,000,000.
     assert "half: public" in line
     assert "at most 8.0e-08 TFLOP, 8% of what the baseline took" in line
+    quarter = found.grid.claims[0].model_copy(update={"name": "quarter", "arm": "public", "budget": 0.25, "share": 0.3})
+    both = replace(found, grid=found.grid.model_copy(update={"claims": (*found.grid.claims, quarter)}))
+    line, other = rooms(both, judged(both))
+    assert "half: public" in line
+    assert "8% of what" in line
+    assert other.startswith("quarter, ")
+    assert "at most 5.5e-08 TFLOP, 5.5% of what the baseline took" in other, "each claim has its own"
 
 
 def test_the_share_of_the_targets_is_that_of_the_full_cost(found: Collected) -> None:

@@ -1,7 +1,8 @@
-"""What the report, the exports and the estimate make of cells that shared their device: all but their seconds."""
+"""What the report, the exports and the estimate make of cells that had company: all but their seconds."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,7 +26,8 @@ from bench.report.tables import NONE, Table, cost_table
 from bench.store import Record, write_record
 from tests.bench.test_saving import GRID, pick, record_of
 
-ALL_SHARED = "Beside 36 of 36 finished cells, or while their targets were made, other cells ran on the same device"
+ALL_SHARED = "Seconds and joules of 36 of 36 finished cells were not measured alone, and count nowhere"
+COMPANY = ({"side_by_side": 2}, {"other_load": 0.051}, {"other_load": None})
 
 
 def with_ledger(record: Record, **changes: object) -> Record:
@@ -75,8 +77,9 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     return read(tmp_path_factory.mktemp("before") / "all", lambda record: record)
 
 
-def test_a_cell_that_shared_its_device_has_no_seconds_and_no_joules(tmp_path: Path) -> None:
-    found = read(tmp_path / "one", only("own", 0.5, 1, beside))
+@pytest.mark.parametrize("company", COMPANY)
+def test_a_cell_that_was_not_alone_has_no_seconds_and_no_joules(tmp_path: Path, company: dict[str, Any]) -> None:
+    found = read(tmp_path / "one", only("own", 0.5, 1, lambda record: with_ledger(record, **company)))
     shared, other = pick(found, "own", 0.5, 1), pick(found, "own", 0.5, 2)
     for currency in (SECONDS, JOULES):
         assert [found.costs.of(shared, currency, ledger) for ledger in (ALONE, TARGETS, PRIOR)] == [None] * 3
@@ -132,6 +135,8 @@ def test_a_mean_of_seconds_says_of_how_many_cells(tmp_path: Path, before: Collec
     empty = ["train_seconds", "train_joules", "eval_seconds", "other_seconds", "wall_seconds"]
     assert mine[empty].isna().all(axis=None)
     assert list(mine["side_by_side"]) == [2, 2]
+    assert list(mine["other_load"]) == [0.01, 0.01]
+    assert list(mine["target_other_load"]) == [0.0, 0.0]
     others = tidy_frame(before)
     assert not others[["train_seconds", "train_joules", "wall_seconds"]].isna().any(axis=None)
     assert set(others["side_by_side"]) == {1}
@@ -142,6 +147,7 @@ def test_a_report_without_any_seconds(tmp_path: Path) -> None:
     assert found.costs.currencies == tuple(currency for currency in found.costs.currencies if currency.exact)
     text = markdown_document(report_document(found))
     assert text.count(ALL_SHARED) == 2, "by the costs and by the verdicts"
+    assert text.count("other cells ran on the same device.") == 2
     assert set(column(saving_table(found), "Seconds", "own")) == {NONE}
     assert not any("Seconds" in head for head in targets_table(found).head)
     write_report(found.grid, tmp_path / "all" / "records" / "trial", tmp_path / "out")
@@ -149,7 +155,23 @@ def test_a_report_without_any_seconds(tmp_path: Path) -> None:
 
 
 def test_a_report_of_cells_that_were_alone_does_not_speak_of_it(before: Collected) -> None:
-    assert "other cells ran on the same device" not in markdown_document(report_document(before))
+    assert "measured alone" not in markdown_document(report_document(before))
+
+
+def test_a_report_says_which_cells_had_company_and_of_what_kind(tmp_path: Path) -> None:
+    def change(record: Record) -> Record:
+        arm, seed = record.cell.arm, record.cell.seed
+        if arm == "byol" and record.cell.budget == 1.0:
+            return with_ledger(record, other_load=(0.06, 0.5, 0.01, 0.0)[seed])
+        if arm == "own":
+            return with_ledger(record, other_load=None)
+        return targets_beside(record) if (arm, seed) == ("random", 0) else record
+
+    text = markdown_document(report_document(read(tmp_path / "all", change)))
+    assert "Seconds and joules of 12 of 36 finished cells were not measured alone" in text
+    assert "- other work took over 5% of the time: Digits, byol at 100% (6% to 50%)\n" in text
+    assert "- whether other work ran was not measured: Digits, own at 25%; Digits, own at 50%\n" in text
+    assert "- other cells ran on the same device: Digits, random at 25%; Digits, random at 50%\n" in text
 
 
 def test_the_rate_of_an_estimate_is_that_of_cells_that_were_alone(tmp_path: Path) -> None:

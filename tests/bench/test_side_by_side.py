@@ -1,6 +1,7 @@
 """Cells side by side: the same results as one after the other, whatever ends a process, and no seconds of others."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -200,13 +201,17 @@ def test_a_clock_remembers_the_most_cells_until_what_they_had_done_is_undone(mon
     assert clock.side_by_side == 2, "it was alone before"
 
 
-def test_records_from_before_load_as_measured_alone() -> None:
+def test_records_without_the_marks_are_read_and_not_taken_for_alone(tmp_path: Path) -> None:
     path = next((Path(__file__).parents[2] / "results" / "cifar_small").glob("*.json"))
-    assert "side_by_side" not in path.read_text()
-    record = read_record(path)
+    raw = json.loads(path.read_text())
+    for mark in ("side_by_side", "other_load"):
+        raw["ledger"].pop(mark, None)
+    (tmp_path / path.name).write_text(json.dumps(raw))
+    record = read_record(tmp_path / path.name)
     assert isinstance(record, Record)
     assert record.ledger
-    assert record.ledger.alone
+    assert not record.ledger.alone
+    assert record.ledger.company == "whether other work ran was not measured"
 
 
 # Processes

@@ -75,7 +75,7 @@ def test_targets_are_those_that_were_saved_or_none(fuzz, loader: str) -> None:
         rows = (found.values if isinstance(found, Targets) else found[0])[torch.arange(3)]
         assert (rows.shape, rows.dtype) == ((3, 2), torch.float32)
         assert torch.equal(rows, VALUES)
-        assert asdict(cost).keys() == {*COST, "joules", "side_by_side"}
+        assert asdict(cost).keys() == {*COST, "joules", "side_by_side", "other_load"}
         assert 0 <= cost.seconds < float("inf")
         return True
 
@@ -85,7 +85,8 @@ def test_targets_are_those_that_were_saved_or_none(fuzz, loader: str) -> None:
 @pytest.mark.parametrize(
     "metadata",
     [{"cost": '{"seconds": "x", "flops": 1, "images": 1}'}, {"cost": "[]"}, {"cost": "NaN"}, {"empty": "x"}]
-    + [{"cost": json.dumps(COST | {key: value})} for key in (*COST, "side_by_side") for value in (-1, None, "1", [])],
+    + [{"cost": json.dumps(COST | {key: value})} for key in (*COST, "side_by_side") for value in (-1, None, "1", [])]
+    + [{"cost": json.dumps(COST | {"other_load": value})} for value in (-0.1, 1.1, "1", [])],
 )
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_cost_that_is_none_is_seen_before_the_training(tmp_path: Path, loader: str, metadata: dict[str, str]) -> None:
@@ -246,4 +247,4 @@ def test_a_checkpoint_that_would_run_something_does_not(tmp_path: Path) -> None:
 
 
 def test_a_cost_comes_back() -> None:
-    assert asdict(Cost.read(json.dumps(COST))) == COST | {"joules": None, "side_by_side": 1}
+    assert asdict(Cost.read(json.dumps(COST))) == COST | {"joules": None, "side_by_side": 1, "other_load": None}

@@ -205,6 +205,17 @@ def test_targets_are_marked_when_any_of_their_shards_was_made_beside_other_cells
     assert make(tmp_path / "b.safetensors", given).cost.side_by_side == 1
 
 
+def test_what_other_work_took_is_of_all_shards_those_of_an_earlier_run_too(tmp_path: Path) -> None:
+    path, given = tmp_path / "a.safetensors", features(COUNT, WIDTH)
+    stop_after(2, path, given)
+    for file in parts(path):
+        metadata = metadata_of(file)
+        metadata["cost"] = json.dumps(json.loads(metadata["cost"]) | {"seconds": 1e6, "other_load": 0.25})
+        rewrite(file, load_file(file)["features"], metadata)
+    cost = stream_targets(batches_of(given), COUNT, ASKED, path, Clock(CPU), shard=IN_SHARD).cost
+    assert cost.other_load == pytest.approx(0.25, rel=0.01), "what this run took is nothing beside it"
+
+
 class Stop(Exception):
     pass
 
