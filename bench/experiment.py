@@ -168,6 +168,7 @@ class _Running:
             cell=self.cell,
             inputs=self.task.inputs,
             dataset_title=self.places.mark + self.data.title,
+            test_images=len(self.data.test),
             curve=tuple(self.curve),
             switch_step=method.switch_step if isinstance(method, ReLA) else None,
             ledger=Ledger(

@@ -21,7 +21,16 @@ from bench.report.blocks import (
     Verdict,
 )
 from bench.report.charts import cost_views, curve_views, saving_views
-from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
+from bench.report.claims import (
+    Judgement,
+    certainty,
+    claim_sentence,
+    difference,
+    judged,
+    rooms,
+    targets_table,
+    verdict_table,
+)
 from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
 from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
@@ -109,20 +118,20 @@ def _lead(found: Collected) -> Iterator[Block]:
 
 
 def _verdicts(found: Collected) -> Iterator[Block]:
-    if not found.grid.claims:
+    claims = judged(found)
+    if not claims:
         return
     yield Heading("Verdicts")
-    claims = judged(found)
     yield Cards(tuple(map(_card, claims)))
     yield Paragraph(
-        "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
-        " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
-        " paired by seed, with one-sided bounds by Student's t over n pairs. In brackets: the cost as a share of the"
-        " baseline's, a geometric mean over pairs; steps, images and FLOP are counted and have no spread to allow for."
-        " Seeds: how many would decide what is inconclusive, if mean and spread stayed as they are. Three ledgers:"
-        " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
-        " by the cells that use it."
+        "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
+        " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
+        " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
+        " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
+        " inconclusive, if mean and spread stayed as they are. Three ledgers: training alone; with making the targets,"
+        " charged in full to each cell; with the prior's own training, shared by the cells that use it."
     )
+    yield Paragraph(certainty(claims))
     yield from _shared(found)
     yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))

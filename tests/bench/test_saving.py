@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from bench.cells import expand
 from bench.claims import statements
 from bench.grid import load_grid
-from bench.report.claims import judge, judged, rooms, targets_table, verdict_table
+from bench.report.claims import certainty, judged, rooms, targets_table, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs
 from bench.report.saving import saving, saving_table, smallest_table, spending, targets
@@ -74,6 +75,7 @@ def record_of(cell: Cell, joules: bool) -> Record:
         cell=cell,
         inputs=inputs,
         dataset_title="Digits",
+        test_images=400,
         curve=points,
         ledger=Ledger(
             steps=steps,
@@ -94,11 +96,13 @@ def maker_of(cell: Cell) -> str:
     return cell_id(plain, Inputs(data="d" * 16, prior=None, method_version=1, params={}))
 
 
-def read(tmp_path: Path, joules: bool = False, text: str = GRID) -> Collected:
+def read(
+    tmp_path: Path, joules: bool = False, text: str = GRID, change: Callable[[Record], Record] = lambda record: record
+) -> Collected:
     (tmp_path / "trial.yaml").write_text(text)
     grid: Grid = load_grid(str(tmp_path / "trial.yaml"))
     for cell in expand(grid):
-        write_record(record_of(cell, joules), tmp_path / "records")
+        write_record(change(record_of(cell, joules)), tmp_path / "records")
     return collect(grid, tmp_path / "records")
 
 
@@ -150,14 +154,49 @@ def test_a_claim_on_every_arm_is_judged_in_every_currency_and_ledger(found: Coll
     own, rand, public = statements(found.grid)
     assert [one.name for one in (own, rand, public)] == ["half: own", "half: random", "half: public"]
     assert {one.baseline for one in (own, rand, public)} == {"byol"}
-    verdicts = {(j.ledger, j.currency): j.verdict for j in judge(found, own, found.groups[0])}
+    judgements = judged(found)
+    verdicts = {(j.ledger, j.currency): j.verdict for j in judgements[0]}
     assert len(verdicts) == 3 * len(CURRENCIES)
     assert {verdicts[ledger, currency] for ledger in (ALONE, TARGETS) for currency in CURRENCIES} == {"reproduced"}
     assert {verdicts[PRIOR, currency] for currency in CURRENCIES} == {"not reproduced"}, "a prior for two cells alone"
     # 70 against 60 points, but for a random prior 45: worse than byol at any price.
-    assert {j.verdict for j in judge(found, rand, found.groups[0])} == {"not reproduced"}
-    unknown = [j for j in judge(found, public, found.groups[0]) if j.ledger == PRIOR]
+    assert {j.verdict for j in judgements[1]} == {"not reproduced"}
+    unknown = [j for j in judgements[2] if j.ledger == PRIOR]
     assert {(j.verdict, j.ratio, j.seeds) for j in unknown} == {("inconclusive", None, None)}
+
+
+def test_a_seed_that_collapsed_is_named_beside_the_verdict(tmp_path: Path) -> None:
+    def collapsed(record: Record) -> Record:
+        if (record.cell.arm, record.cell.budget, record.cell.seed) != ("own", 0.5, 2):
+            return record
+        last = record.curve[-1].model_copy(update={"score": Score(linear=(0.2,), knn=0.1)})
+        return record.model_copy(update={"curve": (*record.curve[:-1], last)})
+
+    found = read(tmp_path, change=collapsed)
+    own, rand, _ = judged(found)
+    assert (own[0].apart, rand[0].apart) == (2, None)
+    assert own[0].verdict == "inconclusive"
+    (note, *_), (other, *_) = ([row[3].note for row in verdict_table([each]).rows] for each in (own, rand))
+    assert (note, other) == ("seed 2 apart", "")
+    text = certainty(judged(found))
+    assert "'Seed ... apart': the spread of the other seeds does not explain its difference" in text
+
+
+def test_the_sentence_under_the_verdicts_has_the_error_of_so_many_test_images(found: Collected) -> None:
+    own, rand, public = (each[0].error for each in judged(found))
+    # Four seeds each a point above the other: means are 1.5 points above the first. 400 images.
+    assert own == pytest.approx(math.sqrt((0.715 * 0.285 + 0.615 * 0.385) / 400))
+    assert rand == pytest.approx(math.sqrt((0.465 * 0.535 + 0.615 * 0.385) / 400))
+    assert public is not None
+    text = certainty(judged(found))
+    assert f"other test images, which add a standard error of up to {100 * rand:.1f} points, nor" in text
+    old = replace(found, results=tuple(replace(r, done=tuple(map(unknown_images, r.done))) for r in found.results))
+    assert [each[0].error for each in judged(old)] == [None] * 3
+    assert "nothing of other test images nor of" in certainty(judged(old))
+
+
+def unknown_images(record: Record) -> Record:
+    return record.model_copy(update={"test_images": None})
 
 
 def test_the_room_for_a_prior_of_unknown_cost(found: Collected) -> None:
