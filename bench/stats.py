@@ -2,9 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Literal
 
 import numpy as np
@@ -98,6 +99,14 @@ def seeds_to_decide(values: Sequence[float], limit: float, confidence: float) ->
     n = np.arange(2, MOST_SEEDS + 1)
     enough = n[stdtrit(n - 1, confidence) * spread / np.sqrt(n) < distance]
     return int(enough[0]) if len(enough) else None
+
+
+def run_of(answers: Iterable[Answer], answer: Answer) -> int:
+    """Return how many of the answers, from the first on, are this one.
+
+    Tests of one confidence in a fixed order, up to the first that fails, have that confidence together.
+    """
+    return sum(1 for _ in takewhile(lambda each: each == answer, answers))
 
 
 @dataclass(frozen=True)

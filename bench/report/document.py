@@ -192,10 +192,13 @@ def _smallest_budget(found: Collected) -> Iterator[Block]:
         return
     yield Heading("The smallest sufficient budget")
     yield Paragraph(
-        f"Suffices: the smallest budget tried at which the arm is at most {percent(MARGIN)} of the images below the"
-        f" plain method at full budget, with {percent(CONFIDENCE)} confidence (paired by seed, n pairs). Ruled out:"
-        " budgets at which it is further below with that confidence; the true smallest one lies between the two. Costs"
-        " are those of the budget that suffices, as shares of the plain method's at full budget."
+        f"Suffices: the smallest budget at which, and at all larger ones tried, the arm is at most {percent(MARGIN)} of"
+        " the images below the plain method at full budget (paired by seed, n pairs). Ruled out: budgets at which, and"
+        " at all smaller ones, it is further below; the true smallest one lies between the two. Tested from the largest"
+        " budget downwards, or from the smallest upwards, and no further than the first that fails: so the chance that"
+        f" an arm's answer is wrong is at most {percent(round(1 - CONFIDENCE, 9))} for each of the two, however many"
+        " budgets were tried. Costs are those of the budget that suffices, as shares of the plain method's at full"
+        " budget."
     )
     yield TableBlock("smallest", table)
 

@@ -14,7 +14,7 @@ from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.tables import NONE, Entry, Table
 from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
-from bench.stats import interval
+from bench.stats import interval, run_of
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000
@@ -153,8 +153,8 @@ def saving_table(found: Collected) -> Table:
 def smallest_table(found: Collected) -> Table:
     """Return the smallest budget at which each arm is no worse than the plain method at full budget, and its cost.
 
-    A budget suffices when the lower bound of the paired difference is above -margin, and is ruled out when the upper
-    bound is below it; the true smallest one lies between the two.
+    A budget suffices when the lower bound of the paired difference is above -margin there and at all larger budgets,
+    and is ruled out when the upper bound is below it there and at all smaller ones; the true smallest one lies between.
     """
     head = ("Dataset", "Arm", "Suffices", "Ruled out", *(f"{c.value}, {ledger}" for c, ledger in WAYS), "n")
     rows = []
@@ -170,13 +170,11 @@ def smallest_table(found: Collected) -> Table:
 
 
 def _smallest(found: Collected, results: list[Result], full: Result | None) -> tuple[Entry, ...]:
-    judged = []
-    for result in results:
-        bounds = interval([linear(one) - linear(other) for one, other in pairs(result, full)], CONFIDENCE)
-        judged.append((result, bounds.above(-MARGIN) if bounds else "undecided"))
-    enough = next((result for result, answer in judged if answer == "yes"), None)
-    below = [result.budget for result, answer in judged if answer == "no"]
-    ruled_out = max((budget for budget in below if enough is None or budget < enough.budget), default=None)
+    bounds = (interval([linear(one) - linear(other) for one, other in pairs(r, full)], CONFIDENCE) for r in results)
+    answers = [each.above(-MARGIN) if each else "undecided" for each in bounds]
+    sufficient, insufficient = run_of(reversed(answers), "yes"), run_of(answers, "no")
+    enough = results[-sufficient] if sufficient else None
+    ruled_out = results[insufficient - 1].budget if insufficient else None
     entries = []
     for currency, ledger in WAYS:
         ratios = found.costs.log_ratios(pairs(enough, full), currency, ledger)

@@ -91,6 +91,11 @@ def record_of(cell: Cell, joules: bool) -> Record:
     )
 
 
+def with_end(record: Record, accuracy: float) -> Record:
+    last = record.curve[-1].model_copy(update={"score": Score(linear=(accuracy,), knn=0.3)})
+    return record.model_copy(update={"curve": (*record.curve[:-1], last)})
+
+
 def maker_of(cell: Cell) -> str:
     plain = cell.model_copy(update={"arm": "byol", "rela": None, "budget": 1.0})
     return cell_id(plain, Inputs(data="d" * 16, prior=None, method_version=1, params={}))
@@ -169,8 +174,7 @@ def test_a_seed_that_collapsed_is_named_beside_the_verdict(tmp_path: Path) -> No
     def collapsed(record: Record) -> Record:
         if (record.cell.arm, record.cell.budget, record.cell.seed) != ("own", 0.5, 2):
             return record
-        last = record.curve[-1].model_copy(update={"score": Score(linear=(0.2,), knn=0.1)})
-        return record.model_copy(update={"curve": (*record.curve[:-1], last)})
+        return with_end(record, 0.2)
 
     found = read(tmp_path, change=collapsed)
     own, rand, _ = judged(found)
@@ -273,3 +277,21 @@ def test_the_smallest_budget_that_suffices(found: Collected) -> None:
     assert rows["public"] == ["25%", "none tried", "25.0%", "24.5%", "27.0% (27.0 to 27.0%)", "4"]
     assert rows["random"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
     assert rows["byol"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
+
+
+def test_a_budget_suffices_only_where_all_larger_ones_do(tmp_path: Path) -> None:
+    def other(record: Record) -> Record:
+        """Own suffices at a quarter and not at half; random does at half, and a quarter is ruled out."""
+        ends = {("own", 0.25): 0.70, ("own", 0.5): 0.55, ("random", 0.25): 0.41, ("random", 0.5): 0.65}
+        end = ends.get((record.cell.arm, record.cell.budget))
+        if end is None:
+            return record
+        score = Score(linear=(end + 0.01 * record.cell.seed,), knn=0.3)
+        return record.model_copy(
+            update={"curve": (record.curve[0], record.curve[1].model_copy(update={"score": score}))}
+        )
+
+    table = smallest_table(read(tmp_path, change=other))
+    rows = {row[1].text: [entry.text for entry in row[2:4]] for row in table.rows}
+    assert rows["own"] == ["none tried", "none tried"]
+    assert rows["random"] == ["50%", "up to 25%"]
