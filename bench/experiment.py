@@ -136,7 +136,7 @@ class _Running:
         self._check()
         evaluated = {point.step for point in self.curve}
         self.memory_before = memory_in_use(self.device)
-        for until in evaluation_steps(self.cell, self.steps):
+        for until in evaluation_steps(self.cell, self.steps, len(self.data.train)):
             if until in evaluated:
                 continue
             self.doing = "training"

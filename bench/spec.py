@@ -84,6 +84,7 @@ class Protocol(Model):
     input_size: Size | None = None  # pixels; None: the dataset's own
     blur: bool = True  # the reference drops every blur on CIFAR
     evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
+    evaluations: PositiveInt | None = None  # so many more: at all steps of the full budget, a half, a quarter, ...
     probe: Probe = Probe()
     knn: Knn = Knn()
 
@@ -214,8 +215,9 @@ class Cell(Model):
             del settings["rela"]["shuffle"]
         if self.rela and self.rela.precision == "fp32":
             del settings["rela"]["precision"]
-        if not self.protocol.compile:
-            del settings["protocol"]["compile"]
+        for name in ("compile", "evaluations"):
+            if not settings["protocol"][name]:
+                del settings["protocol"][name]
         probe = settings["protocol"]["probe"]
         if probe["seeds"] == 1:
             del probe["seeds"]

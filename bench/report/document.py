@@ -36,7 +36,7 @@ from bench.report.costs import JOULES
 from bench.report.facts import TOLERANCE, clock_gap, empty_targets, knn, ledger_of, linear, measured_alone, score_of
 from bench.report.labels import percent
 from bench.report.origin import absences, cell_named, counted, provenance
-from bench.report.saving import saving_table, smallest_table
+from bench.report.saving import REACHED_BY_CHANCE, has_savings, saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
     NONE,
@@ -177,13 +177,18 @@ def _savings(found: Collected) -> Iterator[Block]:
     yield Heading("What reaching an accuracy costs")
     yield Paragraph(
         "The saving at a target accuracy: 1 minus the arm's cost as a share of the plain method's. A seed's cost is"
-        " that of its cheapest evaluation, at any budget, that reaches the target; one that never does is infinite and"
-        " stays in the median over n seeds. In brackets: 95 % of the medians when the seeds are drawn anew (bootstrap),"
-        " which few seeds make coarse. The highest target is the plain method's median at full budget."
+        " that of its cheapest evaluation, at any budget, that holds the target: it, the later ones of its run and the"
+        " ends of the arm's larger budgets are no lower. One that never does is infinite and stays in the median over n"
+        " seeds. An arm of three seeds that stays half a point below a target, with evaluations that scatter by half a"
+        f" point, is taken to reach it with a chance of {REACHED_BY_CHANCE}, however many evaluations it has. At least,"
+        " at most: a run that holds the target at its first evaluation had reached it at an unknown earlier step; where"
+        " both sides had, they are not comparable. In brackets: 95 % of the medians when the seeds are drawn anew"
+        " (bootstrap), which few seeds make coarse. The highest target is the plain method's median at full budget."
     )
     yield TableBlock("savings", table)
-    title = "What is saved at each target accuracy"
-    yield Figure("savings-curve", title, (("FLOP saved at each target", "saving_vs_target"),), saving_views(found))
+    if has_savings(found):
+        title = "What is saved at each target accuracy"
+        yield Figure("savings-curve", title, (("FLOP saved at each target", "saving_vs_target"),), saving_views(found))
 
 
 def _smallest_budget(found: Collected) -> Iterator[Block]:

@@ -42,6 +42,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "input_size": 32,
         "blur": False,
         "evaluate_at": (0.5, 1.0),
+        "evaluations": 4,
         "probe": Probe(epochs=99),
         "knn": Knn(k=20),
     },
