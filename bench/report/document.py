@@ -128,8 +128,9 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
         " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
         " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
-        " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone; with making the targets,"
-        " charged in full to each cell; with the prior's own training, shared by the cells that use it."
+        " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone;"
+        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells that"
+        " use it."
     )
     yield Paragraph(certainty(claims))
     yield from _shared(found)
