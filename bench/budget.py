@@ -40,6 +40,13 @@ def epoch_indices(count: int, budget: float, epoch: int, seed: int) -> Tensor:
     return order[: images_per_epoch(count, budget)]
 
 
-def evaluation_steps(cell: Cell, steps: int) -> list[int]:
-    """Return the steps after which the cell is evaluated, its last step among them."""
-    return sorted({max(1, math.ceil(share * steps - 1e-9)) for share in (*cell.protocol.evaluate_at, 1.0)})
+def evaluation_steps(cell: Cell, steps: int, count: int) -> list[int]:
+    """Return the steps after which the cell is evaluated, the last of its `steps` among them.
+
+    Those of `protocol.evaluations` are the same for all arms and budgets on a training set of `count` images: a
+    geometric schedule from the end of the full budget, as far as the cell gets.
+    """
+    full = total_steps(cell.model_copy(update={"budget": 1.0}), count)
+    shared = [full / 2**halvings for halvings in range(cell.protocol.evaluations or 0)]
+    own = [share * steps for share in (*cell.protocol.evaluate_at, 1.0)]
+    return sorted({max(1, math.ceil(step - 1e-9)) for step in (*own, *shared) if step <= steps})

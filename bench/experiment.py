@@ -138,7 +138,7 @@ class _Running:
         self._check()
         evaluated = {point.step for point in self.curve}
         self.memory_before = memory_in_use(self.device)
-        for until in evaluation_steps(self.cell, self.steps):
+        for until in evaluation_steps(self.cell, self.steps, len(self.data.train)):
             if until in evaluated:
                 continue
             self.doing = "training"
@@ -170,6 +170,7 @@ class _Running:
             cell=self.cell,
             inputs=self.task.inputs,
             dataset_title=self.places.mark + self.data.title,
+            test_images=len(self.data.test),
             curve=tuple(self.curve),
             switch_step=method.switch_step if isinstance(method, ReLA) else None,
             ledger=Ledger(

@@ -94,6 +94,7 @@ class Protocol(Model):
     eval_resize: Size | None = None  # pixels of the shorter side of which evaluation takes the centre; None: input_size
     blur: bool = True  # the reference drops every blur on CIFAR
     evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
+    evaluations: PositiveInt | None = None  # so many more: at all steps of the full budget, a half, a quarter, ...
     probe: Probe = Probe()
     knn: Knn = Knn()
 
@@ -231,7 +232,7 @@ class Cell(Model):
             del settings["rela"]["shuffle"]
         if self.rela and self.rela.precision == "fp32":
             del settings["rela"]["precision"]
-        for name in ("compile", "eval_resize"):
+        for name in ("compile", "eval_resize", "evaluations"):
             if settings["protocol"][name] is None:
                 del settings["protocol"][name]
         probe = settings["protocol"]["probe"]

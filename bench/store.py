@@ -129,6 +129,7 @@ class Record(Model):
     cell: Cell
     inputs: Inputs
     dataset_title: str
+    test_images: Spent | None = None  # that the accuracies are shares of; None: not recorded
     curve: tuple[Point, ...] = ()
     switch_step: Count | None = None
     ledger: Ledger | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from scipy.special import stdtr
 
+from bench import stats
 from bench.gate.baseline import Baseline, Key, Sample
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
@@ -94,12 +95,9 @@ def kind(metric: str) -> str:
 
 def holm(findings: Iterable[Finding], family: float = FALSE_ALARMS) -> list[Finding]:
     """Return the findings, those red that Holm's method rejects at a family-wise error rate of `family`."""
-    ordered = sorted(findings, key=lambda finding: finding.p or 0.0)
-    decided, red = [], True
-    for rank, finding in enumerate(ordered):
-        red = red and (finding.p or 0.0) <= family / (len(ordered) - rank)
-        decided.append(replace(finding, red=red))
-    return decided
+    tested = list(findings)
+    adjusted = stats.holm([finding.p or 0.0 for finding in tested])
+    return [replace(finding, red=p <= family) for finding, p in zip(tested, adjusted, strict=True)]
 
 
 def same_seeds(baseline: Baseline, now: Baseline) -> tuple[int, int, float]:

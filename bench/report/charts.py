@@ -1,6 +1,5 @@
 """What the charts of a report show, as plain data: accuracy against every cost, and accuracy while training."""
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -107,7 +106,7 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
 def _saving_chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers) -> Chart:
     series = []
     for arm, line in savings(found, group, currency, ledger):
-        there = [one for one in line if math.isfinite(one.share)]
+        there = [one for one in line if one.exact]
         if there:
             name = one_line(found.label(arm), 60)
             marks = tuple(Mark(100 * one.target, 100 * one.share, _saved(name, one)) for one in there)

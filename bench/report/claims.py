@@ -3,15 +3,17 @@
 import math
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.claims import Statement, statements
 from bench.report.collect import Collected, Group, Result, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
+from bench.report.origin import counted
 from bench.report.tables import NONE, Entry, Table, number
 from bench.spec import arm_name
-from bench.stats import Answer, interval, seeds_to_decide
+from bench.stats import APART, Answer, Family, Parts, interval, stands_apart
 from bench.store import Record
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
@@ -22,9 +24,11 @@ Bounds = tuple[float, float, float]  # mean, lower and upper one-sided bound
 class Judgement:
     """What became of a claim on a group's data, under one way of counting the cost.
 
-    `difference` is arm minus baseline in accuracy as a share of the images, of n pairs; `ratio` the arm's cost as a
-    share of the baseline's, None where one of the two is not known. `seeds`: pairs in all that would decide; None where
-    it is decided, a thousand would not, or it is no question of seeds.
+    `difference` is arm minus baseline in accuracy as a share of the images, of n pairs, and `error` its standard error
+    from having so many test images, None where their number is not known; `apart` is the seed whose difference the
+    spread of the others does not explain. `ratio` is the arm's cost as a share of the baseline's, None where one of the
+    two is not known. `verdict` is the one in the family of all claims, `alone` that of the claim by itself. `seeds`:
+    pairs in all that would decide; None where it is decided, a thousand would not, or it is no question of seeds.
     """
 
     claim: Statement
@@ -33,68 +37,108 @@ class Judgement:
     ledger: Ledgers
     n: int
     difference: Bounds | None
+    error: float | None
+    apart: int | None
     ratio: Bounds | None
     verdict: str
+    alone: str
     seeds: int | None
 
 
-def judge(found: Collected, claim: Statement, group: Group) -> list[Judgement]:
-    """Return the claim's judgements on a group's data, by ledger and currency; inconclusive below two pairs of seeds.
+@dataclass(frozen=True)
+class _Case:
+    """A claim on a group's data, with its pairs of records."""
 
-    Currencies that no record knows are left out, and so are the ledgers of a claim that says nothing about cost.
-    """
-    paired = pairs(*_sides(found, claim, group))
-    differences = [linear(one) - linear(other) for one, other in paired]
-    return [
-        _judgement(claim, group, currency, ledger, differences, found.costs.log_ratios(paired, currency, ledger))
-        for ledger in (LEDGERS if claim.share is not None else (ALONE,))
-        for currency in found.costs.currencies
-    ]
+    claim: Statement
+    group: Group
+    paired: list[tuple[Record, Record]]
 
+    @cached_property
+    def differences(self) -> list[float]:
+        return [linear(one) - linear(other) for one, other in self.paired]
 
-def _judgement(
-    claim: Statement,
-    group: Group,
-    currency: Currency,
-    ledger: Ledgers,
-    differences: list[float],
-    ratios: list[float | None],
-) -> Judgement:
-    known = [ratio for ratio in ratios if ratio is not None]
-    accuracy = interval(differences, claim.confidence)
-    price = _price(known, currency, claim) if len(known) == len(ratios) else None
-    good: Answer = accuracy.above(-claim.margin) if accuracy else "undecided"
-    cheap: Answer = "yes"
-    if claim.share is not None:
-        cheap = "undecided" if price is None else _at_most(price, claim.share)
-    answer: Answer = "no" if "no" in (good, cheap) else "yes" if good == cheap == "yes" else "undecided"
-    needed = []
-    if accuracy and good == "undecided":
-        needed.append(seeds_to_decide(differences, -claim.margin, claim.confidence))
-    if cheap == "undecided" and claim.share is not None:
-        needed.append(seeds_to_decide(known, math.log(claim.share), claim.confidence) if price else None)
-    decide = [seeds for seeds in needed if seeds is not None]
-    return Judgement(
-        claim=claim,
-        group=group,
-        currency=currency,
-        ledger=ledger,
-        n=len(differences),
-        difference=(accuracy.mean, accuracy.low, accuracy.high) if accuracy else None,
-        ratio=price,
-        verdict=VERDICTS[answer],
-        seeds=max(decide) if answer == "undecided" and needed and len(decide) == len(needed) else None,
-    )
+    def parts(self, costs: list[float]) -> Parts:
+        """Return what is tested: the accuracy, and the logarithms of the costs where there are any."""
+        accuracy = (self.differences, -self.claim.margin)
+        if not costs or self.claim.share is None:
+            return [accuracy]
+        return [accuracy, ([-cost for cost in costs], -math.log(self.claim.share))]
 
 
 def judged(found: Collected) -> list[list[Judgement]]:
-    """Return the judgements of all claims of the grid, a list for each claim and group in which its arms run."""
-    return [
-        judge(found, claim, group)
+    """Return the judgements of the grid's claims: a list for each claim and group in which its arms run.
+
+    All of them are one family in each way of counting the cost. Currencies that no record knows are left out, and so
+    are the ledgers of a claim that says nothing about cost. A claim with fewer than two pairs of seeds is inconclusive.
+    """
+    cases = [
+        _Case(claim, group, pairs(*_sides(found, claim, group)))
         for claim in statements(found.grid)
         for group in found.groups
         if all(_sides(found, claim, group)) and (claim.datasets is None or group.dataset in claim.datasets)
     ]
+    columns = [_judged_in(found, cases, each, ledger) for ledger in LEDGERS for each in found.costs.currencies]
+    return [
+        [one for one in row if one.claim.share is not None or one.ledger == ALONE] for row in zip(*columns, strict=True)
+    ]
+
+
+def _judged_in(found: Collected, cases: list[_Case], currency: Currency, ledger: Ledgers) -> list[Judgement]:
+    """Return the judgement of each claim in one way of counting the cost."""
+    ratios = [found.costs.log_ratios(case.paired, currency, ledger) for case in cases]
+    known = [[ratio for ratio in each if ratio is not None] if None not in each else [] for each in ratios]
+    accuracy = Family([case.parts([]) for case in cases])
+    measured = Family([case.parts(costs) for case, costs in zip(cases, known, strict=True)])
+    judgements = []
+    for index, case in enumerate(cases):
+        price = _price(known[index], currency, case.claim)
+        # A count has no error: it is compared with the share, and only the accuracy is tested.
+        family = accuracy if currency.exact or case.claim.share is None else measured
+        judgements.append(_judgement(case, index, family, currency, ledger, price))
+    return judgements
+
+
+def _judgement(
+    case: _Case, index: int, family: Family, currency: Currency, ledger: Ledgers, price: Bounds | None
+) -> Judgement:
+    claim = case.claim
+    accuracy, apart = interval(case.differences, claim.confidence), stands_apart(case.differences)
+    affordable: Answer = "yes"
+    if claim.share is not None and (price is None or currency.exact):
+        affordable = "undecided" if price is None else "yes" if price[0] <= claim.share else "no"
+    answer = _both(family.answer(index, claim.confidence), affordable)
+    alone = _both(Family([family.claims[index]]).answer(0, claim.confidence), affordable)
+    may_decide = affordable == "yes" or (accuracy is not None and accuracy.mean <= -claim.margin)
+    return Judgement(
+        claim=claim,
+        group=case.group,
+        currency=currency,
+        ledger=ledger,
+        n=len(case.paired),
+        difference=(accuracy.mean, accuracy.low, accuracy.high) if accuracy else None,
+        error=_error(case.paired),
+        apart=None if apart is None else case.paired[apart][0].cell.seed,
+        ratio=price,
+        verdict=VERDICTS[answer],
+        alone=VERDICTS[alone],
+        seeds=family.seeds(index, claim.confidence) if answer == "undecided" and may_decide else None,
+    )
+
+
+def _both(accurate: Answer, affordable: Answer) -> Answer:
+    return "no" if "no" in (accurate, affordable) else accurate if affordable == "yes" else "undecided"
+
+
+def _error(paired: list[tuple[Record, Record]]) -> float | None:
+    """Return the standard error of a difference in accuracy from having so many test images, at most.
+
+    As if the two made their mistakes independently of each other; None where the number of images is not recorded.
+    """
+    images = [record.test_images for pair in paired for record in pair if record.test_images]
+    if len(images) < 2 * len(paired) or not images:
+        return None
+    shares = [statistics.fmean(map(linear, side)) for side in zip(*paired, strict=True)]
+    return math.sqrt(sum(share * (1 - share) for share in shares) / min(images))
 
 
 def verdict_table(claims: list[list[Judgement]]) -> Table:
@@ -113,7 +157,7 @@ def verdict_table(claims: list[list[Judgement]]) -> Table:
             rows.append(
                 (
                     *map(Entry, (first.claim.name, first.group.label, ledger if first.claim.share is not None else "")),
-                    Entry(difference(first)),
+                    Entry(difference(first), "" if first.apart is None else f"seed {first.apart} apart"),
                     *(_verdict(there[currency]) for currency in currencies),
                     Entry(str(first.n)),
                     Entry("" if not seeds else NONE if None in seeds else str(max(s for s in seeds if s))),
@@ -184,6 +228,26 @@ def claim_sentence(claim: Statement) -> str:
     )
 
 
+def certainty(claims: list[list[Judgement]]) -> str:
+    """Return what the verdicts allow for, and what they do not."""
+    confidence = min(one.claim.confidence for each in claims for one in each)
+    errors = [one.error for each in claims for one in each if one.error]
+    size = f", which add a standard error of up to {100 * max(errors):.1f} points," if errors else ""
+    text = (
+        f"The {counted(len(claims), 'claim')} of this grid are judged together, by Holm's method: in each way of"
+        " counting the cost, the chance that any of them is wrongly called reproduced is at most"
+        f" {percent(round(1 - confidence, 9))}, and so is that of any wrong 'not reproduced'. 'Alone' is what a claim"
+        " would be called by itself; bounds are of the single claim. All of this is about training seeds alone: it says"
+        f" nothing of other test images{size} nor of other training images."
+    )
+    if any(one.apart is not None for each in claims for one in each):
+        text += (
+            " 'Seed ... apart': the spread of the other seeds does not explain its difference (Grubbs' test at"
+            f" {percent(APART)}), so that bounds which suppose normal differences say little."
+        )
+    return text
+
+
 def difference(judgement: Judgement) -> str:
     """Return by how many points the arm is above its baseline, with bounds."""
     return _bounds(judgement.difference, "+.1f")
@@ -201,7 +265,8 @@ def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | N
 def _verdict(one: Judgement) -> Entry:
     decided = one.verdict != VERDICTS["undecided"]
     cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
-    return Entry(one.verdict, f"({cost})", decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)
+    note = f"({cost})" if one.alone == one.verdict else f"({cost}; alone: {one.alone})"
+    return Entry(one.verdict, note, decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)
 
 
 def _bounds(values: Bounds | None, form: str, unit: str = "", exact: bool = False) -> str:
@@ -230,7 +295,3 @@ def _price(ratios: list[float], currency: Currency, claim: Statement) -> Bounds 
         return mean, mean, mean
     found = interval(ratios, claim.confidence)
     return (math.exp(found.mean), math.exp(found.low), math.exp(found.high)) if found else None
-
-
-def _at_most(price: Bounds, share: float) -> Answer:
-    return "yes" if price[2] <= share else "no" if price[1] > share else "undecided"

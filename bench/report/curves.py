@@ -49,14 +49,14 @@ def curve_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str,
 def saving_figure(found: Collected, colours: tuple[str, ...], markers: tuple[str, ...]) -> "Figure":
     """Return the FLOP that each arm saves, targets included, at each target accuracy, with the bootstrap's band.
 
-    Where an arm does not get there it has no line.
+    Where an arm does not get there, or only a bound is known, it has no line.
     """
     from matplotlib.ticker import PercentFormatter
 
     figure, panels = _panels(found)
     for panel, group in panels:
         for arm, line in savings(found, group, FLOP, TARGETS):
-            there = [one for one in line if math.isfinite(one.share)]
+            there = [one for one in line if one.exact]
             if not there:
                 continue
             index = found.grid.arms.index(arm)

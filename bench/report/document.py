@@ -21,13 +21,22 @@ from bench.report.blocks import (
     Verdict,
 )
 from bench.report.charts import cost_views, curve_views, saving_views
-from bench.report.claims import Judgement, claim_sentence, difference, judged, rooms, targets_table, verdict_table
+from bench.report.claims import (
+    Judgement,
+    certainty,
+    claim_sentence,
+    difference,
+    judged,
+    rooms,
+    targets_table,
+    verdict_table,
+)
 from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
 from bench.report.facts import TOLERANCE, beside_others, clock_gap, empty_targets, knn, ledger_of, linear, score_of
 from bench.report.labels import percent
 from bench.report.origin import absences, cell_named, counted, provenance
-from bench.report.saving import saving_table, smallest_table
+from bench.report.saving import REACHED_BY_CHANCE, has_savings, saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
     NONE,
@@ -109,20 +118,21 @@ def _lead(found: Collected) -> Iterator[Block]:
 
 
 def _verdicts(found: Collected) -> Iterator[Block]:
-    if not found.grid.claims:
+    claims = judged(found)
+    if not claims:
         return
     yield Heading("Verdicts")
-    claims = judged(found)
     yield Cards(tuple(map(_card, claims)))
     yield Paragraph(
-        "Reproduced: the lower bound of the accuracy's difference is above the margin and the cost is within the share."
-        " Not reproduced: the upper bound is below the margin, or the cost is above the share. Differences are points,"
-        " paired by seed, with one-sided bounds by Student's t over n pairs. In brackets: the cost as a share of the"
-        " baseline's, a geometric mean over pairs; steps, images and FLOP are counted and have no spread to allow for."
-        " Seeds: how many would decide what is inconclusive, if mean and spread stayed as they are. Three ledgers:"
-        " training alone; with making the targets, charged in full to each cell; with the prior's own training, shared"
-        " by the cells that use it."
+        "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
+        " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
+        " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
+        " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
+        " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone;"
+        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells that"
+        " use it."
     )
+    yield Paragraph(certainty(claims))
     yield from _not_alone(found)
     yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
@@ -168,13 +178,18 @@ def _savings(found: Collected) -> Iterator[Block]:
     yield Heading("What reaching an accuracy costs")
     yield Paragraph(
         "The saving at a target accuracy: 1 minus the arm's cost as a share of the plain method's. A seed's cost is"
-        " that of its cheapest evaluation, at any budget, that reaches the target; one that never does is infinite and"
-        " stays in the median over n seeds. In brackets: 95 % of the medians when the seeds are drawn anew (bootstrap),"
-        " which few seeds make coarse. The highest target is the plain method's median at full budget."
+        " that of its cheapest evaluation, at any budget, that holds the target: it, the later ones of its run and the"
+        " ends of the arm's larger budgets are no lower. One that never does is infinite and stays in the median over n"
+        " seeds. An arm of three seeds that stays half a point below a target, with evaluations that scatter by half a"
+        f" point, is taken to reach it with a chance of {REACHED_BY_CHANCE}, however many evaluations it has. At least,"
+        " at most: a run that holds the target at its first evaluation had reached it at an unknown earlier step; where"
+        " both sides had, they are not comparable. In brackets: 95 % of the medians when the seeds are drawn anew"
+        " (bootstrap), which few seeds make coarse. The highest target is the plain method's median at full budget."
     )
     yield TableBlock("savings", table)
-    title = "What is saved at each target accuracy"
-    yield Figure("savings-curve", title, (("FLOP saved at each target", "saving_vs_target"),), saving_views(found))
+    if has_savings(found):
+        title = "What is saved at each target accuracy"
+        yield Figure("savings-curve", title, (("FLOP saved at each target", "saving_vs_target"),), saving_views(found))
 
 
 def _smallest_budget(found: Collected) -> Iterator[Block]:
@@ -183,10 +198,13 @@ def _smallest_budget(found: Collected) -> Iterator[Block]:
         return
     yield Heading("The smallest sufficient budget")
     yield Paragraph(
-        f"Suffices: the smallest budget tried at which the arm is at most {percent(MARGIN)} of the images below the"
-        f" plain method at full budget, with {percent(CONFIDENCE)} confidence (paired by seed, n pairs). Ruled out:"
-        " budgets at which it is further below with that confidence; the true smallest one lies between the two. Costs"
-        " are those of the budget that suffices, as shares of the plain method's at full budget."
+        f"Suffices: the smallest budget at which, and at all larger ones tried, the arm is at most {percent(MARGIN)} of"
+        " the images below the plain method at full budget (paired by seed, n pairs). Ruled out: budgets at which, and"
+        " at all smaller ones, it is further below; the true smallest one lies between the two. Tested from the largest"
+        " budget downwards, or from the smallest upwards, and no further than the first that fails: so the chance that"
+        f" an arm's answer is wrong is at most {percent(round(1 - CONFIDENCE, 9))} for each of the two, however many"
+        " budgets were tried. Costs are those of the budget that suffices, as shares of the plain method's at full"
+        " budget."
     )
     yield TableBlock("smallest", table)
 

@@ -2,9 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bench.stats import deviation
 from bench.store import Company, Ledger, Record, Score
 
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
@@ -27,12 +28,6 @@ def is_complete(record: Record) -> bool:
 def reason(record: Record) -> str:
     """Return why a record is no result."""
     return record.error or ("it says done but lacks scores or costs" if record.status == "done" else "no reason given")
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation (ddof 1) of at least two values, faster than `statistics.stdev`."""
-    mean = statistics.fmean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def summarise(values: Iterable[float | None]) -> Summary | None:

@@ -14,31 +14,43 @@ from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.tables import NONE, Entry, Table
 from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
-from bench.stats import interval
+from bench.stats import interval, run_of
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000
 TARGETS_SHOWN, OF_A_TABLE = 25, slice(None, None, 6)  # five of them
 WAYS: tuple[tuple[Currency, Ledgers], ...] = ((STEPS, ALONE), (FLOP, TARGETS), (SECONDS, TARGETS))
+NOT_COMPARABLE = "not comparable"
+# What a share saved is, by whether the arm, and the baseline, had reached the target before its first evaluation.
+BOUNDS = {(False, False): "", (True, False): "at least", (False, True): "at most", (True, True): NOT_COMPARABLE}
+REACHED_BY_CHANCE = "7 %"  # of arms half a point below a target, if evaluations scatter by half a point, with 3 seeds
 
 
 @dataclass(frozen=True)
 class Spending:
-    """All evaluations of an arm, at all of its budgets: accuracies and costs, float64 (seeds, evaluations).
+    """All evaluations of an arm, at all of its budgets: float64 (seeds, evaluations).
 
-    The seeds rise. Where a seed has fewer evaluations than another, both are nan. A seed of which a cost is not known
-    is left out: without it, the seed would seem to get there later.
+    `held` is the accuracy that a seed reached and kept: the lowest of an evaluation, the later ones of its run, and the
+    ends of the arm's runs at larger budgets. `first`: the evaluation is the first of its run, which may have had that
+    accuracy before. The seeds rise. Where a seed has fewer evaluations than another, all are nan. A seed of which a
+    cost is not known is left out: without it, the seed would seem to get there later.
     """
 
     seeds: tuple[int, ...]
-    accuracy: np.ndarray
+    held: np.ndarray
     cost: np.ndarray
+    first: np.ndarray
 
     def to_reach(self, target: float, seeds: Sequence[int]) -> np.ndarray:
-        """Return the least cost at which each of the seeds had reached the target; infinite where none did."""
+        """Return the cost at which each of the seeds had reached the target, between two bounds: float64 (2, seeds).
+
+        Both are the least cost of an evaluation that held it, infinite without any; the lower one is 0 where a run had
+        reached the target before its first evaluation.
+        """
         rows = np.searchsorted(self.seeds, seeds)
-        least: np.ndarray = np.where(self.accuracy >= target, self.cost, np.inf).min(axis=1, initial=np.inf)
-        return least[rows]
+        there = self.held[rows] >= target
+        least = np.where(there, self.cost[rows], np.inf).min(axis=1, initial=np.inf)
+        return np.array([np.where((there & (self.first[rows] == 1)).any(axis=1), 0.0, least), least])
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,9 @@ class Saving:
 
     Medians over n seeds, infinite where half of the seeds do not get there. `share` is 1 - arm / baseline: 0.5 is half
     the cost, below 0 a loss, -inf where only the arm does not get there, inf where only the baseline does not, nan for
-    both. `low` and `high` bound it in 95 % of the bootstrap's resamples of the seeds in which one of them gets there;
-    None with one seed.
+    both. `bound` says that the share is only a bound, since one of the two was there before its first evaluation, or
+    that nothing is known, since both were. `low` and `high` bound the share in 95 % of the bootstrap's resamples of the
+    seeds in which one of the two gets there; None with one seed, or if any seed was there before its first evaluation.
     """
 
     target: float
@@ -56,27 +69,43 @@ class Saving:
     arm: float
     baseline: float
     share: float
+    bound: str
     low: float | None
     high: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the share is a number, and not a bound."""
+        return math.isfinite(self.share) and not self.bound
 
 
 def spending(found: Collected, group: Group, arm: Arm | None, currency: Currency, ledger: Ledgers) -> Spending:
     """Return what an arm's evaluations reached and had cost."""
-    points: dict[int, list[tuple[float, float]]] = {}
+    points: dict[int, list[tuple[float, float, bool]]] = {}
+    ends: dict[int, float] = {}  # the lowest of the larger budgets, by seed
     unknown = set()
-    for result in found.done_of(group, arm) if arm else ():
+    for result in reversed(found.done_of(group, arm) if arm else []):
         for record in result.done:
-            for point in record.curve:
+            seed, curve = record.cell.seed, [point for point in record.curve if point.score.linear]
+            accuracy = np.array([statistics.fmean(point.score.linear) for point in curve])
+            reached = held(accuracy, ends.get(seed, math.inf))
+            ends[seed] = float(reached[-1])
+            for index, point in enumerate(curve):
                 cost = found.costs.of(record, currency, ledger, point)
                 if cost is None:
-                    unknown.add(record.cell.seed)
-                elif point.score.linear:
-                    points.setdefault(record.cell.seed, []).append((statistics.fmean(point.score.linear), cost))
+                    unknown.add(seed)
+                else:
+                    points.setdefault(seed, []).append((float(reached[index]), cost, index == 0))
     seeds = tuple(sorted(points.keys() - unknown))
-    table = np.full((2, len(seeds), max((len(points[seed]) for seed in seeds), default=0)), np.nan)
+    table = np.full((3, len(seeds), max((len(points[seed]) for seed in seeds), default=0)), np.nan)
     for row, seed in enumerate(seeds):
         table[:, row, : len(points[seed])] = np.array(points[seed]).T
-    return Spending(seeds, table[0], table[1])
+    return Spending(seeds, *table)
+
+
+def held(accuracy: np.ndarray, ends: float = math.inf) -> np.ndarray:
+    """Return the lowest of each accuracy, those after it on the last axis, and `ends`."""
+    return np.minimum(np.minimum.accumulate(accuracy[..., ::-1], axis=-1)[..., ::-1], ends)
 
 
 def saving(ours: Spending, theirs: Spending, target: float) -> Saving | None:
@@ -85,14 +114,16 @@ def saving(ours: Spending, theirs: Spending, target: float) -> Saving | None:
     if not seeds:
         return None
     spent = np.array([side.to_reach(target, seeds) for side in (ours, theirs)])
-    arm, baseline = map(float, np.median(spent, axis=1))
+    (least, arm), (least_baseline, baseline) = np.median(spent, axis=2).tolist()
+    share = _share(arm, baseline)
+    bound = BOUNDS[least < arm, least_baseline < baseline] if math.isfinite(share) else ""
     low = high = None
-    if len(seeds) > 1:
-        resampled = (_share(*pair) for pair in np.median(spent[:, _drawn(len(seeds))], axis=2).T.tolist())
-        shares = sorted(share for share in resampled if not math.isnan(share))
+    if len(seeds) > 1 and (spent[:, 0] == spent[:, 1]).all():
+        resampled = (_share(*pair) for pair in np.median(spent[:, 1][:, _drawn(len(seeds))], axis=2).T.tolist())
+        shares = sorted(each for each in resampled if not math.isnan(each))
         if shares:
             low, high = (shares[round(q * (len(shares) - 1))] for q in (0.025, 0.975))
-    return Saving(target, len(seeds), arm, baseline, _share(arm, baseline), low, high)
+    return Saving(target, len(seeds), arm, baseline, share, bound, low, high)
 
 
 @lru_cache(maxsize=8)
@@ -102,13 +133,17 @@ def _drawn(count: int) -> np.ndarray:
 
 
 def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> list[float]:
-    """Return `count` targets from the lowest accuracy that the plain method showed to its median at full budget."""
+    """Return `count` targets from the lowest accuracy that the plain method showed to its median at full budget.
+
+    Of an even number of seeds, the lower of the two in the middle: more than half of them reach it.
+    """
     full = found.find(group, plain, 1.0)
     if not full or not full.done:
         return []
-    top = statistics.median(map(linear, full.done))
-    bottom = float(np.nanmin(spending(found, group, plain, STEPS, ALONE).accuracy))
-    return [bottom + (top - bottom) * index / (count - 1) for index in range(count)]
+    top = statistics.median_low(map(linear, full.done))
+    bottom = np.nanmin(spending(found, group, plain, STEPS, ALONE).held)
+    targets: list[float] = np.linspace(bottom, top, count).tolist()
+    return targets
 
 
 @lru_cache(maxsize=32)
@@ -128,8 +163,9 @@ def savings(
 
 
 def has_savings(found: Collected) -> bool:
-    """Return whether any arm can be compared with a plain method that was trained at full budget."""
-    return any(savings(found, group, *WAYS[0]) for group in found.groups_done)
+    """Return whether it is known what any arm saves at any target."""
+    lines = [line for group in found.groups_done for _, line in savings(found, group, *WAYS[0])]
+    return any(one.exact for line in lines for one in line)
 
 
 def saving_table(found: Collected) -> Table:
@@ -153,8 +189,8 @@ def saving_table(found: Collected) -> Table:
 def smallest_table(found: Collected) -> Table:
     """Return the smallest budget at which each arm is no worse than the plain method at full budget, and its cost.
 
-    A budget suffices when the lower bound of the paired difference is above -margin, and is ruled out when the upper
-    bound is below it; the true smallest one lies between the two.
+    A budget suffices when the lower bound of the paired difference is above -margin there and at all larger budgets,
+    and is ruled out when the upper bound is below it there and at all smaller ones; the true smallest one lies between.
     """
     head = ("Dataset", "Arm", "Suffices", "Ruled out", *(f"{c.value}, {ledger}" for c, ledger in WAYS), "n")
     rows = []
@@ -170,13 +206,11 @@ def smallest_table(found: Collected) -> Table:
 
 
 def _smallest(found: Collected, results: list[Result], full: Result | None) -> tuple[Entry, ...]:
-    judged = []
-    for result in results:
-        bounds = interval([linear(one) - linear(other) for one, other in pairs(result, full)], CONFIDENCE)
-        judged.append((result, bounds.above(-MARGIN) if bounds else "undecided"))
-    enough = next((result for result, answer in judged if answer == "yes"), None)
-    below = [result.budget for result, answer in judged if answer == "no"]
-    ruled_out = max((budget for budget in below if enough is None or budget < enough.budget), default=None)
+    bounds = (interval([linear(one) - linear(other) for one, other in pairs(r, full)], CONFIDENCE) for r in results)
+    answers = [each.above(-MARGIN) if each else "undecided" for each in bounds]
+    sufficient, insufficient = run_of(reversed(answers), "yes"), run_of(answers, "no")
+    enough = results[-sufficient] if sufficient else None
+    ruled_out = results[insufficient - 1].budget if insufficient else None
     entries = []
     for currency, ledger in WAYS:
         ratios = found.costs.log_ratios(pairs(enough, full), currency, ledger)
@@ -213,10 +247,11 @@ def _share(arm: float, baseline: float) -> float:
 
 
 def _entry(one: Saving) -> Entry:
-    if not math.isfinite(one.share):
-        return Entry(saved(one.share), value=one.share)
-    bounds = "" if one.low is None or one.high is None else f"({saved(one.low)} to {saved(one.high)})"
-    return Entry(saved(one.share), bounds)
+    if one.exact and one.low is not None and one.high is not None:
+        return Entry(saved(one.share), f"({saved(one.low)} to {saved(one.high)})")
+    if one.bound == NOT_COMPARABLE:
+        return Entry(one.bound, value=math.nan)
+    return Entry(f"{one.bound} {saved(one.share)}".strip(), value=100 * one.share)
 
 
 def saved(share: float) -> str:

@@ -75,4 +75,16 @@ def test_order_walks_through_the_epochs_batch_by_batch() -> None:
     [((1.0,), 39, [39]), ((0.5, 1.0), 39, [20, 39]), ((0.1,), 39, [4, 39]), ((0.001, 0.002), 10, [1, 10])],
 )
 def test_evaluation_points(shares: tuple[float, ...], steps: int, expected: list[int]) -> None:
-    assert evaluation_steps(cell(1.0, evaluate_at=list(shares)), steps) == expected
+    assert evaluation_steps(cell(1.0, evaluate_at=list(shares)), steps, 5000) == expected
+
+
+def test_evaluations_of_a_schedule_are_at_the_same_steps_whatever_the_budget() -> None:
+    """5,000 images are 39 batches an epoch, a half of them 19 and a fifth 7; 20 epochs."""
+    schedule = {"epochs": 20, "evaluations": 5}
+    ends = {budget: total_steps(cell(budget, **schedule), 5000) for budget in (0.2, 0.5, 1.0)}
+    steps = {budget: evaluation_steps(cell(budget, **schedule), end, 5000) for budget, end in ends.items()}
+    assert steps == {0.2: [49, 98, 140], 0.5: [49, 98, 195, 380], 1.0: [49, 98, 195, 390, 780]}
+    assert evaluation_steps(cell(1.0, **schedule), 777, 5000) == [49, 98, 195, 390, 777], (
+        "stopped at another one's FLOP"
+    )
+    assert evaluation_steps(cell(1.0, epochs=1, evaluations=99), 39, 5000) == [1, 2, 3, 5, 10, 20, 39]

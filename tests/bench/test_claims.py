@@ -8,13 +8,13 @@ from scipy import stats
 from bench.claims import statements
 from bench.errors import UserError
 from bench.grid import load_grid
-from bench.report.claims import claim_sentence, judge, judged, verdict_table
+from bench.report.claims import certainty, claim_sentence, judged, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, IMAGES, PRIOR, STEPS, TARGETS
 from bench.report.document import report_document
 from bench.report.facts import linear
 from bench.report.labels import families
-from bench.report.markdown import markdown_document
+from bench.report.markdown import escape_markdown, markdown_document
 
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
@@ -40,7 +40,7 @@ def test_the_accuracy_is_judged_as_by_a_paired_test(arm: str, margin: float) -> 
     expected = "reproduced" if above else "not reproduced" if below else "inconclusive"
     judgements = [
         one
-        for one in judge(of, statements(of.grid)[0], of.groups[0])
+        for one in judged(of)[0]
         if one.ledger != PRIOR or arm != "CF10-R20"  # nobody knows what that prior's training took
     ]
     assert {one.verdict for one in judgements if one.currency.exact} == {expected}
@@ -51,9 +51,34 @@ def test_the_accuracy_is_judged_as_by_a_paired_test(arm: str, margin: float) -> 
         assert (one.seeds is not None and one.seeds > 3) or one.verdict != "inconclusive"
 
 
+def test_several_claims_are_judged_together() -> None:
+    arms, margins = ("CF10-R20", "Rand.", "byol"), (-0.03, 0.01, 0.03, 0.05)
+    wanted = [(arm, margin) for arm in arms for margin in margins]
+    of = found(*(f"{{name: c, arm: {arm}, budget: 0.5, baseline: byol, margin: {margin}}}" for arm, margin in wanted))
+    theirs = accuracies(of, "byol", 1.0)
+    expected = ["inconclusive"] * len(wanted)
+    for side, verdict in (("greater", "reproduced"), ("less", "not reproduced")):
+        p = [
+            stats.ttest_rel([value + margin for value in accuracies(of, arm, 0.5)], theirs, alternative=side).pvalue
+            for arm, margin in wanted
+        ]
+        for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+            if p[index] > 0.05 / (len(p) - rank):
+                break
+            expected[index] = verdict
+    claims = judged(of)
+    assert [{one.verdict for one in judgements} for judgements in claims] == [{verdict} for verdict in expected]
+    for judgements, (arm, margin) in zip(claims, wanted, strict=True):
+        (single,) = judged(found(f"{{name: c, arm: {arm}, budget: 0.5, baseline: byol, margin: {margin}}}"))
+        assert {one.alone for one in judgements} == {one.verdict for one in single}
+    text = certainty(claims)
+    assert f"The {len(wanted)} claims of this grid are judged together" in text
+    assert "wrongly called reproduced is at most 5%" in text
+
+
 def test_a_cost_above_the_share_is_not_what_was_claimed() -> None:
     of = found("{name: c, arm: CF10-R20, budget: 0.5, baseline: byol, share: 0.37}")
-    verdicts = {(j.currency, j.ledger): j for j in judge(of, statements(of.grid)[0], of.groups[0])}
+    verdicts = {(j.currency, j.ledger): j for j in judged(of)[0]}
     alone, together = (verdicts[FLOP, ledger] for ledger in (ALONE, TARGETS))
     assert alone.ratio is not None
     assert together.ratio is not None
@@ -97,7 +122,7 @@ def test_a_margin_in_words(margin: float, words: str) -> None:
 
 def test_a_claim_about_accuracy_alone_says_nothing_about_cost() -> None:
     of = found("{name: c, arm: CF10-R20, budget: 0.5, baseline_budget: same, margin: 0}")
-    judgements = judge(of, statements(of.grid)[0], of.groups[0])
+    judgements = judged(of)[0]
     assert {one.ledger for one in judgements} == {ALONE}
     assert {one.verdict for one in judgements} == {"reproduced"}
 
@@ -111,6 +136,7 @@ def test_a_claim_on_every_arm_leaves_out_the_shuffled_control() -> None:
 def test_the_report_begins_with_the_verdicts() -> None:
     of = collect(load_grid("cifar_small"), RECORDS)
     text = markdown_document(report_document(of))
+    assert escape_markdown(certainty(judged(of)), None) in text
     assert text.index("## Verdicts") < text.index("## Linear accuracy")
     assert "half the cost: CF10-R20 at 50% of the steps is at most 1 point of linear accuracy below byol" in text
     assert len(verdict_table(judged(of)).rows) == 3 * len(of.grid.claims)

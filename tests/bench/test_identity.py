@@ -43,6 +43,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "eval_resize": 40,
         "blur": False,
         "evaluate_at": (0.5, 1.0),
+        "evaluations": 4,
         "probe": Probe(epochs=99),
         "knn": Knn(k=20),
     },

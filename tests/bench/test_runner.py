@@ -84,8 +84,8 @@ def assert_equal(one: tuple[object, dict[str, Tensor]], other: tuple[object, dic
 
 
 def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    outcomes = run(grid, places)
+    places, schedule = places_in(tmp_path), "protocol.evaluations=3"
+    outcomes = run(grid, places, schedule)
     assert [(outcome.status, outcome.cached) for outcome in outcomes] == [("done", False)] * 4
     for outcome in outcomes:
         found = record(outcome.task, places)
@@ -95,14 +95,16 @@ def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Pa
         assert ledger.images == 32 * steps
         assert ledger.flops == found.curve[-1].flops > 0
         assert sum(ledger.seconds.values()) == pytest.approx(ledger.wall_seconds, rel=0.02)
-        assert [point.step for point in found.curve] == [-(-steps // 2), steps]
+        # At 18, 9 and 4.5 steps in both; and at a half of its own, which is one of them.
+        assert [point.step for point in found.curve] == [5, 9, 18][: 1 + round(2 * found.cell.budget)]
+        assert found.test_images == 360
         assert len(found.curve[-1].score.linear) == 3
         assert (ledger.targets is not None) == (found.cell.rela is not None)
         assert found.provenance["packages"]["torch"] == torch.__version__
     constant = record(outcomes[2].task, places)
     assert constant.switch_step == 3, "half of three epochs, rounded down, is one epoch of three steps"
     before = {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
-    again = run(grid, places)
+    again = run(grid, places, schedule)
     assert [(outcome.status, outcome.cached) for outcome in again] == [("done", True)] * 4
     assert before == {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
 
