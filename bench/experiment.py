@@ -13,20 +13,20 @@ from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, synchronise_batch_norm, world
 from bench.errors import UserError, told
-from bench.evaluate import extract, knn_accuracy
+from bench.evaluate import extract
 from bench.flops import NOT_COUNTED
 from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
 from bench.presence import present
-from bench.probe import linear_probe
 from bench.process import side_by_side
 from bench.provenance import provenance
+from bench.score import score
 from bench.seeds import derive
 from bench.source import Order, open_source
 from bench.spec import Cell, makes_prior
-from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
+from bench.store import Ledger, Point, Record, TargetCost, read_record, record_path
 from bench.targets import find_or_make_targets, values_for
 from bench.train import Every, Interrupted, TimedOut, Trainer
 from methods import Method, methods
@@ -287,8 +287,7 @@ class _Running:
         cell = self.cell
         with self.clock.phase("eval"):
             features = extract(trainer.method.backbone, self.images, self.test_images, self.size)
-            linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))
-            knn = knn_accuracy(features, self.data.classes, cell.protocol.knn)
+            found = score(features, self.data.classes, cell.protocol, cell.seed, trainer.step == self.steps)
         return Point(
             step=trainer.step,
             images=trainer.step * cell.protocol.batch_size,
@@ -298,7 +297,7 @@ class _Running:
             loss=trainer.loss,
             mean_losses=losses,
             weight_norm=trainer.weight_norm(),
-            score=Score(linear=linear, knn=knn, further_probes=tuple(further)),
+            score=found,
         )
 
 
