@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.atomic import remove_leftovers, set_aside
-from bench.backbones import build_backbone
+from bench.backbones import initial_backbone
 from bench.budget import evaluation_steps, total_steps
 from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
@@ -22,11 +22,12 @@ from bench.plan import Task
 from bench.presence import present
 from bench.process import side_by_side
 from bench.provenance import provenance
+from bench.references import Images, find_or_make_references
 from bench.score import score
 from bench.seeds import derive
 from bench.source import Order, open_source
 from bench.spec import Cell, makes_prior
-from bench.store import Ledger, Point, Record, TargetCost, read_record, record_path
+from bench.store import Ledger, Point, Record, References, TargetCost, read_record, record_path
 from bench.targets import find_or_make_targets, values_for
 from bench.train import Every, Interrupted, TimedOut, Trainer
 from methods import Method, methods
@@ -97,6 +98,7 @@ class _Running:
         self.trainer: Trainer | None = None
         self.targets: Targets | None = None
         self.cached = False
+        self.references: References | None = None
         self.doing, self.memory_before = "reading the dataset", memory_in_use(self.device)
         reset_peak_memory(self.device)
 
@@ -120,6 +122,12 @@ class _Running:
                 self.targets, self.cached = find_or_make_targets(
                     self.task, self.images, self.size, self.places, self.clock, self._check, self._after_shard
                 )
+        self.doing = "evaluating the references"
+        if is_first():
+            images = Images(self.images, self.test_images, self.data.classes)
+            self.references = find_or_make_references(
+                self.task, images, self.size, self.places, self.clock, self._check
+            )
         self.doing = "building the method"
         self.trainer = self._resumed()
         if self.cell.flops_of:
@@ -184,6 +192,7 @@ class _Running:
                 flops_not_counted=NOT_COUNTED,
                 side_by_side=self.clock.side_by_side,
             ),
+            references=self.references,
             provenance=provenance(self.device),
             rehearsal=self.places.rehearsal,
         )
@@ -310,8 +319,7 @@ def build_method(
     targets of a cell with a prior. An adaptive phase, which takes thousands of steps, ends halfway in a rehearsal.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(cell.seed, "backbone"))
-        backbone = build_backbone(cell.backbone, size)
+        backbone = initial_backbone(cell.backbone, size, cell.seed)
         torch.manual_seed(derive(cell.seed, "method"))
         method = methods.get(cell.method)(backbone.module, backbone.dim, **cell.params)
         if cell.rela is None:

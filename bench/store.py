@@ -153,6 +153,16 @@ def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
     return provenance
 
 
+class References(Model):
+    """What a cell's scores are to be seen beside, by the same probe: its backbone untrained, and its prior itself.
+
+    None: without a prior, or where the features were not finite numbers.
+    """
+
+    untrained: Score | None
+    prior: Score | None = None
+
+
 class Record(Model):
     """The result of a cell."""
 
@@ -166,6 +176,7 @@ class Record(Model):
     switch_step: Count | None = None
     ledger: Ledger | None = None
     error: str | None = None
+    references: References | None = None  # None: not measured
     provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA
