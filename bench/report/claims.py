@@ -2,10 +2,10 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.claims import Statement, statements
-from bench.report.collect import Collected, Group, Result, pairs
+from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
@@ -15,6 +15,7 @@ from bench.stats import Answer, interval, seeds_to_decide
 from bench.store import Record
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
+NO_BASELINE = "inconclusive: the baseline did not learn"
 Bounds = tuple[float, float, float]  # mean, lower and upper one-sided bound
 
 
@@ -43,13 +44,17 @@ def judge(found: Collected, claim: Statement, group: Group) -> list[Judgement]:
 
     Currencies that no record knows are left out, and so are the ledgers of a claim that says nothing about cost.
     """
-    paired = pairs(*_sides(found, claim, group))
+    arm, baseline = _sides(found, claim, group)
+    paired = pairs(arm, baseline)
     differences = [linear(one) - linear(other) for one, other in paired]
-    return [
+    judgements = [
         _judgement(claim, group, currency, ledger, differences, found.costs.log_ratios(paired, currency, ledger))
         for ledger in (LEDGERS if claim.share is not None else (ALONE,))
         for currency in found.costs.currencies
     ]
+    if may_be_baseline(baseline):
+        return judgements
+    return [replace(one, verdict=NO_BASELINE, seeds=None) for one in judgements]
 
 
 def _judgement(
@@ -199,7 +204,7 @@ def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | N
 
 
 def _verdict(one: Judgement) -> Entry:
-    decided = one.verdict != VERDICTS["undecided"]
+    decided = one.verdict in (VERDICTS["yes"], VERDICTS["no"])
     cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
     return Entry(one.verdict, f"({cost})", decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)
 

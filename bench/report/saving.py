@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.report.collect import Collected, Group, Result, pairs
+from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
@@ -104,7 +104,7 @@ def _drawn(count: int) -> np.ndarray:
 def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> list[float]:
     """Return `count` targets from the lowest accuracy that the plain method showed to its median at full budget."""
     full = found.find(group, plain, 1.0)
-    if not full or not full.done:
+    if not (full and full.done and may_be_baseline(full)):
         return []
     top = statistics.median(map(linear, full.done))
     bottom = float(np.nanmin(spending(found, group, plain, STEPS, ALONE).accuracy))
@@ -162,7 +162,7 @@ def smallest_table(found: Collected) -> Table:
         for family in found.families:
             full = found.find(group, family.plain, 1.0)
             arms = [arm for arm in (family.plain, *family.others) if arm]
-            for arm in arms:
+            for arm in arms if may_be_baseline(full) else ():
                 results = [r for r in found.done_of(group, arm) if pairs(r, full) and r is not full]
                 if results:
                     rows.append(_smallest(found, results, full))
