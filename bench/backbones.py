@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import UserError, did_you_mean
 from bench.registry import Registry
+from bench.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ def build_backbone(name: str, input_size: int) -> Backbone:
     extra: dict[str, Any] = {"img_size": input_size} if model.startswith(("vit_", "deit", "swin")) else {}
     module: Any = timm.create_model(model, pretrained=False, num_classes=0, **extra)
     return Backbone(module, int(getattr(module, "head_hidden_size", module.num_features)))
+
+
+def initial_backbone(name: str, input_size: int, seed: int) -> Backbone:
+    """Return the network with the initial weights of a cell's seed: the same for all arms. Raises UserError."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "backbone"))
+        return build_backbone(name, input_size)
 
 
 def check_backbone(name: str) -> None:

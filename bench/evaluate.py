@@ -1,14 +1,17 @@
 """Features of a frozen backbone, and a weighted nearest-neighbour vote on them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from bench.device import autocast
 from bench.source import Source
-from bench.spec import Knn
+from bench.spec import Knn, Precision
 from bench.train import TrainingError
+from bench.views import MEAN, STD
 
 BANK_BYTES = 2**28  # of the training features that one step of the vote looks at: all of CIFAR's and Tiny-ImageNet's
 VOTE_BYTES = 2**27  # of the ballots that are counted at once
@@ -25,7 +28,16 @@ class Features:
 
 
 @torch.no_grad()
-def extract(backbone: nn.Module, train: Source, test: Source, size: int, shorter: int | None = None) -> Features:
+def extract(
+    backbone: nn.Module,
+    train: Source,
+    test: Source,
+    size: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    precision: Precision = "fp32",
+    shorter: int | None = None,
+) -> Features:
     """Return the features of the un-augmented images in eval mode; the backbone's mode is put back after.
 
     The images are the centres, of `size` pixels, of those whose shorter side was brought to `shorter` (None: `size`).
@@ -34,17 +46,19 @@ def extract(backbone: nn.Module, train: Source, test: Source, size: int, shorter
     mode = backbone.training
     backbone.eval()
     try:
-        parts = [_features_of(backbone, source, size, shorter) for source in (train, test)]
+        batches = [source.plain(size, mean, std, shorter=shorter) for source in (train, test)]
+        parts = [_features_of(backbone, *each, precision) for each in zip((train, test), batches, strict=True)]
     finally:
         backbone.train(mode)
     return Features(parts[0], train.labels, parts[1], test.labels)
 
 
-def _features_of(backbone: nn.Module, source: Source, size: int, shorter: int | None) -> Tensor:
-    """Return the features float32 (N, d) of a source's images."""
+def _features_of(backbone: nn.Module, source: Source, batches: Iterator[Tensor], precision: Precision) -> Tensor:
+    """Return the features float32 (N, d) of a source's images, which come in batches."""
     features, filled = torch.empty(0), 0
-    for images in source.plain(size, shorter=shorter):
-        part = backbone(images)
+    for images in batches:
+        with autocast(images.device, precision):
+            part = backbone(images).flatten(1).float()
         if not filled:
             features = torch.empty(len(source.labels), part.shape[1], device=part.device)
         features[filled : filled + len(part)] = part

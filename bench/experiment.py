@@ -7,26 +7,27 @@ from typing import Any
 import torch
 
 from bench.atomic import remove_leftovers, set_aside
-from bench.backbones import build_backbone
+from bench.backbones import initial_backbone
 from bench.budget import evaluation_steps, total_steps
 from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.datasets import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.distributed import any_of, first_then_others, is_first, largest, synchronise_batch_norm, world
 from bench.errors import UserError, told
-from bench.evaluate import extract, knn_accuracy
+from bench.evaluate import extract
 from bench.flops import NOT_COUNTED
 from bench.memory import OutOfMemory, is_out_of_memory, memory_in_use, sentence
 from bench.meter import Clock, peak_memory, reset_peak_memory
 from bench.places import Places
 from bench.plan import Task
 from bench.presence import present
-from bench.probe import linear_probe
 from bench.process import side_by_side
 from bench.provenance import provenance
+from bench.references import Images, find_or_make_references
+from bench.score import score
 from bench.seeds import derive
 from bench.source import Order, open_source
 from bench.spec import Cell, makes_prior
-from bench.store import Ledger, Point, Record, Score, TargetCost, read_record, record_path
+from bench.store import Ledger, Point, Record, References, TargetCost, read_record, record_path
 from bench.targets import find_or_make_targets, values_for
 from bench.train import Every, Interrupted, TimedOut, Trainer
 from methods import Method, methods
@@ -97,6 +98,7 @@ class _Running:
         self.trainer: Trainer | None = None
         self.targets: Targets | None = None
         self.cached = False
+        self.references: References | None = None
         self.doing, self.memory_before = "reading the dataset", memory_in_use(self.device)
         reset_peak_memory(self.device)
 
@@ -122,6 +124,12 @@ class _Running:
                 self.targets, self.cached = find_or_make_targets(
                     self.task, self.images, self.size, self.places, self.clock, self._check, self._after_shard
                 )
+        self.doing = "evaluating the references"
+        if is_first():
+            images = Images(self.images, self.test_images, self.data.classes)
+            self.references = find_or_make_references(
+                self.task, images, self.size, self.places, self.clock, self._check
+            )
         self.doing = "building the method"
         self.trainer = self._resumed()
         if self.cell.flops_of:
@@ -188,6 +196,7 @@ class _Running:
                 side_by_side=self.clock.side_by_side,
                 other_load=self._other_load(),
             ),
+            references=self.references,
             provenance=provenance(self.device),
             rehearsal=self.places.rehearsal,
         )
@@ -298,9 +307,8 @@ class _Running:
         cell = self.cell
         with self.clock.phase("eval"):
             sources = (self.images, self.test_images)
-            features = extract(trainer.method.backbone, *sources, self.size, cell.protocol.eval_resize)
-            linear, *further = map(tuple, linear_probe(features, self.data.classes, cell.protocol.probe, cell.seed))
-            knn = knn_accuracy(features, self.data.classes, cell.protocol.knn)
+            features = extract(trainer.method.backbone, *sources, self.size, shorter=cell.protocol.eval_resize)
+            found = score(features, self.data.classes, cell.protocol, cell.seed, trainer.step == self.steps)
         spent = self.clock.spent("train")
         return Point(
             step=trainer.step,
@@ -312,7 +320,7 @@ class _Running:
             loss=trainer.loss,
             mean_losses=losses,
             weight_norm=trainer.weight_norm(),
-            score=Score(linear=linear, knn=knn, further_probes=tuple(further)),
+            score=found,
         )
 
 
@@ -325,8 +333,7 @@ def build_method(
     targets of a cell with a prior. An adaptive phase, which takes thousands of steps, ends halfway in a rehearsal.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(cell.seed, "backbone"))
-        backbone = build_backbone(cell.backbone, size)
+        backbone = initial_backbone(cell.backbone, size, cell.seed)
         torch.manual_seed(derive(cell.seed, "method"))
         method = methods.get(cell.method)(backbone.module, backbone.dim, **cell.params)
         if cell.rela is None:

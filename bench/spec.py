@@ -23,6 +23,7 @@ GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 
+LBFGS_VERSION = 2  # raised whenever that recipe gives other accuracies
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean loss, on features of deviation 1
 MAX_NAME = 200  # bytes: names of files end at 255
 
@@ -241,6 +242,8 @@ class Cell(Model):
         # Of the recipes, each keeps what it uses.
         for unused in ("recipe", "l2") if probe["recipe"] == "adam" else ("epochs", "batch_size", "lr"):
             del probe[unused]
+        if probe.get("recipe") == "lbfgs":
+            probe["version"] = LBFGS_VERSION
         if self.rela and self.rela.prior.startswith("file:"):
             settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
         return settings

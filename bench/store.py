@@ -24,19 +24,65 @@ Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Joules = Annotated[float, Field(ge=0, le=1e15)]
 Cells = Annotated[int, Field(ge=1, le=10**6)]  # that ran on a device at a time
+Nats = Annotated[float, Field(ge=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Filed = TypeVar("Filed", bound=BaseModel)
+
+
+class Moved(Model):
+    """Where a probe by Adam stood after four fifths of its epochs and at its end, each a mean of three epochs.
+
+    `loss`: mean cross-entropy of the training images, nats. `accuracy`: share of the test images.
+    """
+
+    loss: Annotated[tuple[Nats, Nats], Field(strict=False)]
+    accuracy: Annotated[tuple[Share, Share], Field(strict=False)]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last fifth changed little: the loss fell by at most 1 %, the accuracy moved by 0.2 points.
+
+        Other epochs and other seeds of a probe that is at its minimum move an accuracy by as much.
+        """
+        before, after = self.loss
+        return before - after <= 0.01 * before and abs(self.accuracy[1] - self.accuracy[0]) <= 0.002
+
+
+class Solved(Model):
+    """Where a probe by L-BFGS ended: its penalty, whether none weaker or stronger was tried, passes, and gradient."""
+
+    l2: float
+    at_edge: bool
+    passes: Count
+    gradient: Annotated[float, Field(ge=0)]  # largest entry, where each direction is about as steep
+
+    @property
+    def converged(self) -> bool:
+        """Whether it ended at the minimum: below this gradient, a thousand weights are within 0.001 nats of it."""
+        return self.gradient <= 1e-3
+
+
+class ByAdam(Model):
+    """What the paper's recipe gives beside another one: accuracies after its last epochs, and how it ended."""
+
+    linear: tuple[Share, ...]
+    end: Moved | None = None
 
 
 class Score(Model):
     """Accuracies, shares of images: one after each of the probe's last epochs.
 
-    `further_probes`: those of the probes of further seeds.
+    `further_probes`: those of the probes of further seeds. `end`: of the first probe; None: not measured. `by_adam`:
+    where another recipe decides. Both it and the effective rank of the test images' features are of the cell's last
+    evaluation alone.
     """
 
     linear: tuple[Share, ...]
     knn: Share
     further_probes: tuple[tuple[Share, ...], ...] = ()
+    end: Moved | Solved | None = None
+    by_adam: ByAdam | None = None
+    effective_rank: Annotated[float, Field(ge=0, le=1e6)] | None = None
 
 
 class Point(Model):
@@ -120,6 +166,16 @@ def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
     return provenance
 
 
+class References(Model):
+    """What a cell's scores are to be seen beside, by the same probe: its backbone untrained, and its prior itself.
+
+    None: without a prior, or where the features were not finite numbers.
+    """
+
+    untrained: Score | None
+    prior: Score | None = None
+
+
 class Record(Model):
     """The result of a cell."""
 
@@ -134,6 +190,7 @@ class Record(Model):
     switch_step: Count | None = None
     ledger: Ledger | None = None
     error: str | None = None
+    references: References | None = None  # None: not measured
     provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bench.backbones import build_backbone
+from bench.backbones import build_backbone, initial_backbone
 from bench.datasets import image_size
 from bench.errors import MissingError, UserError, did_you_mean
 from bench.places import Places
-from bench.seeds import derive
 from bench.spec import Cell
 from priors.base import Prior, feature_dim, priors
 from priors.weights import load_weights, save_weights
@@ -30,9 +29,8 @@ class Rand(Prior):
         return f"rand-{self.cell.backbone}-{self.cell.seed}"
 
     def model(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.cell.seed, "backbone"))
-            return build_backbone(self.cell.backbone, self.input_size or image_size(self.cell, self.places)).module
+        size = self.input_size or image_size(self.cell, self.places)
+        return initial_backbone(self.cell.backbone, size, self.cell.seed).module
 
 
 @priors.register("file")

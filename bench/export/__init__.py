@@ -108,7 +108,7 @@ def _latex(found: Collected) -> str:
     notes = (
         f"{found.grid.title or found.grid.name}. Linear accuracy in % of the test images: mean ± sample standard"
         " deviation (ddof 1) over n training seeds. *: at the full budget, repeated in each row. Bold: the best at that"
-        " budget. Underlined: better than *. †: fewer seeds than planned."
+        " budget. Underlined: better than *. †: fewer seeds than planned. ‡: a cell learned nothing."
     )
     return "\n".join(
         [

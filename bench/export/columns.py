@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.report.collect import Collected
-from bench.report.facts import ledger_of, phase_seconds, wall_seconds
+from bench.report.facts import learned, ledger_of, phase_seconds, score_linear, score_of, wall_seconds
 from bench.report.frames import points_frame
-from bench.store import OTHER_LOAD, Record
+from bench.store import OTHER_LOAD, Record, References
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +95,14 @@ COLUMNS = {
     "linear": _real("1", "share of the test images that the linear probe gets right, mean over its last epochs"),
     "linear_probe_sd": _real("1", "sample standard deviation (ddof 1) of that over the probe's last epochs"),
     "linear_probe_seed_sd": _real("1", "sample standard deviation (ddof 1) of that over probes of several seeds"),
+    "linear_by_adam": _real("1", "that of the paper's probe beside it, at the end, where another recipe decides"),
     "knn": _real("1", "share of the test images that the kNN vote gets right"),
     "final": _flag("whether this is the evaluation at the end of the cell"),
+    "effective_rank": _real("1", "of the test images' features at the end of the cell (RankMe)"),
+    "probe_converged": _flag("whether the deciding probe had converged at the end of the cell; empty: not measured"),
+    "learned": _flag("whether the accuracy is above the untrained one's and nothing has collapsed; empty: not known"),
+    "untrained_linear": _real("1", "linear accuracy of the backbone before training, by the same probe"),
+    "prior_linear": _real("1", "linear accuracy of the prior itself, by the same probe"),
     "switch_step": _count("steps", "at which ReLA handed over to the method; empty: never"),
     "eval_seconds": _real("s", "of all evaluations of the cell"),
     "other_seconds": _real("s", "of all else in the cell, such as checkpoints"),
@@ -138,6 +144,7 @@ def _of_cell(record: Record) -> dict[str, Any]:
     cell, ledger, rela, targets = record.cell, ledger_of(record), record.cell.rela, ledger_of(record).targets
     protocol, origin = cell.protocol, record.provenance
     by_epochs = protocol.probe.recipe == "adam"
+    score, beside = score_of(record), record.references or References(untrained=None)
     code, packages = _mapping(origin.get("code")), _mapping(origin.get("packages"))
     return {
         "id": record.id,
@@ -171,6 +178,11 @@ def _of_cell(record: Record) -> dict[str, Any]:
         "probe_seeds": protocol.probe.seeds,
         "knn_k": protocol.knn.k,
         "knn_temperature": protocol.knn.temperature,
+        "effective_rank": score.effective_rank,
+        "probe_converged": score.end.converged if score.end else None,
+        "learned": learned(record),
+        "untrained_linear": score_linear(beside.untrained) if beside.untrained else None,
+        "prior_linear": score_linear(beside.prior) if beside.prior else None,
         "switch_step": record.switch_step,
         "eval_seconds": phase_seconds(record, "eval"),
         "other_seconds": phase_seconds(record, "other"),

@@ -69,13 +69,14 @@ class Series:
     """Points that belong together.
 
     `style` chooses colour, marker and dashes, the same in all charts of a report. Kinds: "cells" with bars of one
-    deviation, a "curve" with a band of one, "published" points without a line, and the "front" of the best of all.
+    deviation, a "curve" with a band of one, "published" points without a line, the "front" of the best of all, and a
+    "reference", which is a level alone.
     """
 
     name: str
     style: int
     marks: tuple[Mark, ...]
-    kind: Literal["cells", "curve", "published", "front"] = "cells"
+    kind: Literal["cells", "curve", "published", "front", "reference"] = "cells"
     filled: bool = True
     level: Mark | None = None  # a line across the chart
 

@@ -9,8 +9,9 @@ from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
 from bench.report.facts import linear, probe_sd, score_of
 from bench.report.labels import percent
 from bench.report.plots import UNITS
+from bench.report.references import references
 from bench.report.saving import WAYS, Saving, saved, savings
-from bench.report.tables import number, one_line, plus_minus, whole
+from bench.report.tables import UNLEARNED, number, one_line, plus_minus, whole
 from bench.spec import arm_name
 
 ACCURACY = "Linear accuracy, % of test images"
@@ -72,8 +73,9 @@ def _cost_chart(found: Collected, group: Group, currency: Currency, ledger: Ledg
         marks = [_marks(result, [spent[record.id] / scale for record in result.done], unit, scale) for result in mine]
         level = marks[-1][0] if mine and mine[-1].budget == 1.0 and not arm.rela else None
         if mine:
-            name, points = one_line(mine[0].label, 60), tuple(mark for those in marks for mark in those)
+            name, points = one_line(_named(mine), 60), tuple(mark for those in marks for mark in those)
             series.append(Series(name, style, points, filled=arm.rela is not None, level=level))
+    series += _references(found, group)
     means = [mark for one in series for mark in one.marks if not mark.small]
     best = front([(mark.x, mark.y) for mark in means])
     if len(best) > 1:
@@ -83,6 +85,19 @@ def _cost_chart(found: Collected, group: Group, currency: Currency, ledger: Ledg
     return Chart(one_line(group.label, 60), f"{unit}, {ledger}", ACCURACY, tuple(series), log=0 < 4 * low < high)
 
 
+def _named(results: Sequence[Result]) -> str:
+    """Return what to call the results of an arm: marked where one of them learned nothing."""
+    return results[0].label + f" {UNLEARNED}" * any(result.learned is False for result in results)
+
+
+def _references(found: Collected, group: Group) -> list[Series]:
+    there = [(one_line(reference.name, 60), reference.linear) for reference in references(found, group)]
+    return [
+        Series(name, 0, (), kind="reference", level=Mark(0, 100 * linear.mean, f"{name}: {100 * linear.mean:.1f} %"))
+        for name, linear in there
+    ]
+
+
 def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> list[Mark]:
     """Return the mean of a result, and its seeds where there are some, but not too many to be told apart."""
     accuracy = result.over_seeds(lambda record: 100 * linear(record))
@@ -90,7 +105,7 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
     few = len(result.done) <= MOST
     form = number if scale > 1 or unit in {"FLOP", "seconds"} else whole
     cells = "".join(f"\nseed {record.cell.seed}: cell {record.id}" for record in result.done if few)
-    name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
+    name = f"{one_line(_named([result]), 60)} at {percent(result.budget)}"
     mean = statistics.fmean(spent)
     text = f"{name}: {plus_minus(accuracy, '.1f')} % (n={accuracy.n})\n{form(mean)} {unit}{cells}"
     marks = [Mark(mean, accuracy.mean, text, accuracy.sd)]
@@ -130,7 +145,7 @@ def _curve_chart(found: Collected, group: Group) -> Chart:
     series = []
     for style, arm in enumerate(found.grid.arms):
         for result in found.done_of(group, arm)[-1:]:
-            name = f"{one_line(result.label, 60)} at {percent(result.budget)}"
+            name = f"{one_line(_named([result]), 60)} at {percent(result.budget)}"
             cells = "\n".join(f"seed {one.cell.seed}: cell {one.id}" for one in result.done[:MOST])
             marks = [
                 Mark(epoch, s.mean, f"{name} after {epoch:g} epochs: {plus_minus(s, '.1f')} % (n={s.n})\n{cells}", s.sd)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.claims import Statement, statements
-from bench.report.collect import Collected, Group, Result, pairs
+from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
@@ -17,6 +17,7 @@ from bench.stats import APART, Answer, Family, Parts, interval, stands_apart
 from bench.store import Record
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
+NO_BASELINE = "inconclusive: the baseline did not learn"
 Bounds = tuple[float, float, float]  # mean, lower and upper one-sided bound
 
 
@@ -47,11 +48,16 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Case:
-    """A claim on a group's data, with its pairs of records."""
+    """A claim on a group's data, with the results that it compares."""
 
     claim: Statement
     group: Group
-    paired: list[tuple[Record, Record]]
+    arm: Result | None
+    baseline: Result | None
+
+    @cached_property
+    def paired(self) -> list[tuple[Record, Record]]:
+        return pairs(self.arm, self.baseline)
 
     @cached_property
     def differences(self) -> list[float]:
@@ -72,7 +78,7 @@ def judged(found: Collected) -> list[list[Judgement]]:
     are the ledgers of a claim that says nothing about cost. A claim with fewer than two pairs of seeds is inconclusive.
     """
     cases = [
-        _Case(claim, group, pairs(*_sides(found, claim, group)))
+        _Case(claim, group, *_sides(found, claim, group))
         for claim in statements(found.grid)
         for group in found.groups
         if all(_sides(found, claim, group)) and (claim.datasets is None or group.dataset in claim.datasets)
@@ -108,6 +114,7 @@ def _judgement(
         affordable = "undecided" if price is None else "yes" if price[0] <= claim.share else "no"
     answer = _both(family.answer(index, claim.confidence), affordable)
     alone = _both(Family([family.claims[index]]).answer(0, claim.confidence), affordable)
+    comparable = may_be_baseline(case.baseline)
     may_decide = affordable == "yes" or (accuracy is not None and accuracy.mean <= -claim.margin)
     return Judgement(
         claim=claim,
@@ -119,9 +126,9 @@ def _judgement(
         error=_error(case.paired),
         apart=None if apart is None else case.paired[apart][0].cell.seed,
         ratio=price,
-        verdict=VERDICTS[answer],
-        alone=VERDICTS[alone],
-        seeds=family.seeds(index, claim.confidence) if answer == "undecided" and may_decide else None,
+        verdict=VERDICTS[answer] if comparable else NO_BASELINE,
+        alone=VERDICTS[alone] if comparable else NO_BASELINE,
+        seeds=family.seeds(index, claim.confidence) if answer == "undecided" and may_decide and comparable else None,
     )
 
 
@@ -263,7 +270,7 @@ def _sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | N
 
 
 def _verdict(one: Judgement) -> Entry:
-    decided = one.verdict != VERDICTS["undecided"]
+    decided = one.verdict in (VERDICTS["yes"], VERDICTS["no"])
     cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
     note = f"({cost})" if one.alone == one.verdict else f"({cost}; alone: {one.alone})"
     return Entry(one.verdict, note, decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)

@@ -12,7 +12,7 @@ from bench.cells import REHEARSAL, arms_on, expand
 from bench.datasets import short_name
 from bench.errors import UserError
 from bench.report.costs import Costs
-from bench.report.facts import Summary, is_complete, summarise
+from bench.report.facts import Summary, is_complete, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
 from bench.spec import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
 from bench.store import Damaged, Record, read_records
@@ -53,6 +53,12 @@ class Result:
         """Seeds without a record."""
         there = {record.cell.seed for record in (*self.done, *self.failed)}
         return [seed for seed in self.seeds if seed not in there]
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether all finished seeds learned anything; None where that was not measured, and none is known to fail."""
+        answers = [learned(record) for record in self.done]
+        return False if False in answers else None if None in answers or not answers else True
 
     def over_seeds(self, value: Callable[[Record], float | None]) -> Summary | None:
         """Summarise a value of the finished seeds, None where nothing was measured."""
@@ -183,6 +189,11 @@ def collect(grid: Grid, folder: Path) -> Collected:
         replaced=tuple(replaced),
         damaged=tuple(damaged),
     )
+
+
+def may_be_baseline(result: Result | None) -> bool:
+    """Return whether others can be compared with a result: it is not known to have learned nothing."""
+    return result is None or result.learned is not False
 
 
 def pairs(one: Result | None, other: Result | None) -> list[tuple[Record, Record]]:

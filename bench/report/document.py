@@ -6,6 +6,7 @@ A section is a function that yields blocks, its heading first, and a name in SEC
 from collections.abc import Callable, Iterable, Iterator
 
 from bench.cells import protocol_of
+from bench.claims import statements
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -33,13 +34,26 @@ from bench.report.claims import (
 )
 from bench.report.collect import Collected, has_curves
 from bench.report.costs import JOULES
-from bench.report.facts import TOLERANCE, beside_others, clock_gap, empty_targets, knn, ledger_of, linear, score_of
+from bench.report.facts import (
+    LEAST_RANK,
+    TOLERANCE,
+    beside_others,
+    clock_gap,
+    empty_targets,
+    knn,
+    ledger_of,
+    linear,
+    linear_by_adam,
+    score_of,
+)
 from bench.report.labels import percent
 from bench.report.origin import absences, cell_named, counted, provenance
+from bench.report.references import convergence, reference_table
 from bench.report.saving import REACHED_BY_CHANCE, has_savings, saving_table, smallest_table
 from bench.report.tables import (
     DAGGER,
     NONE,
+    UNLEARNED,
     Table,
     accuracy_table,
     cost_table,
@@ -49,10 +63,14 @@ from bench.report.tables import (
     run_table,
     spread_table,
 )
-from bench.spec import CONFIDENCE, MARGIN
+from bench.spec import CONFIDENCE, MARGIN, arm_name
 from bench.store import OTHER_WORK, Record
 
 NOTHING = "No cell is done yet."
+NOT_LEARNED = (
+    f"{UNLEARNED} a cell of these learned nothing: its accuracy is not above that of the untrained backbone by the same"
+    f" probe, or its features have collapsed (effective rank below {LEAST_RANK:g}). It is nobody's baseline."
+)
 FEWER = f"{DAGGER} fewer seeds than planned."
 
 
@@ -129,13 +147,26 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
         " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
         " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone;"
-        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells that"
-        " use it."
+        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells"
+        " that use it."
     )
     yield Paragraph(certainty(claims))
+    yield Paragraph(_baselines(found))
     yield from _not_alone(found)
     yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
+
+
+def _baselines(found: Collected) -> str:
+    """Return what to say of baselines that learned nothing, or of which nobody knows."""
+    names = {claim.baseline for claim in statements(found.grid)}
+    those = [result for result in found.results if result.done and arm_name(result.arm) in names]
+    bad = [result.name for result in those if result.learned is False]
+    unknown = sum(result.learned is None for result in those)
+    lines = [f"{NOT_LEARNED} Here: {'; '.join(bad)}."] if bad else []
+    if unknown:
+        lines.append(f"Whether the baselines learned anything was not measured for {unknown} of {len(those)} of them.")
+    return one_line(" ".join(lines), None)
 
 
 def _card(judgements: list[Judgement]) -> Card:
@@ -215,7 +246,8 @@ def _settings(found: Collected) -> Iterator[Block]:
 
 def _linear(found: Collected) -> Iterator[Block]:
     yield Heading("Linear accuracy")
-    yield from _accuracy(found, "linear", linear, linear_caption(found))
+    yield from _accuracy(found, "linear", linear, linear_caption(found), linear_by_adam)
+    yield from _beside(found)
     if found.done:
         steps = ("Linear accuracy against training steps", "accuracy_vs_steps")
         flops = ("Linear accuracy against FLOP, those of making the targets included", "accuracy_vs_flops")
@@ -230,12 +262,36 @@ def _knn(found: Collected) -> Iterator[Block]:
     yield from _accuracy(found, "knn", knn, _knn_caption(found))
 
 
-def _accuracy(found: Collected, name: str, value: Callable[[Record], float], caption: str) -> Iterator[Block]:
+def _beside(found: Collected) -> Iterator[Block]:
+    """Yield what the accuracies are to be seen beside, and what the probes are worth."""
+    if not found.done:
+        return
+    yield Paragraph(one_line(" ".join(convergence(found)), None))
+    table = reference_table(found)
+    yield Heading("Beside these: the untrained backbone, and the prior itself", 3)
+    if not table.rows:
+        yield Paragraph("Not measured in these records.")
+        return
+    yield Paragraph(
+        "By the same probe and vote, on the same images: the backbone with the weights that its training begins with,"
+        " of each seed, and the prior, at the size and with the normalisation that it wants. n counts networks."
+        " Effective rank: how many dimensions the features of the test images fill (RankMe)."
+    )
+    yield TableBlock("references", table)
+
+
+def _accuracy(
+    found: Collected,
+    name: str,
+    value: Callable[[Record], float],
+    caption: str,
+    beside: Callable[[Record], float | None] = lambda record: None,
+) -> Iterator[Block]:
     yield Paragraph(caption)
     for index, family in enumerate(found.families, start=1):
         if len(found.families) > 1:
             yield Heading(family.name, 3)
-        table = accuracy_table(found, family, value)
+        table = accuracy_table(found, family, value, beside)
         yield TableBlock(f"{name}-{index}", table)
         yield Paragraph(one_line(" ".join(marks(table, family.name))))
 
@@ -272,8 +328,12 @@ def marks(table: Table, name: str) -> list[str]:
         lines.append("Means are compared before rounding.")
     if any(entry.text == NONE for entry in entries):
         lines.append(f"{NONE}: no result.")
+    if "by Adam" in "".join(entry.note for entry in entries):
+        lines.append("By Adam: the paper's probe on the same features, which decides nothing here.")
     if table.uses(DAGGER):
         lines.append(FEWER)
+    if table.uses(UNLEARNED):
+        lines.append(NOT_LEARNED)
     return lines
 
 

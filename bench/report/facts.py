@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.stats import deviation
-from bench.store import Company, Ledger, Record, Score
+from bench.store import ByAdam, Company, Ledger, Record, Score
 
+LEAST_RANK = 2.0  # of features that tell two classes apart: what is common to all images, and what is not
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
 
 
@@ -51,9 +52,32 @@ def ledger_of(record: Record) -> Ledger:
     return record.ledger
 
 
+def score_linear(score: Score | ByAdam) -> float:
+    """Return the linear accuracy of a score: the mean over the probe's last epochs."""
+    return statistics.fmean(score.linear)
+
+
 def linear(record: Record) -> float:
     """Return a finished cell's linear accuracy: the mean over the probe's last epochs."""
-    return statistics.fmean(score_of(record).linear)
+    return score_linear(score_of(record))
+
+
+def linear_by_adam(record: Record) -> float | None:
+    """Return a finished cell's linear accuracy by the paper's recipe, where another one decides; None elsewhere."""
+    beside = score_of(record).by_adam
+    return score_linear(beside) if beside else None
+
+
+def learned(record: Record) -> bool | None:
+    """Return whether a finished cell learned anything; None where that was not measured.
+
+    It did not where its accuracy is not above that of the untrained backbone of its seed by the same probe, nor where
+    its features have collapsed to an effective rank below LEAST_RANK.
+    """
+    rank, untrained = score_of(record).effective_rank, record.references.untrained if record.references else None
+    if rank is not None and rank < LEAST_RANK:
+        return False
+    return None if rank is None or untrained is None else linear(record) > score_linear(untrained)
 
 
 def knn(record: Record) -> float:

@@ -12,6 +12,7 @@ from bench.report.facts import (
     phase_seconds,
     probe_sd,
     probe_seed_sd,
+    score_linear,
     score_of,
     target_flops,
     target_joules,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 POINTS = (
     *("dataset", "dataset_title", "data", "arm", "method", "prior", "phase", "budget", "seed", "id"),
     *("step", "images", "train_flops", "target_flops", "train_seconds", "target_seconds", "train_joules"),
-    *("target_joules", "loss", "linear", "linear_probe_sd", "linear_probe_seed_sd", "knn"),
+    *("target_joules", "loss", "linear", "linear_probe_sd", "linear_probe_seed_sd", "linear_by_adam", "knn"),
 )
 
 
@@ -89,6 +90,7 @@ def points_frame(found: Collected) -> "pd.DataFrame":
                         "linear": statistics.fmean(scores) if scores else None,
                         "linear_probe_sd": probe_sd(point.score),
                         "linear_probe_seed_sd": probe_seed_sd(point.score),
+                        "linear_by_adam": score_linear(point.score.by_adam) if point.score.by_adam else None,
                         "knn": point.score.knn,
                     }
                 )

@@ -93,7 +93,7 @@ def _legend(figure: Figure) -> list[Series]:
     """Return one of the series of each name, in the order in which they are drawn."""
     everywhere = [series for view in figure.views for chart in view.charts for series in chart.series]
     named = {series.name: series for series in everywhere}
-    return sorted(named.values(), key=lambda series: (series.kind == "front", series.style, series.kind))
+    return sorted(named.values(), key=lambda series: (series.kind in {"front", "reference"}, series.style, series.kind))
 
 
 def _legible(value: Any) -> Any:

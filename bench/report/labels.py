@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.spec import Arm, Grid, arm_name, is_plain
+from bench.spec import Arm, Grid, Rela, arm_name, is_plain
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,14 @@ def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
     return {name: label if counts[label] == 1 else name for name, label in labels.items()}
 
 
+def prior_name(rela: Rela) -> str:
+    """Return what to call a prior: its name, or its file's."""
+    prior = rela.prior
+    if prior.startswith("file:"):
+        prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
+    return prior.removeprefix("timm:")
+
+
 def _family_name(arm: Arm) -> str:
     return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
 
@@ -48,10 +56,7 @@ def _family_name(arm: Arm) -> str:
 def _label(arm: Arm, short: bool) -> str:
     if arm.name or not arm.rela:
         return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
-    prior = arm.rela.prior
-    if prior.startswith("file:"):
-        prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
-    notes = [prior.removeprefix("timm:")]
+    notes = [prior_name(arm.rela)]
     notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
     notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
     notes += ["trained map"] if arm.rela.train_map else []

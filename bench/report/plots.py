@@ -12,8 +12,9 @@ from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
 from bench.report.facts import Summary, ledger_of, linear, total_flops
 from bench.report.labels import percent
+from bench.report.references import references
 from bench.report.saving import has_savings
-from bench.report.tables import one_line
+from bench.report.tables import UNLEARNED, one_line
 from bench.spec import Arm, arm_name
 from bench.store import Record
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#666666"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
+    "axes.edgecolor": GREY,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E4E4E4",
@@ -95,7 +97,7 @@ def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "
         panel.set_axis_off()
     title = found.grid.name if len(groups) > 1 else f"{found.grid.name}: {one_line(groups[0].label, 60)}"
     figure.suptitle(title, fontweight="bold", fontsize=12.5)
-    order = [result.label for result in found.results]
+    order = [f"{result.label}{mark}" for result in found.results for mark in ("", f" {UNLEARNED}")]
     labels = sorted(handles, key=order.index)
     figure.legend(
         [handles[label] for label in labels],
@@ -121,7 +123,8 @@ def _draw(
         if not line:
             continue
         colour = COLOURS[index % len(COLOURS)]
-        label = found.label(arm)
+        unlearned = any(result.learned is False for result in found.done_of(group, arm))
+        label = found.label(arm) + f" {UNLEARNED}" * unlearned
         drawn = panel.errorbar(
             [spot.cost / scale for spot in line],
             [spot.accuracy.mean for spot in line],
@@ -140,6 +143,10 @@ def _draw(
         if full:
             panel.axhline(full.accuracy.mean, color=colour, linestyle=(0, (5, 3)), linewidth=1.0, zorder=1.5)
             stars.append((full.accuracy.mean, f"{one_line(label, 24)}*\n{full.accuracy.mean:.1f}%", colour))
+    for reference in references(found, group):
+        accuracy, name = 100 * reference.linear.mean, reference.name.removeprefix("the prior itself: ")
+        panel.axhline(accuracy, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1.5)
+        stars.append((accuracy, f"{one_line(name, 24)}\n{accuracy:.1f}%", GREY))
     panel.set_ylabel("Linear accuracy, % of test images")
     _cost_axis(panel, [spot for line in spots.values() for spot in line], scale, unit)
     _name_stars(panel, stars)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.report.collect import Collected, Group, Result, pairs
+from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
@@ -138,7 +138,7 @@ def targets(found: Collected, group: Group, plain: Arm | None, count: int) -> li
     Of an even number of seeds, the lower of the two in the middle: more than half of them reach it.
     """
     full = found.find(group, plain, 1.0)
-    if not full or not full.done:
+    if not (full and full.done and may_be_baseline(full)):
         return []
     top = statistics.median_low(map(linear, full.done))
     bottom = np.nanmin(spending(found, group, plain, STEPS, ALONE).held)
@@ -198,7 +198,7 @@ def smallest_table(found: Collected) -> Table:
         for family in found.families:
             full = found.find(group, family.plain, 1.0)
             arms = [arm for arm in (family.plain, *family.others) if arm]
-            for arm in arms:
+            for arm in arms if may_be_baseline(full) else ():
                 results = [r for r in found.done_of(group, arm) if pairs(r, full) and r is not full]
                 if results:
                     rows.append(_smallest(found, results, full))

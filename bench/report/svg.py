@@ -39,9 +39,10 @@ def sprite() -> Markup:
 def draw(chart: Chart) -> Markup:
     """Return a chart. Its first points can be reached by the tab key, the others by the page's arrow keys."""
     axes = _Axes(chart)
-    several = sum(series.level is not None for series in chart.series) > 2  # whose names would cover one another
+    levels = [series for series in chart.series if series.level and series.kind == "cells"]
+    several = len(levels) > 2  # whose names would cover one another
     parts = [axes.draw(), *(_level(series, axes, named=not several) for series in chart.series)]
-    parts += [_series(series, axes) for series in chart.series]
+    parts += [_series(series, axes) for series in chart.series if series.marks]
     return Markup('<svg viewBox="0 0 {} {}" role="group" aria-label="{}: {} against {}" class="chart">{}</svg>').format(
         WIDTH, HEIGHT, chart.title, chart.y_label, chart.x_label, Markup("").join(parts)
     )
@@ -50,7 +51,7 @@ def draw(chart: Chart) -> Markup:
 def swatch(series: Series) -> Markup:
     """Return the line and marker of a series for a legend."""
     line = Markup('<path class="line" d="M1 8H33"{}/>').format(_dashes(series)) if series.kind != "published" else ""
-    marker = "" if series.kind == "front" else _use(series, 17, 8)
+    marker = "" if series.kind in {"front", "reference"} else _use(series, 17, 8)
     return Markup('<svg viewBox="0 0 34 16" class="swatch {}" aria-hidden="true">{}{}</svg>').format(
         _classes(series), line, marker
     )
@@ -66,6 +67,7 @@ class _Axes:
         marks = [mark for series in chart.series for mark in series.marks]
         xs = [mark.x for mark in marks]
         ys = [mark.y + sign * (mark.sd or 0.0) for mark in marks for sign in (-1, 1)]
+        ys += [series.level.y for series in chart.series if series.level]
         self.y_ticks = [float(y) for y in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(min(ys), max(ys))]
         self.low, self.high = self.y_ticks[0], self.y_ticks[-1]
         lowest = min(xs) if chart.log or not chart.from_zero else min(0.0, *xs)
@@ -164,9 +166,10 @@ def _level(series: Series, axes: _Axes, named: bool) -> Markup:
     if not series.level:
         return Markup("")
     y = axes.y(series.level.y)
-    name = Markup('<text x="{}" y="{:.1f}">{}*: {:.1f}</text>').format(LEFT + 2, y - 5, series.name, series.level.y)
+    label = f"{series.name}{'' if series.kind == 'reference' else '*'}: {series.level.y:.1f}"
+    name = Markup('<text x="{}" y="{:.1f}">{}</text>').format(LEFT + 2, y - 5, label)
     return Markup('<g class="{} level"><path d="M{} {:.1f}H{}"/>{}</g>').format(
-        _classes(series), LEFT, y, RIGHT, name if named else ""
+        _classes(series), LEFT, y, RIGHT, name if named or series.kind == "reference" else ""
     )
 
 
@@ -186,12 +189,12 @@ def _use(series: Series, x: float, y: float, size: float = 1.0) -> Markup:
 
 
 def _classes(series: Series) -> str:
-    colour = "front" if series.kind == "front" else f"c{series.style % COLOURS}"
+    colour = "front" if series.kind in {"front", "reference"} else f"c{series.style % COLOURS}"
     return f"series {colour}{' filled' * series.filled}"
 
 
 def _dashes(series: Series) -> Markup:
-    dashes = DASHES[series.style % len(DASHES)] if series.kind != "front" else ""
+    dashes = DASHES[series.style % len(DASHES)] if series.kind not in {"front", "reference"} else ""
     return Markup(' stroke-dasharray="{}"').format(dashes) if dashes else Markup("")
 
 

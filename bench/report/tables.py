@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.report.collect import Collected, Group, Result, curve_of, pairs
+from bench.report.collect import Collected, Group, Result, curve_of, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
 from bench.report.facts import (
     Summary,
     knn,
+    learned,
     ledger_of,
     linear,
     phase_seconds,
@@ -26,6 +27,7 @@ from bench.store import Record
 
 NONE = "—"  # not planned, or not measured
 DAGGER = "†"  # fewer seeds than planned
+UNLEARNED = "‡"  # a seed that learned nothing
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,17 @@ class Table:
         return any(mark in entry.note for row in self.rows for entry in row)
 
 
-def accuracy_table(found: Collected, family: Family, value: Callable[[Record], float]) -> Table:
+def accuracy_table(
+    found: Collected,
+    family: Family,
+    value: Callable[[Record], float],
+    beside: Callable[[Record], float | None] = lambda record: None,
+) -> Table:
     """Return the accuracies of a method in the shape of the paper's Table 1.
 
     Rows: datasets x budgets. Columns: the method, its ReLA arms, and the method at the full budget (the star). Bold:
     the best of at least two in a row, the star aside; underlined: better than the star. Compared before rounding.
+    `beside`: an accuracy by Adam, which decides nothing.
     """
     headers = arm_labels(family.others, short=True)
     arms = [family.plain, *family.others]
@@ -76,12 +84,13 @@ def accuracy_table(found: Collected, family: Family, value: Callable[[Record], f
                 _accuracy(
                     result,
                     summary,
+                    beside,
                     best=summary is not None and len(means) > 1 and summary.mean == max(means),
                     beats=summary is not None and star is not None and summary.mean > star.mean,
                 )
                 for result, summary in zip(results, summaries, strict=True)
             ]
-            rows.append((Entry(group.label), Entry(percent(budget)), *entries, _accuracy(full, star)))
+            rows.append((Entry(group.label), Entry(percent(budget)), *entries, _accuracy(full, star, beside)))
     return Table(head, tuple(rows), names=2)
 
 
@@ -126,7 +135,12 @@ def published_table(found: Collected) -> Table:
 
 
 def _gain(result: Result | None, baseline: Result | None) -> Entry:
-    """Return by how much a result exceeds its baseline: mean and deviation of the differences of equal seeds."""
+    """Return by how much a result exceeds its baseline: mean and deviation of the differences of equal seeds.
+
+    Nothing exceeds a baseline that learned nothing.
+    """
+    if not may_be_baseline(baseline):
+        return Entry(NONE, UNLEARNED)
     gain = summarise(linear(one) - linear(other) for one, other in pairs(result, baseline))
     return Entry(plus_minus(gain, "+.1f", 100), f"(n={gain.n})") if gain else Entry(NONE)
 
@@ -194,7 +208,7 @@ def run_table(found: Collected) -> Table:
         for record in result.done:
             texts = [
                 *(result.group.label, result.label, percent(result.budget), str(record.cell.seed), record.id),
-                f"{100 * linear(record):.1f}",
+                f"{100 * linear(record):.1f}" + f" {UNLEARNED}" * (learned(record) is False),
                 f"{100 * knn(record):.1f}",
                 whole(ledger_of(record).steps),
                 number(total_flops(record) / 1e12),
@@ -219,7 +233,7 @@ def spread_table(found: Collected) -> Table:
         counts = sorted({1 + len(score_of(record).further_probes) for record in result.done})
         texts = [
             result.group.label,
-            result.label,
+            result.label + f" {UNLEARNED}" * (result.learned is False),
             percent(result.budget),
             f"{100 * within.mean:.2f}" if within else NONE,
             "n=" + " or ".join(map(str, epochs)),
@@ -268,10 +282,19 @@ def _summary(result: Result | None, value: Callable[[Record], float]) -> Summary
     return result.over_seeds(value) if result else None
 
 
-def _accuracy(result: Result | None, summary: Summary | None, best: bool = False, beats: bool = False) -> Entry:
+def _accuracy(
+    result: Result | None,
+    summary: Summary | None,
+    beside: Callable[[Record], float | None] = lambda record: None,
+    best: bool = False,
+    beats: bool = False,
+) -> Entry:
     if not result or not summary:
         return Entry(NONE)
-    note = f"(n={summary.n})" + DAGGER * (summary.n < len(result.seeds))
+    other = result.over_seeds(beside)
+    by_adam = f"; by Adam {plus_minus(other, '.1f', 100)}" if other else ""
+    note = f"(n={summary.n}{by_adam})" + DAGGER * (summary.n < len(result.seeds))
+    note += UNLEARNED * (result.learned is False)
     return Entry(plus_minus(summary, ".1f", 100), note, bold=best, underline=beats)
 
 

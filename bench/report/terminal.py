@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report.collect import Collected
-from bench.report.document import FEWER, several_seeds
+from bench.report.document import FEWER, NOT_LEARNED, several_seeds
 from bench.report.facts import linear
 from bench.report.origin import absences
-from bench.report.tables import DAGGER, Table, accuracy_table, one_line
+from bench.report.tables import DAGGER, UNLEARNED, Table, accuracy_table, one_line
 
 
 def terminal_text(found: Collected, files: Sequence[Path]) -> str:
@@ -20,7 +20,7 @@ def terminal_text(found: Collected, files: Sequence[Path]) -> str:
     )
     for family in found.families:
         table = accuracy_table(found, family, linear)
-        parts.append("\n".join([to_text(table), *([FEWER] if table.uses(DAGGER) else [])]))
+        parts.append("\n".join([to_text(table), *[FEWER] * table.uses(DAGGER), *[NOT_LEARNED] * table.uses(UNLEARNED)]))
     absent = [line for _, lines in absences(found) for line in lines]
     if absent:
         parts.append("\n".join(map(one_line, absent)))

@@ -25,7 +25,18 @@ from bench.export import FORMATS, write_export
 from bench.export.columns import COLUMNS
 from bench.grid import load_grid
 from bench.spec import Grid, Inputs, cell_id
-from bench.store import Ledger, Point, Record, Score, TargetCost, read_records, write_record
+from bench.store import (
+    ByAdam,
+    Ledger,
+    Moved,
+    Point,
+    Record,
+    References,
+    Score,
+    TargetCost,
+    read_records,
+    write_record,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 NASTY = r'50%_of #1, & "$x$" {a} <b>|~^\ *[c] é'
@@ -47,6 +58,16 @@ def grid(tmp_path: Path) -> Grid:
     return load_grid(str(tmp_path / "trial.yaml"))
 
 
+EARLIER = {"end": None, "by_adam": None, "effective_rank": None}
+
+
+def last_score(draw: np.random.Generator) -> Score:
+    moved = Moved(loss=(1.0, draw.uniform(0.98, 1.0)), accuracy=(0.5, 0.5))
+    by_adam = ByAdam(linear=tuple(draw.random(3).tolist()))
+    linear, knn, rank = tuple(draw.random(3).tolist()), draw.random(), draw.uniform(1, 9)
+    return Score(linear=linear, knn=knn, end=moved, by_adam=by_adam, effective_rank=rank)
+
+
 def records_of(grid: Grid, folder: Path) -> list[Record]:
     """Write a record with made-up numbers of all digits for each cell of the grid."""
     draw = np.random.default_rng(0)
@@ -60,10 +81,11 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
                 flops=step * 10**17 + 1,
                 seconds=draw.uniform(0, 1000),
                 loss=draw.normal(),
-                score=Score(linear=tuple(draw.random(3).tolist()), knn=draw.random()),
+                score=last_score(draw).model_copy(update={} if step == 70 else EARLIER),
             )
             for step in (3, 70)
         )
+        references = References(untrained=last_score(draw), prior=last_score(draw) if cell.rela else None)
         targets = TargetCost(seconds=draw.uniform(0, 9), flops=10**19, images=9, empty=2, cached=True, other_load=0.02)
         ledger = Ledger(
             steps=70,
@@ -86,6 +108,7 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
             curve=points,
             switch_step=50 if cell.rela else None,
             ledger=ledger,
+            references=references,
             provenance={
                 "time": "2026-01-02T03:04:05+00:00",
                 "code": {"dirty": False},
@@ -112,7 +135,13 @@ def check(frame: pd.DataFrame, records: list[Record]) -> None:
         record, point = expected[row["id"], row["step"]]
         cell, ledger = record.cell, record.ledger
         assert ledger is not None
-        targets = ledger.targets
+        targets, last = ledger.targets, record.final
+        assert last
+        assert last.effective_rank
+        assert isinstance(last.end, Moved)
+        assert record.references
+        untrained, prior = record.references.untrained, record.references.prior
+        assert untrained
         values = {
             "grid": record.grid,
             "rehearsal": False,
@@ -146,6 +175,12 @@ def check(frame: pd.DataFrame, records: list[Record]) -> None:
             "loss": point.loss,
             "linear": statistics.fmean(point.score.linear),
             "linear_probe_sd": statistics.stdev(point.score.linear),
+            "linear_by_adam": statistics.fmean(point.score.by_adam.linear) if point.score.by_adam else None,
+            "effective_rank": last.effective_rank,
+            "probe_converged": last.end.loss[1] >= 0.99,
+            "learned": last.effective_rank >= 2 and statistics.fmean(last.linear) > statistics.fmean(untrained.linear),
+            "untrained_linear": statistics.fmean(untrained.linear),
+            "prior_linear": statistics.fmean(prior.linear) if prior else None,
             "knn": point.score.knn,
             "final": point is record.curve[-1],
             "switch_step": record.switch_step,
