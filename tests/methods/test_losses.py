@@ -202,6 +202,18 @@ def test_dino_scores_rows_of_length_one_against_prototypes_of_length_one() -> No
     torch.testing.assert_close(model.student(data.views[0]), rows @ last.weight.T)
 
 
+def test_dinos_head_is_that_of_relas_public_code() -> None:
+    mlp, _, last = method("dino").student[1]
+    kinds = [type(module) for module in mlp.modules() if not list(module.children())]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.GELU, nn.Linear]
+    first, second = (module for module in mlp.modules() if isinstance(module, nn.Linear))
+    for layer, inputs in ((first, 12), (second, 2048), (last, 256)):  # torch's law: uniform in +-1 / sqrt(inputs)
+        direction = layer.parametrizations.weight.original1 if layer is last else layer.weight
+        torch.testing.assert_close(direction.std().item(), (3 * inputs) ** -0.5, rtol=0.02, atol=0)
+    assert first.bias is None, "batch norm has its own"
+    assert second.bias.abs().max() > 0
+
+
 def test_supervised_is_the_cross_entropy_of_a_linear_classifier() -> None:
     model, data = method("supervised", classes=10), batch()
     data = Batch(data.views[:1], torch.tensor([0, 3, 9, 1, 1, 2]))
@@ -219,7 +231,7 @@ HEADS = {  # (in, out) of each linear layer, with d = 12, as the papers have the
     "vicreg": [(12, 8192), (8192, 8192), (8192, 8192)],
     "moco": [(12, 12), (12, 128)],
     "swav": [(12, 12), (12, 128), (128, 3000)],
-    "dino": [(12, 2048), (2048, 2048), (2048, 256), (256, 2048)],
+    "dino": [(12, 2048), (2048, 256), (256, 2048)],
 }
 
 
