@@ -330,7 +330,7 @@ def build_method(
     """Return the cell's method around its backbone, with the initial weights of the cell's seed.
 
     The backbone's initial weights are the same for all arms of a seed. `target_dim` is the dimension of the
-    targets of a cell with a prior. An adaptive phase, which takes thousands of steps, ends halfway in a rehearsal.
+    targets of a cell with a prior. An adaptive phase, which takes hundreds of steps, ends halfway in a rehearsal.
     """
     with torch.random.fork_rng(devices=[]):
         backbone = initial_backbone(cell.backbone, size, cell.seed)

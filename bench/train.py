@@ -95,7 +95,7 @@ class Trainer:
         self.method.train()
         with self.clock.phase("train"):
             while self.step < until:
-                kind = "rela" if isinstance(self.method, ReLA) and self.method.in_phase else "method"
+                kind = self.method.kind
                 if kind != self.kind:
                     self.kind = kind
                     self.step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())

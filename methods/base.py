@@ -49,6 +49,11 @@ class Method(nn.Module):
         self.backbone = backbone
         self.dim = dim
 
+    @property
+    def kind(self) -> str:
+        """The kind of the next step: steps of one kind take the same FLOPs, which are counted once."""
+        return "method"
+
     def loss(self, batch: Batch) -> Tensor:
         """Return the scalar loss of a batch."""
         raise NotImplementedError
@@ -141,12 +146,12 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, batch: Tensor) -> None:
         """Put a batch (B, dim) in the place of the oldest rows; of a batch larger than the queue, its last rows."""
-        size = len(self.rows)
-        batch = batch[len(batch) - min(size, len(batch)) :]
-        if len(batch):
-            places = (self.pushed + torch.arange(len(batch), device=batch.device)) % size
-            self.rows.index_copy_(0, places, batch.to(self.rows.dtype))
-            self.pushed += len(batch)
+        size, count = len(self.rows), len(batch)
+        first = count - min(size, count)
+        if first < count:
+            places = (self.pushed + torch.arange(first, count, device=batch.device)) % size
+            self.rows.index_copy_(0, places, batch[first:].to(self.rows.dtype))
+        self.pushed += count
 
     def get_extra_state(self) -> dict[str, int]:
         return {"pushed": self.pushed}

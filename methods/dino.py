@@ -16,10 +16,12 @@ class DINO(Method):
     """A student predicts the momentum network's sharpened, centred distribution over outputs for the other view.
 
     Loss: equation 2 over two global views, student temperature 0.1, teacher 0.04, centre momentum 0.9 (section 3.1).
-    As in ReLA's public code there are no local views, the head is d -> 2048 -> 2048 -> 256 -> 2048 with batch norm, and
-    the momentum is 0.99 throughout. Views: BYOL's, cropped to 0.4 of the area or more (DINO's public code).
+    As in ReLA's public code there are no local views, the head is d -> 2048 -> 256 -> 2048 with batch norm after its
+    first layer and torch's initial weights, and the momentum is 0.99 throughout. Views: BYOL's, cropped to 0.4 of the
+    area or more (DINO's public code).
     """
 
+    version = 2
     views = (View(crop=(0.4, 1.0), blur=1.0), View(crop=(0.4, 1.0), blur=0.1, solarise=0.2))
 
     def __init__(
@@ -49,23 +51,15 @@ class DINO(Method):
 
 
 class Head(nn.Sequential):
-    """lightly's `DINOProjectionHead`, whose weight norm torch has deprecated: an MLP, rows of length 1, prototypes."""
+    """Scores features against prototypes of length 1: two layers, rows scaled to length 1, and the prototypes.
+
+    (lightly's `DINOProjectionHead` has three layers, and a weight norm that torch has deprecated.)
+    """
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, outputs: int) -> None:
-        mlp = ProjectionHead(
-            [
-                (dim, hidden, nn.BatchNorm1d(hidden), nn.GELU()),
-                (hidden, hidden, nn.BatchNorm1d(hidden), nn.GELU()),
-                (hidden, bottleneck, None, None),
-            ]
-        )
-        for layer in mlp.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        mlp = ProjectionHead([(dim, hidden, nn.BatchNorm1d(hidden), nn.GELU()), (hidden, bottleneck, None, None)])
         last = weight_norm(nn.Linear(bottleneck, outputs, bias=False))
-        with torch.no_grad():  # prototypes of length 1 for good
+        with torch.no_grad():  # the length stays 1
             last.parametrizations.weight.original0.fill_(1).requires_grad_(False)
         super().__init__(mlp, Unit(), last)
 

@@ -16,8 +16,9 @@ class AdaptiveSwitch(nn.Module):
     """Says when the loss on the targets has stopped falling.
 
     fast <- 0.999 fast + 0.001 L, slow <- 0.99 slow + 0.01 fast, from fast = 1 and slow = 2; over, for good, once
-    rho = exp(-max(slow - fast, 0)) >= 0.995. All of it stays on the device: nothing waits for a loss. (The public
-    code looks at rho before it adds the step's loss and so switches one step later than this definition.)
+    rho = exp(-max(slow - fast, 0)) >= 0.995: at a constant loss of 1, 0.98 and 0.95 after 527, 556 and 616 steps.
+    All of it stays on the device: nothing waits for a loss. (The public code looks at rho before it adds the step's
+    loss and so switches one step later than this definition.)
     """
 
     fast: Tensor
@@ -79,6 +80,10 @@ class ReLA(Method):
     def views(self) -> tuple[View, ...]:  # type: ignore[override]
         """ReLA's own two views while its phase lasts, then the method's."""
         return (VIEW, VIEW) if self.in_phase else self.method.views
+
+    @property
+    def kind(self) -> str:
+        return "rela" if self.in_phase else self.method.kind
 
     def loss(self, batch: Batch) -> Tensor:
         if not self.in_phase:

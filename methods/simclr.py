@@ -17,7 +17,8 @@ class SimCLR(Method):
     """Two views of an image agree among all views of the batch.
 
     Loss: NT-Xent (equation 1) at temperature 0.5, the paper's best on CIFAR-10 (appendix B.9). Head d -> d -> 128.
-    Views: section 3 and appendix A, colour strength 1.
+    Views: the paper's for ImageNet, colour strength 1 and blur (appendix A); on CIFAR-10 it has colour strength 0.5 and
+    no blur (appendix B.9).
     """
 
     views = (VIEW, VIEW)

@@ -14,8 +14,9 @@ from methods.byol import BYOL
 class VICReg(Method):
     """Two views agree, while each projection varies over the batch and no two components covary.
 
-    Loss: equation 6 with lambda = mu = 25 and nu = 1. Head d -> 8192 -> 8192 -> 8192 (section 4.2). Views: BYOL's, as
-    in the public code, which also halves the variance term.
+    Loss: equation 6 with lambda = mu = 25 and nu = 1 as the public code has it: the squared distances of equation 5 are
+    divided by the number of components, and the two variance terms are halved. Head d -> 8192 -> 8192 -> 8192 (section
+    4.2). Views: BYOL's, as in the public code.
     """
 
     version = 2

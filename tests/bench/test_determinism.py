@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 NAMES = sorted(methods)
 QUICK = {"byol", "moco"}  # the others take as long again
-WIDTHS = ("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue")
+SIZES = dict.fromkeys(("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue"), 24) | {"queue_after": 0}
 GRID = """
 backbone: resnet_small
 datasets: [digits]
@@ -49,8 +49,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Resident:
 
 
 def small(method: str) -> dict[str, int]:
-    """Return parameters that make a method's heads narrow and its queue short."""
-    return {name: 24 for name in methods.get(method).resolved({}, "") if name in WIDTHS}
+    """Return parameters that make a method's heads narrow and its queue short, and used as soon as it is full."""
+    return {name: SIZES[name] for name in methods.get(method).resolved({}, "") if name in SIZES}
 
 
 def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:

@@ -1,13 +1,26 @@
 """FLOPs against a network counted by hand."""
 
+import copy
+import re
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
+from bench.backbones import build_backbone, resnet_small
 from bench.cells import expand
 from bench.estimate import flops_per_image
 from bench.flops import count_flops, step_flops
 from bench.grid import load_grid
+from bench.meter import Clock
+from bench.source import Order, Resident
+from bench.spec import Protocol
+from bench.train import Trainer
 from methods import Batch, methods
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent.parent
 
 
 def network() -> nn.Sequential:
@@ -40,6 +53,42 @@ def test_a_byol_step_is_two_student_steps_and_two_teacher_passes() -> None:
     teacher = first + projector
     counted = step_flops(lambda: model.loss(Batch(views, torch.zeros(5))))
     assert counted == 2 * student + 2 * teacher
+
+
+def test_texts_say_what_an_image_costs_in_resnet_small() -> None:
+    network = build_backbone("resnet_small", 32).module
+    counted = f"{count_flops(lambda: network(torch.zeros(1, 3, 32, 32))) / 1e6:.1f}"
+    texts = [resnet_small.__doc__ or "", *(path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    said = re.findall(r"([\d.]+) MFLOP an image", "\n".join(texts))
+    assert said == [counted] * 3
+
+
+@pytest.mark.parametrize("name", methods)
+def test_the_ledger_is_the_sum_of_what_each_step_computes(name: str) -> None:
+    """A step may differ from the first one: SwAV's queue is used once it is full."""
+    torch.manual_seed(0)
+    small = {
+        "hidden": 8,
+        "projection": 8,
+        "prototypes": 8,
+        "outputs": 8,
+        "bottleneck": 8,
+        "queue": 12,
+        "queue_after": 0,
+    }
+    known = methods.get(name).resolved({}, "")
+    model = methods.get(name)(
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6, **{key: small[key] for key in known.keys() & small.keys()}
+    )
+    source = Resident(torch.zeros(16, 3, 4, 4, dtype=torch.uint8), torch.zeros(16, dtype=torch.int64), 4, CPU)
+    trainer = Trainer(model, source, Order(16, 1.0, 4, 0), None, Protocol(blur=False), Clock(CPU))
+    batch = Batch([torch.randn(4, 3, 4, 4) for _ in model.views], torch.zeros(4, dtype=torch.int64))
+    flops = 0
+    for step in range(1, 7):
+        now = copy.deepcopy(model)
+        flops += step_flops(lambda now=now: now.loss(batch))
+        trainer.train(step, lambda: None)
+    assert trainer.spent.flops == flops
 
 
 def test_the_estimate_of_the_papers_resnet18_step() -> None:

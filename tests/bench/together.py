@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "moco": {"queue": 24},
     "simsiam": {"projection": 16, "bottleneck": 8},
     "supervised": {"classes": 10},
-    "swav": {"prototypes": 8, "queue": 24},
+    "swav": {"prototypes": 8, "queue": 24, "queue_after": 0},
     "vicreg": {"projection": 16},
 }
 

@@ -20,7 +20,7 @@ SMALL: dict[str, dict[str, int]] = {  # of the paper's sizes, those that would o
     "dino": {"hidden": 64},
     "moco": {"queue": COUNT},
     "simsiam": {"projection": 64, "bottleneck": 16},
-    "swav": {"prototypes": 20, "queue": COUNT},
+    "swav": {"prototypes": 20, "queue": COUNT, "queue_after": 0},
     "vicreg": {"projection": 64},
 }
 

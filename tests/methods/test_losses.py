@@ -107,7 +107,7 @@ def test_vicreg_is_invariance_variance_and_covariance(projection: int) -> None:
         square = torch.cov(z.T) ** 2
         return (square.sum() - square.diagonal().sum()) / projection
 
-    # The public code halves the variance term that the paper's equation 6 adds up.
+    # The public code halves the variance terms that equation 6 adds up, and divides equation 5 by the components.
     formula = 25 * ((za - zb) ** 2).mean() + 25 * (variance(za) + variance(zb)) / 2 + covariance(za) + covariance(zb)
     torch.testing.assert_close(ours, formula, rtol=1e-4, atol=1e-4)
     assert_same_gradients(model, ours, formula)
@@ -147,7 +147,7 @@ def sinkhorn_by_hand(scores: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("queue", [0, 6])
 def test_swav_predicts_the_other_views_assignment(queue: int) -> None:
-    model, data = method("swav", prototypes=5, queue=queue), batch()
+    model, data = method("swav", prototypes=5, queue=queue, queue_after=0), batch()
     model.loss(data)
     model.after_step()  # fills a queue of one batch
     earlier = [each.rows.clone() for each in model.queues]
@@ -171,6 +171,19 @@ def test_swav_predicts_the_other_views_assignment(queue: int) -> None:
         model.prototypes.weight.mul_(3)
     model.after_step()
     torch.testing.assert_close(model.prototypes.weight.norm(dim=1), torch.ones(5))
+
+
+def test_swavs_queue_is_used_after_so_many_images() -> None:
+    data = batch()
+    with_queue, without = (method("swav", prototypes=5, queue=size, queue_after=18) for size in (4, 0))
+    kinds, same = [], []
+    for _ in range(5):
+        kinds.append(with_queue.kind)
+        same.append(torch.equal(with_queue.loss(data), without.loss(data)))
+        with_queue.after_step()
+    assert kinds == ["method"] * 3 + ["queue"] * 2, "18 images are three steps"
+    assert same == [True] * 3 + [False] * 2
+    assert methods.get("swav").resolved({}, "")["queue_after"] == 15 * 1_281_167, "15 epochs of ImageNet"
 
 
 def test_dino_is_the_cross_entropy_to_the_centred_sharpened_teacher() -> None:
@@ -202,6 +215,18 @@ def test_dino_scores_rows_of_length_one_against_prototypes_of_length_one() -> No
     torch.testing.assert_close(model.student(data.views[0]), rows @ last.weight.T)
 
 
+def test_dinos_head_is_that_of_relas_public_code() -> None:
+    mlp, _, last = method("dino").student[1]
+    kinds = [type(module) for module in mlp.modules() if not list(module.children())]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.GELU, nn.Linear]
+    first, second = (module for module in mlp.modules() if isinstance(module, nn.Linear))
+    for layer, inputs in ((first, 12), (second, 2048), (last, 256)):  # torch's law: uniform in +-1 / sqrt(inputs)
+        direction = layer.parametrizations.weight.original1 if layer is last else layer.weight
+        torch.testing.assert_close(direction.std().item(), (3 * inputs) ** -0.5, rtol=0.02, atol=0)
+    assert first.bias is None, "batch norm has its own"
+    assert second.bias.abs().max() > 0
+
+
 def test_supervised_is_the_cross_entropy_of_a_linear_classifier() -> None:
     model, data = method("supervised", classes=10), batch()
     data = Batch(data.views[:1], torch.tensor([0, 3, 9, 1, 1, 2]))
@@ -219,7 +244,7 @@ HEADS = {  # (in, out) of each linear layer, with d = 12, as the papers have the
     "vicreg": [(12, 8192), (8192, 8192), (8192, 8192)],
     "moco": [(12, 12), (12, 128)],
     "swav": [(12, 12), (12, 128), (128, 3000)],
-    "dino": [(12, 2048), (2048, 2048), (2048, 256), (256, 2048)],
+    "dino": [(12, 2048), (2048, 256), (256, 2048)],
 }
 
 

@@ -1,13 +1,20 @@
 """The ReLA wrapper: its loss, its map, and when its phase ends."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.budget import total_steps
+from bench.cells import expand
+from bench.grid import load_grid
 from methods import Batch, methods
 from methods.rela import VIEW, AdaptiveSwitch, ReLA
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def wrapped(**options: object) -> ReLA:
@@ -78,6 +85,29 @@ def test_a_run_of_a_thousand_steps_at_a_falling_loss_never_switches() -> None:
     for loss in losses:
         switch.update(torch.tensor(loss))
     assert not bool(switch.over)
+
+
+@pytest.mark.parametrize("text", [(ROOT / "README.md").read_text("utf-8"), AdaptiveSwitch.__doc__])
+def test_texts_say_after_how_many_steps_the_adaptive_phase_ends(text: str) -> None:
+    listed = re.search(
+        r"at a constant loss of ([\d.,\sand]+?) (?:the adaptive phase ends )?after ([\d,\sand]+) steps", text, re.I
+    )
+    assert listed
+    losses, steps = (re.findall(r"\d[\d.,]*\d|\d", part) for part in listed.groups())
+    for loss, step in zip(losses, steps, strict=True):
+        switch, taken = AdaptiveSwitch(), 0
+        while not bool(switch.over):
+            switch.update(torch.tensor(float(loss), dtype=torch.float64))
+            taken += 1
+        assert f"{taken:,}" == step, loss
+
+
+def test_readme_says_how_long_cifar_small_is() -> None:
+    steps = [total_steps(cell, 5000) for cell in expand(load_grid("cifar_small")) if cell.rela]
+    assert f"a cell of `cifar_small` with ReLA has {max(steps)} steps at most" in (ROOT / "README.md").read_text(
+        "utf-8"
+    )
+    assert switch_by_hand([1.0] * max(steps)) is None, "it is ReLA alone"
 
 
 @pytest.mark.parametrize(("phase_steps", "expected"), [(0, 0), (1, 1), (3, 3)])
