@@ -190,3 +190,25 @@ def test_each_of_several_processes_has_the_images_of_its_own_indices(
             assert torch.equal(index, order(step)[rank * BATCH // 2 :][: BATCH // 2])
             for view in views:
                 assert red_of(view) == reds[index].tolist()
+
+
+def test_cells_share_targets_where_images_prior_and_size_are_the_same_and_nowhere_else(root: Path) -> None:
+    ways = [
+        ("{method: simclr, rela: {prior: red}}", "colours", None, 1),
+        ("{method: byol, rela: {prior: red, shuffle: true}}", "colours", None, 1),
+        ("{method: byol, rela: {prior: red}}", "colours", 64, 2),
+        ("{method: byol, rela: {prior: red, input_size: 16}}", "colours", None, 3),
+        ("{method: byol, rela: {prior: red, precision: bf16}}", "colours", None, 4),
+        ("{method: byol, rela: {prior: rand}}", "colours", None, 5),
+        ("{method: byol, backbone: resnet20_cifar, rela: {prior: red}}", "colours", None, 6),
+        ("{method: byol, rela: {prior: red}}", "turned", None, 7),
+    ]
+    made = 0
+    for arm, dataset, images, files in ways:
+        (task,), places = tasks_of(root, arm, dataset, budget=0.25, images=images)
+        record = run(task, places)
+        assert len(list((root / "cache" / "targets").glob("*.safetensors"))) == files
+        assert record.ledger is not None
+        assert record.ledger.targets is not None
+        assert record.ledger.targets.cached == (files == made), "who made them has not found them"
+        made = files

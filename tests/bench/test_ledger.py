@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,6 +111,7 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
     again = run(tasks_of(tmp_path, RELA.replace("0.34", "0.67"), dataset, protocol=protocol)[0][0], places)
     assert again.ledger is not None
     assert again.ledger.seconds["targets"] == 0
+    assert not ledger.targets.cached
     assert again.ledger.targets == ledger.targets.model_copy(update={"cached": True}), "who finds them owes as much"
 
 
@@ -159,8 +162,11 @@ def test_each_flop_is_counted_once_and_where_it_belongs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["colours", "turned"])
 def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, tmp_path: Path) -> None:
-    """Of `turned` the test images have the label of another class: who learned from them would be right."""
-    protocol = "probe: {epochs: 60, lr: 0.01}, knn: {k: 3, temperature: 0.1}"
+    """Of `turned` the test images have the label of another class: who learned from them would be right.
+
+    All test images are dark: who standardised by their own mean would be wrong.
+    """
+    protocol = "probe: {recipe: lbfgs, l2: [0.003]}, knn: {k: 3, temperature: 0.1}"
     (task,), places = tasks_of(tmp_path, "byol", dataset, protocol=protocol)
     score = run(task, places).curve[-1].score
     backbone = build_backbone("resnet_small", SIZE).module.eval()
@@ -173,6 +179,11 @@ def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, 
     classes = [colours(COUNT) % CLASSES, (colours(TEST) + (dataset == "turned")) % CLASSES]
     vote = KNeighborsClassifier(3, weights=lambda distance: np.exp((1 - distance) / 0.1), metric="cosine")
     assert score.knn == pytest.approx(vote.fit(features[0], classes[0]).score(features[1], classes[1]))
+    scaler = StandardScaler().fit(features[0])
+    regression = LogisticRegression(C=1 / (0.003 * COUNT), tol=1e-8, max_iter=1000)
+    regression.fit(scaler.transform(features[0]), classes[0])
+    expected = regression.score(scaler.transform(features[1]), classes[1])
+    assert score.linear == (pytest.approx(expected, abs=1.1 / TEST),), "up to an image that is a near tie"
     right = [score.knn, *score.linear]
     assert min(right) > 0.8 if dataset == "colours" else max(right) < 0.1
     assert [share * TEST for share in right] == pytest.approx([round(share * TEST) for share in right])

@@ -154,6 +154,15 @@ def test_initial_weights_are_those_of_the_seed_and_their_own_for_each_part() -> 
     assert not any(torch.equal(value, wide.map.weight) for value in alike), "the map has draws of its own"
 
 
+def test_a_random_prior_is_the_initial_backbone_of_its_seed(tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path, "x")
+    models = [find_prior("rand", cell(seed=seed, rela=True), places).model() for seed in (0, 1)]
+    for seed, model in enumerate(models):
+        for name, value in method_of(cell(seed=seed)).backbone.named_parameters():
+            assert torch.equal(value, model.get_parameter(name))
+    assert not torch.equal(models[0].get_parameter("conv1.weight"), models[1].get_parameter("conv1.weight"))
+
+
 def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_have_the_same(source: Resident) -> None:
     found = []
     for seed in (0, 0, 1):
@@ -172,21 +181,6 @@ def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_hav
     assert found[0][0][:COUNT] != found[0][0][COUNT:], "two epochs of a seed"
     views = [found[which][2].flatten(1) for which in (0, 2)]
     assert len(torch.cat(views).unique(dim=0)) == 2 * 6 * 2, "two views, six steps, two seeds"
-
-
-def test_views_of_the_same_images_differ_from_seed_to_seed_and_step_to_step(source: Resident) -> None:
-    class Same(Order):
-        def __call__(self, step: int) -> Tensor:
-            return torch.arange(BATCH)
-
-    views = [
-        views[which]
-        for seed in (0, 1)
-        for _, views in source.batches((View(), View()), Same(COUNT, 1.0, BATCH, seed), range(2))
-        for which in (0, 1)
-    ]
-    for image in range(BATCH):
-        assert len(torch.stack([view[image] for view in views]).flatten(1).unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("name", MOMENTUM)
