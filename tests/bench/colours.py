@@ -19,7 +19,7 @@ from bench.store import Record
 from bench.views import MEAN, STD, View
 from priors import Prior, priors
 
-COUNT, TEST, SIZE, BATCH, CLASSES = 96, 37, 8, 16, 4
+COUNT, TEST, SIZE, BATCH, CLASSES = 96, 120, 8, 16, 4
 PLAIN = View(jitter=0.0, grey=0.0)  # of an image of one colour: the image
 CPU = torch.device("cpu")
 GRID = """
@@ -69,6 +69,15 @@ class Turned(Colours):
     turned = 1
 
 
+class Anyhow(Colours):
+    """The labels are drawn at random: what a probe gets right depends on each detail of it."""
+
+    def read(self, root: Path) -> tuple[Split, Split]:
+        draw = np.random.default_rng(0)
+        train, test = (Split(split.images, draw.permutation(split.labels)) for split in super().read(root))
+        return train, test
+
+
 class ColourFiles(DatasetInfo):
     """The same images as files, which stream."""
 
@@ -95,7 +104,7 @@ class Red(Prior):
 def registered() -> Iterator[None]:
     """Know the datasets and the prior for as long as the context lasts."""
     base._loaded.clear()
-    named = {"colours": Colours, "turned": Turned, "colour_files": ColourFiles}
+    named = {"colours": Colours, "turned": Turned, "anyhow": Anyhow, "colour_files": ColourFiles}
     list(datasets), list(priors)  # the names that come with the code are there before these
     datasets._items.update(named)
     priors._items["red"] = Red
