@@ -40,6 +40,35 @@ def test_what_a_step_sees_does_not_depend_on_workers_or_on_where_one_begins(tmp_
     assert not torch.equal(alone[0][1][0], alone[0][1][1]), "two views of an image differ"
 
 
+class Same(Order):
+    """The first images, in every step."""
+
+    def __call__(self, step: int) -> torch.Tensor:
+        return torch.arange(self.batch_size)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("law", [View(flip=0.0, jitter=0.0, grey=0.0), View(flip=0.0, jitter=1.0, grey=0.0)])
+def test_each_view_of_each_step_of_each_seed_is_drawn_anew(law: View, streams: bool, tmp_path: Path) -> None:
+    """Of images of noise that are only cropped, and of images of one colour that only change it."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
+    if law.jitter:
+        images[:] = images[:, :, :1, :1] // 2 + 64
+    paths = [tmp_path / f"{index}.png" for index in range(6)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    source = open_source(Split(paths if streams else images, np.arange(6)), 16, CPU, 0)
+    views = [
+        view
+        for seed in (0, 1)
+        for _, found in source.batches((law, law), Same(6, 1.0, 6, seed), range(2))
+        for view in found
+    ]
+    for image in torch.stack(views, dim=1):
+        distinct = torch.cdist(image.flatten(1), image.flatten(1)) > 0.05
+        assert int(distinct.sum()) == 8 * 7, "two views, two steps, two seeds"
+
+
 def test_plain_images_are_the_centre_squares_in_order(tmp_path: Path) -> None:
     paths = folder(tmp_path, 5)
     stream = open_source(Split(paths, np.arange(5)), 20, CPU, workers=0)

@@ -1,0 +1,235 @@
+"""What training does to the weights, by a law written out by hand; what each seed decides; who is in which mode."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.experiment import build_method
+from bench.meter import Clock
+from bench.places import Places
+from bench.seeds import generator
+from bench.source import Order, Resident
+from bench.spec import Cell, Protocol, Rela
+from bench.targets import make_targets
+from bench.train import Trainer
+from bench.views import View, augment
+from methods import Batch, Method
+from methods.base import Momentum
+from methods.rela import ReLA
+from priors import find_prior
+from priors.targets import reduce_features
+from priors.weights import read_state
+from tests.bench.colours import registered, run, tasks_of
+
+CPU = torch.device("cpu")
+COUNT, BATCH, SIZE, DIM = 24, 8, 8, 5
+STEPS = 4
+SMALL = {"moco": {"queue": 24}, "dino": {"hidden": 24, "outputs": 24}, "byol": {}, "simclr": {}}
+MOMENTUM = {"moco": 0.999, "dino": 0.99, "byol": 0.99}
+
+
+def cell(method: str = "byol", seed: int = 0, rela: bool = False, **protocol: object) -> Cell:
+    return Cell(
+        arm="arm",
+        dataset="digits",
+        train_images=None,
+        backbone="resnet_small",
+        method=method,
+        params=SMALL.get(method, {}),
+        rela=Rela(prior="rand", phase=1.0) if rela else None,
+        budget=1.0,
+        seed=seed,
+        protocol=Protocol.model_validate({"batch_size": BATCH, "input_size": SIZE, **protocol}),
+    )
+
+
+@pytest.fixture(scope="module")
+def source() -> Resident:
+    images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator(0, "images"))
+    return Resident(images, torch.arange(COUNT) % 10, SIZE, CPU)
+
+
+def method_of(of: Cell) -> Method:
+    return build_method(of, SIZE, DIM, steps_per_epoch=COUNT // BATCH)
+
+
+def trainer_of(of: Cell, method: Method, source: Resident) -> Trainer:
+    targets = torch.randn(COUNT, DIM, generator=generator(0, "targets")) if of.rela else None
+    order = Order(COUNT, of.budget, BATCH, of.seed)
+    return Trainer(method, source, order, targets, of.protocol, Clock(CPU))
+
+
+def adamw(weight: Tensor, gradients: list[Tensor], lr: float, decay: float) -> Tensor:
+    """Return a weight after as many steps (Loshchilov and Hutter 2019, algorithm 2), in float64."""
+    weight, m, v = weight.double(), torch.zeros(()), torch.zeros(())
+    for t, gradient in enumerate(gradients, start=1):
+        g = gradient.double()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        weight = weight - lr * decay * weight - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    return weight
+
+
+@pytest.mark.parametrize("protocol", [{}, {"lr": 0.03, "weight_decay": 0.5}], ids=["defaults", "large"])
+@pytest.mark.parametrize(("name", "rela"), [("byol", False), ("moco", False), ("dino", False), ("byol", True)])
+def test_each_step_is_adamw_on_all_trained_weights_and_then_the_momentum_update(
+    name: str, rela: bool, protocol: dict[str, float], source: Resident
+) -> None:
+    """The gradients are those of a copy before each step; weight decay takes hold of biases and batch norms too."""
+    of = cell(name, rela=rela, **protocol)
+    lr, decay = protocol.get("lr", 1e-3), protocol.get("weight_decay", 0.01)
+    method = method_of(of)
+    with torch.no_grad():  # zeros and ones would hide their decay
+        for parameter in method.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator(1, parameter.numel())))
+    initial = {key: value.detach().clone() for key, value in method.named_parameters()}
+    trainer = trainer_of(of, method, source)
+    gradients: dict[str, list[Tensor]] = {key: [] for key, value in method.named_parameters() if value.requires_grad}
+    views = source.batches(method.views, trainer.order, range(STEPS))
+    (follows,) = [each for each in method.modules() if isinstance(each, Momentum)]
+    inner = method.method if isinstance(method, ReLA) else method
+    online = {"byol": "student", "dino": "student", "moco": "query"}[name]
+    for step, (index, images) in enumerate(views, start=1):
+        before = [parameter.double() for parameter in follows.parameters()]
+        twin = copy.deepcopy(method).train()
+        targets = trainer.targets[index] if trainer.targets is not None else None
+        twin.loss(Batch(images, source.labels[index], targets)).backward()  # type: ignore[no-untyped-call]
+        for key, parameter in twin.named_parameters():
+            if key in gradients and parameter.grad is not None:
+                gradients[key].append(parameter.grad.clone())
+        trainer.train(step, lambda: None)
+        for old, now, led in zip(before, follows.parameters(), inner.get_submodule(online).parameters(), strict=True):
+            momentum = MOMENTUM[name]
+            torch.testing.assert_close(now.double(), momentum * old + (1 - momentum) * led.double(), atol=2e-7, rtol=0)
+    copies = set(map(id, follows.parameters()))
+    for key, parameter in method.named_parameters():
+        if gradients.get(key):
+            assert len(gradients[key]) == STEPS
+            expected = adamw(initial[key], gradients[key], lr, decay)
+            torch.testing.assert_close(parameter.double(), expected, atol=1e-6 + 2e-4 * lr, rtol=0, msg=key)
+        elif id(parameter) not in copies:  # ReLA's map, and the heads in its phase
+            assert torch.equal(parameter, initial[key]), key
+
+
+class Drawing(Method):
+    """Draws in its loss, as dropout would."""
+
+    views = (View(), View())
+
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
+        super().__init__(backbone, dim)
+        self.drawn: list[float] = []
+        self.seen: list[Tensor] = []
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.drawn.append(float(torch.rand(())))
+        self.seen += batch.views
+        return self.backbone(batch.views[0]).square().mean()
+
+
+def random_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that are drawn at random: no zeros, no ones."""
+    return {name: value for name, value in module.named_parameters() if value.flatten()[:2].unique().numel() > 1}
+
+
+def test_initial_weights_are_those_of_the_seed_and_their_own_for_each_part() -> None:
+    first, again, other = (method_of(cell("byol", seed, rela=True)) for seed in (0, 0, 1))
+    plain, simclr = method_of(cell("byol")), method_of(cell("simclr"))
+    assert len(random_weights(first)) > 20
+    for name, value in random_weights(first).items():
+        assert torch.equal(value, again.get_parameter(name)), name
+        assert (value == other.get_parameter(name)).double().mean() < 0.01, name
+    for name, value in first.backbone.named_parameters():
+        assert torch.equal(value, plain.backbone.get_parameter(name)), "all arms of a seed begin with one backbone"
+        assert torch.equal(value, simclr.backbone.get_parameter(name)), "all arms of a seed begin with one backbone"
+    assert isinstance(first, ReLA)
+    for name, value in first.method.named_parameters():
+        assert torch.equal(value, plain.get_parameter(name)), "with and without ReLA the heads are the same"
+    wide = build_method(cell("byol", rela=True), SIZE, 256, 3)
+    assert isinstance(wide, ReLA)
+    alike = [value for value in wide.method.parameters() if value.shape == wide.map.weight.shape]
+    assert alike
+    assert not any(torch.equal(value, wide.map.weight) for value in alike), "the map has draws of its own"
+
+
+def test_a_random_prior_is_the_initial_backbone_of_its_seed(tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path, "x")
+    models = [find_prior("rand", cell(seed=seed, rela=True), places).model() for seed in (0, 1)]
+    for seed, model in enumerate(models):
+        for name, value in method_of(cell(seed=seed)).backbone.named_parameters():
+            assert torch.equal(value, model.get_parameter(name))
+    assert not torch.equal(models[0].get_parameter("conv1.weight"), models[1].get_parameter("conv1.weight"))
+
+
+def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_have_the_same(source: Resident) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        of = cell(seed=seed)
+        trainer = trainer_of(of, Drawing(method_of(of).backbone, 128), source)
+        torch.manual_seed(len(found))  # whatever was drawn before
+        trainer.train(6, lambda: None)
+        assert isinstance(trainer.method, Drawing)
+        index = torch.cat([trainer.order(step) for step in range(6)])
+        found.append((index.tolist(), trainer.method.drawn, torch.stack(trainer.method.seen)))
+    assert found[0][:2] == found[1][:2]
+    assert torch.equal(found[0][2], found[1][2])
+    assert found[0][0] != found[2][0]
+    assert not set(found[0][1]) & set(found[2][1])
+    assert len(set(found[0][1])) == 6
+    assert found[0][0][:COUNT] != found[0][0][COUNT:], "two epochs of a seed"
+    views = [found[which][2].flatten(1) for which in (0, 2)]
+    assert len(torch.cat(views).unique(dim=0)) == 2 * 6 * 2, "two views, six steps, two seeds"
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(name: str, source: Resident) -> None:
+    """In train mode, as in the public code: its batch norm takes the batch's statistics."""
+    method = method_of(cell(name))
+    (follows,) = [each for each in method.modules() if isinstance(each, Momentum)]
+    statistics = {key: value.clone() for key, value in follows.named_buffers() if "running_mean" in key}
+    assert statistics
+    index, images = next(source.batches(method.views, Order(COUNT, 1.0, BATCH, 0), range(1)))
+    method.train()
+    assert not any(out.requires_grad for out in map(follows, images))
+    method.loss(Batch(images, source.labels[index])).backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in follows.parameters())
+    method_of_its_own = method_of(cell(name))
+    trainer = trainer_of(cell(name), method_of_its_own, source)
+    trainer.train(1, lambda: None)
+    assert all(module.training for module in method_of_its_own.modules())
+    (trained,) = [each for each in method_of_its_own.modules() if isinstance(each, Momentum)]
+    optimised = set(map(id, trainer.trained))
+    assert not any(id(parameter) in optimised for parameter in trained.parameters())
+    for key, before in statistics.items():
+        assert not torch.equal(trained.get_buffer(key), before), key
+
+
+def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: Resident, tmp_path: Path) -> None:
+    prior = find_prior("rand", cell(rela=True), Places(tmp_path, tmp_path, "x"))
+    model = prior.model()
+    with torch.no_grad():
+        (images,) = source.plain(SIZE, prior.mean, prior.std)
+        model.train()
+        for _ in range(20):  # statistics of its batch norms that are not those of these images
+            model(augment(source.images, View(), SIZE, generator(0)) * 2 + 1)
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        prior.model = lambda: model  # type: ignore[method-assign]
+        targets = make_targets(prior, source, DIM, SIZE, CPU, Clock(CPU))
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+        expected, _ = reduce_features(model.eval()(images), DIM)
+    assert isinstance(targets.values, Tensor)
+    torch.testing.assert_close(targets.values, expected, atol=1e-3, rtol=0)
+
+
+def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    """The backbone goes back to train mode, and the probe's draws are its own."""
+    with registered():
+        learned = []
+        for shares in ("[1.0]", "[0.3, 0.6, 1.0]"):
+            (task,), places = tasks_of(tmp_path, "byol", protocol=f"evaluate_at: {shares}, probe: {{epochs: 2}}")
+            record = run(task, places)
+            learned.append((record.curve[-1].loss, record.curve[-1].score, read_state(places.backbone(task.id))))
+    assert learned[0][:2] == learned[1][:2]
+    assert all(torch.equal(value, learned[1][2][key]) for key, value in learned[0][2].items())
