@@ -98,7 +98,7 @@ def _needs(task: Task, places: Places) -> _Need:
     size = image_size(cell, places)
     weights, dim = _network(cell.backbone, size)
     info = find_dataset(cell.dataset, places.data)
-    count = cell.train_images or info.train_images or 0
+    count = task.train_images or 0
     targets = 4 * count * dim if cell.rela else 0
     if not info.streams:
         return _Need(weights, targets, targets + count * 3 * (info.image_size or size) ** 2)
