@@ -70,15 +70,16 @@ class _Planner:
                     prior_digest = prior.digest()
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                missing = needs.missing if needs else ""
             except MissingError as error:
                 missing = str(error)
             except UserError:
                 raise
             except Exception as error:  # a plugin's prior may raise anything, and others must go on
                 missing = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
-            if missing or isinstance(facts, str):
-                self.tasks[key] = Task(cell, needs=needs, missing=missing or str(facts), train_images=count)
+            if isinstance(facts, str):
+                self.tasks[key] = Task(cell, needs=needs, missing=missing or facts, train_images=count)
+            elif missing := missing or (needs.missing if needs else ""):
+                self.tasks[key] = Task(cell, needs=needs, missing=missing, train_images=count)
             else:
                 inputs = Inputs(
                     data=facts.digest,

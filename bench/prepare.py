@@ -24,7 +24,7 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
             if not info.here(places.data):
                 info.fetch(places.data)
             images = load_dataset(name, places)
-            print(f"dataset {name}: {images.title}, {_counts(images)}, digest {images.digest}")
+            print(f"dataset {name}: {images.title}, digest {images.digest}; {_counts(images)}")
             if unused := info.ignored(places.data):
                 kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
                 print(f"dataset {name}: {sum(unused.values()):,} files are not used: {kinds}")

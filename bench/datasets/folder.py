@@ -330,8 +330,8 @@ def _is_deep(image: "ImageFile") -> bool:
     from PIL.PpmImagePlugin import PpmImageFile
     from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-    if isinstance(image, TiffImageFile):
-        return bool(max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8)
+    if isinstance(image, TiffImageFile) and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8:
+        return True
     if isinstance(image, PngImageFile | PpmImageFile):
         for tile in image.tile:  # how it is coded: RGB;16B in PNG, and in PPM RGB beside the value of white
             if str(tile.args).endswith(";16B") or (isinstance(tile.args, tuple) and int(tile.args[1]) > 255):

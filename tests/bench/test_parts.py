@@ -1,5 +1,6 @@
 """What a user sees of data that are fewer than they seem: in `prepare`, `run`, `status`, `report` and `export`."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ PART = "CIFAR-10, 30 of 50,000 images, 10 of 10,000 test images"
 def test_a_part_of_cifar10_is_one_in_every_output(bench: Any, tmp_path: Path) -> None:
     make(tmp_path, "cifar10", 10, 32)
     counts = "30 training images of 10 classes, 10 test images of 10 classes"
-    assert f"dataset cifar10: {PART}, {counts}, digest " in bench("cifar10", "prepare")
+    assert re.search(f"dataset cifar10: {PART}, digest [0-9a-f]{{16}}; {counts}\n", bench("cifar10", "prepare"))
     assert "1 of 1 cells to run: 7 steps, " in bench("cifar10", "run", "--dry-run")
     bench("cifar10", "run")
     assert "done, linear " in bench("cifar10", "status")
