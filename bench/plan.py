@@ -159,7 +159,7 @@ class _Planner:
             return cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
         if cell.train_images and cell.train_images > facts.train_images:
             raise UserError(
-                f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and {facts.title}"
-                f" has {facts.train_images:,} here"
+                f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and"
+                f" {facts.train_images:,} are here"
             )
         return cell.train_images or facts.train_images

@@ -75,7 +75,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
 
 
 def kind(path: Path) -> int | None:
@@ -88,7 +88,7 @@ def kind(path: Path) -> int | None:
 
 
 def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files in a folder, each sorted. Links are followed, one that leads nowhere raises.
+    """Return the folders, sorted, and the files in a folder. Links are followed, one that leads nowhere raises.
 
     Names with a leading dot are not data but what file managers, notebooks and archives leave.
     """
@@ -96,11 +96,9 @@ def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
     with _told(folder), os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith("."):
-                path = folder / entry.name
-                with _told(path):
-                    is_folder = stat.S_ISDIR(path.stat().st_mode) if entry.is_symlink() else entry.is_dir()
-                found[not is_folder].append(path)
-    return sorted(found[0]), sorted(found[1])
+                is_folder = stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
+                found[not is_folder].append(folder / entry.name)
+    return sorted(found[0]), found[1]
 
 
 def _below(base: Path) -> Iterator[Path]:
