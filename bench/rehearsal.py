@@ -50,7 +50,7 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     for entry in data.iterdir() if data.is_dir() else ():
         # Neither the cache of real targets and images, nor the place of a stand-in: nothing is written through a link.
         if entry.name != "cache" and not (to / entry.name).exists():
-            (to / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+            (to / entry.name).symlink_to(entry.absolute(), target_is_directory=entry.is_dir())
 
 
 def _noise(count: int, classes: int, size: int, seed: int) -> Split:

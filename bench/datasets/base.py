@@ -148,6 +148,11 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
         return datasets.get(name)(name)
     if "/" not in name and name not in {".", ".."} and folder.kind(root / name / "train") == stat.S_IFDIR:
         return Folder(name)
+    if other := folder.lookalike(root, name):
+        raise UserError(
+            f"unknown dataset {name!a}; {root} has {other!a}, which looks alike and differs in its form of Unicode"
+            " (NFC, NFD): rename it, or write it so in the grid"
+        )
     raise UserError(
         f"unknown dataset {name!r}, nor is there a folder {root / name / 'train'}{did_you_mean(name, datasets)}"
     )

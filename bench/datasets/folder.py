@@ -199,6 +199,13 @@ def _classes(split: Path) -> list[str]:
     return names
 
 
+def lookalike(base: Path, name: str) -> str | None:
+    """Return a name in a folder that differs from `name` in its form of Unicode alone."""
+    with _told(base):
+        names = [path.name for path in base.iterdir()] if kind(base) == stat.S_IFDIR else []
+    return next((other for other in names if _nfc(other) == _nfc(name) and other != name), None)
+
+
 def ignored(base: Path) -> Counter[str]:
     """Return how many files below a folder of images are not used, by suffix and place. Raises UserError."""
     train, test, _ = _splits(base)

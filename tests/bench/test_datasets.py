@@ -719,6 +719,12 @@ def test_class_names_that_look_alike(tmp_path: Path) -> None:
     assert "put the images of both into one" in text
 
 
+def test_a_datasets_name_that_looks_alike(tmp_path: Path) -> None:
+    image_folder(tmp_path / NFD)
+    text = refusal(NFC, tmp_path)
+    assert text.startswith(f"unknown dataset 'caf\\xe9'; {tmp_path} has 'cafe\\u0301', which looks alike")
+
+
 def test_images_of_several_sizes_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = image_folder(tmp_path / "mine")
     for name, size in (("train/class0/0.png", (9, 8)), ("test/class1/0.png", (8, 9)), ("test/class1/1.png", (8, 9))):
