@@ -8,7 +8,7 @@ import torch
 
 from bench.backbones import build_backbone
 from bench.budget import total_steps
-from bench.datasets import find_dataset, image_size
+from bench.datasets import image_size
 from bench.flops import step_flops
 from bench.outcome import to_run
 from bench.places import Places
@@ -29,17 +29,21 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     """
     pending = {task.id for task in to_run(tasks, places)}
     rows = [("#", "cell", "dataset", "arm", "budget", "seed", "state", "steps", "images", "TFLOP")]
-    steps_in_all = flops_in_all = 0
+    steps_in_all = flops_in_all = unknown = 0
     for number, task in enumerate(tasks, start=1):
         cell, cost = task.cell, ("", "", "")
-        count = cell.train_images or find_dataset(cell.dataset, places.data).train_images
-        if (task.missing or task.id in pending) and count is not None:
-            steps = total_steps(cell, count)
+        if not (task.missing or task.id in pending):
+            pass
+        elif task.train_images is None:
+            unknown += 1
+            cost = ("not known", "not known", "not known")
+        else:
+            steps = total_steps(cell, task.train_images)
             images = steps * cell.protocol.batch_size
             flops = images * flops_per_image(cell, image_size(cell, places))
             steps_in_all += steps
             flops_in_all += flops
-            cost = (f"{steps:,}", f"{images:,}", f"{flops / 1e12:,.2f}")
+            cost = (f"{steps:,}", f"{images:,}", _tera(flops))
         name = (str(number), task.id or "-", cell.dataset, cell.arm, f"{cell.budget:g}", str(cell.seed))
         rows.append((*name, _state(task, pending), *cost))
     _print_table(rows)
@@ -49,15 +53,23 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     rate = tflops * 1e12 if tflops else _measured_rate(places, device)
     summary = f"{len(pending)} of {len(tasks)} cells to run"
     summary += f", {len(missing)} more that miss something" if missing else ""
-    summary += f": {steps_in_all:,} steps, {flops_in_all / 1e12:,.1f} TFLOP of training"
-    if rate:
+    if steps_in_all or not unknown:
+        summary += f": {steps_in_all:,} steps, {_tera(flops_in_all)} TFLOP of training"
+    if rate and steps_in_all:
         source = "as given" if tflops else f"as this grid's records on {device.type} had"
         summary += f", {duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
-    else:
+    elif not rate:
         summary += "; no time: no record of this grid on this device has a rate yet, --tflops gives one"
+    if unknown:
+        summary += f"; what {unknown} of them take is not known: there are no images here to be counted"
     print(summary)
     if any(task.cell.rela and task.cell.rela.phase == "adaptive" for task in tasks):
         print("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
+
+
+def _tera(flops: int) -> str:
+    """Return FLOPs in TFLOP; few of them are not none."""
+    return f"{flops / 1e12:,.2f}" if flops >= 1e10 or not flops else f"{flops / 1e12:.1g}"
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -107,4 +119,4 @@ def duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} seconds" if seconds >= 1 or not seconds else f"{seconds:.1g} seconds"

@@ -346,7 +346,7 @@ def build_method(
 
 
 def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> ImageSet:
-    """Return the dataset with the part of its training images that the cell uses. Raises UserError.
+    """Return the dataset with the part of its training images that the cell uses.
 
     `test_images`: that many of the test images, from the start; None: all.
     """
@@ -354,10 +354,7 @@ def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> Image
         data = replace(data, test=Split(data.test.images[:test_images], data.test.labels[:test_images]))
     if cell.train_images is None:
         return data
-    try:
-        index = balanced_part(data.train.labels, cell.train_images)
-    except ValueError as error:
-        raise UserError(f"dataset {cell.dataset!r}: train_images: {error}") from error
+    index = balanced_part(data.train.labels, cell.train_images)
     images = data.train.images
     chosen = [images[i] for i in index] if isinstance(images, list) else images[index]
     return replace(data, train=Split(chosen, data.train.labels[index]))

@@ -19,6 +19,7 @@ from bench.store import Damaged, Record, read_record, record_path
 from bench.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
+    from bench.datasets import DatasetInfo
     from bench.executors.slurm import Job
 
 NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
@@ -40,14 +41,7 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
     if what == "datasets":
         from bench.datasets import datasets
 
-        infos = [datasets.get(name)(name) for name in datasets]
-        return [
-            (
-                info.name,
-                f"{info.title_here(data)}: {'here' if info.here(data) else f'not in {data}; {info.hint}'}",
-            )
-            for info in infos
-        ]
+        return [(name, _dataset(datasets.get(name)(name), data)) for name in datasets]
     if what == "backbones":
         from bench.backbones import backbones
 
@@ -59,6 +53,19 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
         return [(name, _first_line(executors.get(name))) for name in executors]
     kinds = ["methods", "priors", "datasets", "backbones", "grids", "executors"]
     raise UserError(f"list {what}: no such thing{did_you_mean(what, kinds)}")
+
+
+def _dataset(info: "DatasetInfo", data: Path) -> str:
+    """Return a dataset's title and whether it is here; a part of it is known as one once its images were counted."""
+    from bench.datasets import cached_facts
+
+    try:
+        if not info.here(data):
+            return f"{info.title}: not in {data}; {info.hint}"
+        facts = cached_facts(info, Places(data=data, results=data, grid=""))
+    except UserError as error:
+        return str(error)
+    return f"{facts.title}: here" if facts else f"{info.title_here(data)}: here; `prepare` counts its images"
 
 
 def _priors(data: Path) -> list[tuple[str, str]]:

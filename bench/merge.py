@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.places import Places
 from bench.report.facts import is_complete
 from bench.spec import GRID_NAME, makes_prior
-from bench.store import Damaged, Record, read_record, record_path
+from bench.store import Damaged, Record, read_record, record_files, record_path
 from bench.toy import ToyRecord, read_toy
 
 # What settings and seed decide of a result. Times and memory are the machine's, and so are a loss's last digits.
@@ -149,7 +149,7 @@ def _by_target(sources: Sequence[Path], into: Path) -> dict[Path, list[Path]]:
 
 
 def _has_records(folder: Path) -> bool:
-    return any(folder.glob("*.json"))
+    return bool(record_files(folder))
 
 
 def _grids(folder: Path) -> list[Path]:
@@ -167,7 +167,7 @@ def _candidates(target: Path, folders: Sequence[Path], left_out: list[Damaged]) 
     found: dict[str, list[_Found]] = defaultdict(list)
     blocked: dict[str, str] = {}
     for folder in (target, *folders):
-        for path in sorted(folder.glob("*.json")):
+        for path in record_files(folder):
             record = _read(path, target.absolute().name)
             if isinstance(record, Damaged):
                 if folder == target:

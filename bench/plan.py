@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.backbones import check_backbone
-from bench.datasets import dataset_digest, find_dataset, image_size, short_name
+from bench.datasets import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
 from bench.errors import MissingError, UserError, did_you_mean, told
 from bench.places import Places
 from bench.spec import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
@@ -18,6 +18,7 @@ class Task:
     """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine.
 
     `needs` is the cell that must be done before: the one whose backbone is its prior, or whose FLOPs it matches.
+    `title` is that of its dataset as it is here, and `train_images` how many the cell uses, None when nobody knows.
     """
 
     cell: Cell
@@ -26,6 +27,8 @@ class Task:
     prior: Prior | None = None
     needs: "Task | None" = None
     missing: str = ""
+    title: str = ""
+    train_images: int | None = None
 
 
 def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
@@ -45,7 +48,7 @@ class _Planner:
         self.places, self.where = places, where
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
-        self._data: dict[str, str | MissingError] = {}
+        self._data: dict[str, DatasetFacts | str] = {}
         self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
         self.makers: dict[tuple[str, int], Cell] = {}
         for cell in filter(makes_prior, cells):  # of several architectures, the first
@@ -60,31 +63,32 @@ class _Planner:
             method = methods.get(cell.method)
             params = method.resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
             needs, prior, missing, prior_digest = None, None, "", None
+            facts, count = self._facts(cell.dataset), self._train_images(cell)
             try:
                 if cell.rela:
                     needs, prior = self._prior(cell)
                     prior_digest = prior.digest()
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                missing = needs.missing if needs else ""
-                data = self._data_digest(cell.dataset)
             except MissingError as error:
                 missing = str(error)
             except UserError:
                 raise
-            except Exception as error:  # a plugin's prior or dataset may raise anything, and others must go on
+            except Exception as error:  # a plugin's prior may raise anything, and others must go on
                 missing = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
-            if missing:
-                self.tasks[key] = Task(cell, needs=needs, missing=missing)
+            if isinstance(facts, str):
+                self.tasks[key] = Task(cell, needs=needs, missing=missing or facts, train_images=count)
+            elif missing := missing or (needs.missing if needs else ""):
+                self.tasks[key] = Task(cell, needs=needs, missing=missing, train_images=count)
             else:
                 inputs = Inputs(
-                    data=data,
+                    data=facts.digest,
                     prior=prior_digest,
                     method_version=method.version,
                     params=params,
                     flops_of=needs.id if needs and cell.flops_of else None,
                 )
-                task = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
+                task = Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
                 same = self._by_id.setdefault(task.id, cell)
                 if same is not cell:
                     raise UserError(
@@ -135,13 +139,27 @@ class _Planner:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
         self._checked.add(names)
 
-    def _data_digest(self, name: str) -> str:
+    def _facts(self, name: str) -> DatasetFacts | str:
+        """Return what is known of a dataset, or the sentence that says why it cannot be had here."""
         if name not in self._data:
             try:
-                self._data[name] = dataset_digest(name, self.places)
+                self._data[name] = dataset_facts(name, self.places)
             except MissingError as error:
-                self._data[name] = error
-        found = self._data[name]
-        if isinstance(found, MissingError):
-            raise found
-        return found
+                self._data[name] = str(error)
+            except UserError:
+                raise
+            except Exception as error:  # a plugin's dataset may raise anything, and others must go on
+                self._data[name] = f"dataset {name!r}: {told(error)}"
+        return self._data[name]
+
+    def _train_images(self, cell: Cell) -> int | None:
+        """Return how many training images a cell uses. Raises UserError when there are not that many."""
+        facts = self._facts(cell.dataset)
+        if isinstance(facts, str):
+            return cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
+        if cell.train_images and cell.train_images > facts.train_images:
+            raise UserError(
+                f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and"
+                f" {facts.train_images:,} are here"
+            )
+        return cell.train_images or facts.train_images

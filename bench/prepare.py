@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from bench.datasets import dataset_digest, find_dataset, image_size
+import numpy as np
+
+from bench.datasets import ImageSet, find_dataset, image_size, load_dataset
 from bench.errors import UserError
 from bench.places import Places
 from bench.plan import Task
@@ -21,7 +23,11 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
         try:
             if not info.here(places.data):
                 info.fetch(places.data)
-            print(f"dataset {name}: {info.title_here(places.data)}, digest {dataset_digest(name, places)}")
+            images = load_dataset(name, places)
+            print(f"dataset {name}: {images.title}, digest {images.digest}; {_counts(images)}")
+            if unused := info.ignored(places.data):
+                kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
+                print(f"dataset {name}: {sum(unused.values()):,} files are not used: {kinds}")
         except UserError as error:
             good = False
             print(f"dataset {name}: {error}", file=sys.stderr)
@@ -40,6 +46,14 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
             sentence = str(error)
             print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
     return good
+
+
+def _counts(images: ImageSet) -> str:
+    """Return how many images and classes each split has."""
+    splits = (("training", images.train), ("test", images.test))
+    return ", ".join(
+        f"{len(split):,} {name} images of {len(np.unique(split.labels)):,} classes" for name, split in splits
+    )
 
 
 def _weights(cell: Cell) -> tuple[str | int | None, ...]:

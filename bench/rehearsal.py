@@ -50,7 +50,7 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     for entry in data.iterdir() if data.is_dir() else ():
         # Neither the cache of real targets and images, nor the place of a stand-in: nothing is written through a link.
         if entry.name != "cache" and not (to / entry.name).exists():
-            (to / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+            (to / entry.name).symlink_to(entry.absolute(), target_is_directory=entry.is_dir())
 
 
 def _noise(count: int, classes: int, size: int, seed: int) -> Split:
@@ -98,7 +98,7 @@ def _needs(task: Task, places: Places) -> _Need:
     size = image_size(cell, places)
     weights, dim = _network(cell.backbone, size)
     info = find_dataset(cell.dataset, places.data)
-    count = cell.train_images or info.train_images or 0
+    count = task.train_images or 0
     targets = 4 * count * dim if cell.rela else 0
     if not info.streams:
         return _Need(weights, targets, targets + count * 3 * (info.image_size or size) ** 2)

@@ -13,7 +13,6 @@ import torch
 
 from bench.atomic import WriteError, remove_leftovers, set_aside, written
 from bench.checkpoint import checkpoint_path
-from bench.datasets import find_dataset
 from bench.device import DeviceLost, is_lost
 from bench.distributed import any_of, is_first, launch, of_first, world
 from bench.errors import UserError, told
@@ -218,14 +217,13 @@ class _Runner:
 
     def _write_failure(self, task: Task, status: Status, reason: str) -> None:
         assert task.inputs is not None
-        title = find_dataset(task.cell.dataset, self.places.data).title_here(self.places.data)
         failed = Record(
             id=task.id,
             grid=self.places.grid,
             status=status,
             cell=task.cell,
             inputs=task.inputs,
-            dataset_title=self.places.mark + title,
+            dataset_title=self.places.mark + task.title,
             error=reason,
             provenance=provenance(self.device) | ({"launch": name} if (name := launch()) else {}),
             rehearsal=self.places.rehearsal,

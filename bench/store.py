@@ -253,7 +253,18 @@ def read_model(
     return record
 
 
+def record_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder in the order of their names, none where no folder is. Raises OSError.
+
+    `Path.glob` would have none in a folder that cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
     """Return the records of a folder in the order of their names, and the files that are none."""
-    found = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    found = [read_record(path) for path in record_files(folder)]
     return [r for r in found if isinstance(r, Record)], [r for r in found if isinstance(r, Damaged)]

@@ -3,7 +3,10 @@
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -64,3 +67,31 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / parts[-1]).write_bytes(content.read())
     assert len(seen) == 20
     return root
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that everybody may read and write: pytest's are closed to others than its user."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture
+def closed() -> Callable[[Path], AbstractContextManager[None]]:
+    """`closed(path)`: while it lasts, the path may not be read, and this process obeys that, also when it is root's."""
+
+    @contextmanager
+    def close(path: Path) -> Iterator[None]:
+        root, mode = os.geteuid() == 0, path.stat().st_mode
+        path.chmod(0)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+            path.chmod(mode)
+
+    return close

@@ -1,11 +1,14 @@
 """Datasets: where they are looked for, how they are read, and their digests."""
 
 from bench.datasets.base import (
+    DatasetFacts,
     DatasetInfo,
     ImageSet,
     Split,
     balanced_part,
+    cached_facts,
     dataset_digest,
+    dataset_facts,
     datasets,
     find_dataset,
     image_size,
@@ -14,11 +17,14 @@ from bench.datasets.base import (
 )
 
 __all__ = [
+    "DatasetFacts",
     "DatasetInfo",
     "ImageSet",
     "Split",
     "balanced_part",
+    "cached_facts",
     "dataset_digest",
+    "dataset_facts",
     "datasets",
     "find_dataset",
     "image_size",

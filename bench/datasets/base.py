@@ -1,12 +1,15 @@
 """The contract of a dataset, the registry, and the cache of decoded images."""
 
 import hashlib
+import inspect
 import os
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,13 +40,25 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A dataset as it was found here. `title` says what it is, a lossy copy included; `digest` is its content's."""
+    """A dataset as it was found here. `title` and `digest` are those of its `DatasetFacts`."""
 
     title: str
     digest: str
     classes: int
     train: Split
     test: Split
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a dataset as it was found here without its images.
+
+    `title` says what it is, and when it is a lossy copy or a part; `digest` is its content's.
+    """
+
+    title: str
+    digest: str
+    train_images: int
 
 
 class DatasetInfo:
@@ -56,7 +71,8 @@ class DatasetInfo:
     title: str
     short: str  # as in the prior's name `<short>-T`
     classes: ClassVar[int | None] = None
-    train_images: ClassVar[int | None] = None  # how many, where that is known without looking
+    train_images: ClassVar[int | None] = None  # how many the whole set has, where that is known without looking
+    test_images: ClassVar[int | None] = None
     image_size: ClassVar[int | None] = None  # pixels of a side; None: not all the same, or not known
     lossless: ClassVar[bool] = False  # its originals are, so that JPEG files are a copy and must say so
     streams: ClassVar[bool] = False  # too large for memory: decoded when needed
@@ -86,6 +102,10 @@ class DatasetInfo:
         """Return whether the dataset is below `root`."""
         return bool(self.files(root))
 
+    def ignored(self, root: Path) -> Counter[str]:
+        """Return how many files beside those that are read are not used, by suffix and place."""
+        return folder.ignored(root / self.name) if folder.kind(root / self.name / "train") else Counter()
+
     def title_here(self, root: Path) -> str:
         """Return the title, marked when what is below `root` is a lossy copy."""
         files = self.files(root) if self.lossless else []
@@ -98,10 +118,9 @@ class DatasetInfo:
             raise UserError(f"{root / self.name}: {len(classes)} class folders where {self.title} has {self.classes}")
         if self.streams:
             return Split(folder.Paths(train_files), train_labels), Split(folder.Paths(test_files), test_labels)
-        return (
-            Split(folder.decode(train_files, self.image_size), train_labels),
-            Split(folder.decode(test_files, self.image_size), test_labels),
-        )
+        images = folder.decode([*train_files, *test_files], self.image_size)
+        count = len(train_files)
+        return Split(images[:count], train_labels), Split(images[count:], test_labels)
 
 
 datasets: Registry[Callable[[str], DatasetInfo]] = Registry("dataset", package="bench.datasets")
@@ -127,8 +146,13 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
     """Return the registered dataset `name`, or the folder of that name below `root`. Raises UserError."""
     if name in datasets:
         return datasets.get(name)(name)
-    if "/" not in name and name not in {".", ".."} and (root / name / "train").is_dir():
+    if "/" not in name and name not in {".", ".."} and folder.kind(root / name / "train") == stat.S_IFDIR:
         return Folder(name)
+    if other := folder.lookalike(root, name):
+        raise UserError(
+            f"unknown dataset {name!a}; {root} has {other!a}, which looks alike and differs in its form of Unicode"
+            " (NFC, NFD): rename it, or write it so in the grid"
+        )
     raise UserError(
         f"unknown dataset {name!r}, nor is there a folder {root / name / 'train'}{did_you_mean(name, datasets)}"
     )
@@ -140,6 +164,8 @@ def short_name(name: str) -> str:
 
 
 _loaded: dict[str, ImageSet] = {}
+
+CACHE_VERSION = b"2"  # raised when files are chosen or decoded in another way
 
 # What numpy and zipfile raise on a damaged file; RuntimeError: one that seems encrypted, or of a future zip version;
 # TypeError: an array where an archive should be; MemoryError: an absurd shape; SystemError: Python 3.11's parser, which
@@ -160,19 +186,36 @@ CACHE_ERRORS = (
 def dataset_digest(name: str, places: Places) -> str:
     """Return the digest of a dataset's content: of pixels and labels, or of the files of one that streams.
 
-    From the cache, where it is there, without reading an image; else each image is decoded once. Raises MissingError,
-    saying where the dataset was looked for and how to get it, and UserError when it is damaged.
+    Raises as `dataset_facts` does.
+    """
+    return dataset_facts(name, places).digest
+
+
+def dataset_facts(name: str, places: Places) -> DatasetFacts:
+    """Return what is known of a dataset, from the cache where it is there; else each image is decoded once.
+
+    Raises MissingError, saying where the dataset was looked for and how to get it, and UserError when it is damaged
+    or not what its name says.
     """
     info = find_dataset(name, places.data)
+    if facts := cached_facts(info, places):
+        return facts
+    images = load_dataset(name, places)
+    return DatasetFacts(images.title, images.digest, len(images.train))
+
+
+def cached_facts(info: DatasetInfo, places: Places) -> DatasetFacts | None:
+    """Return what the cache knows of a dataset, None when that is nothing; no image is read. Raises UserError."""
     try:
         # Numpy leaves a file open that turns out to be damaged, so it is opened here.
         with _cache_path(info, places).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             digest = str(arrays["digest"])
             if not re.fullmatch("[0-9a-f]{16}", digest):
-                raise ValueError("not a digest")
-            return digest
+                return None
+            train, test = arrays["train_labels"], arrays["test_labels"]
+            return DatasetFacts(_title(info, train, test, places), digest, len(train))
     except CACHE_ERRORS:
-        return load_dataset(name, places).digest
+        return None
 
 
 def load_dataset(name: str, places: Places) -> ImageSet:
@@ -191,8 +234,9 @@ def load_dataset(name: str, places: Places) -> ImageSet:
 
 
 def _cache_path(info: DatasetInfo, places: Places) -> Path:
-    sha = hashlib.sha256()
-    for file in info.files(places.data):
+    sha = hashlib.sha256(CACHE_VERSION)
+    # Images that no file holds are made by the dataset's own code.
+    for file in info.files(places.data) or [Path(inspect.getfile(type(info)))]:
         try:
             found = file.stat()
         except OSError as error:
@@ -205,8 +249,6 @@ def _cache_path(info: DatasetInfo, places: Places) -> Path:
 
 def _read_cache(info: DatasetInfo, path: Path, places: Places) -> ImageSet | None:
     """Return the cached dataset; None when there is none, or what is there is damaged and must be made anew."""
-    if not path.is_file():
-        return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             digest = str(arrays["digest"])
@@ -226,16 +268,12 @@ def _read_files(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
             f"{f'; {info.hint}' if info.hint else ''}; --data-root or BENCH_DATA names the folder that holds it"
         )
     train, test = info.read(places.data)
-    for name, split in (("training", train), ("test", test)):
-        if not len(split):
-            raise UserError(f"dataset {info.name!r} in {places.data}: no {name} image")
-    if test.labels.max() > train.labels.max():
-        raise UserError(f"dataset {info.name!r} in {places.data}: a class of the test images has no training image")
-    digest = _digest(train, test)
-    arrays: dict[str, Any] = {"digest": np.array(digest)}
+    _check(info, train, test, places)
+    images = _image_set(info, train, test, "", places)  # another set is refused before each file is read for the digest
+    digest = _digest(train, test, info.image_size)
+    arrays: dict[str, Any] = {"digest": np.array(digest), "train_labels": train.labels, "test_labels": test.labels}
     if not info.streams:
-        arrays |= {"train_images": np.asarray(train.images), "train_labels": train.labels}
-        arrays |= {"test_images": np.asarray(test.images), "test_labels": test.labels}
+        arrays |= {"train_images": train.images, "test_images": test.images}
     try:
         with atomic_write(path) as file:
             np.savez(file, **arrays)
@@ -243,25 +281,66 @@ def _read_files(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
         raise UserError(
             f"{path.parent}: cannot cache here ({error.strerror}); BENCH_CACHE names another folder"
         ) from error
-    return _image_set(info, train, test, digest, places)
+    return replace(images, digest=digest)
 
 
 def _image_set(info: DatasetInfo, train: Split, test: Split, digest: str, places: Places) -> ImageSet:
-    return ImageSet(info.title_here(places.data), digest, int(train.labels.max()) + 1, train, test)
+    title = _title(info, train.labels, test.labels, places)
+    return ImageSet(title, digest, int(train.labels.max()) + 1, train, test)
 
 
-def _digest(*splits: Split) -> str:
-    sha = hashlib.sha256()
-    for split in splits:
+def _check(info: DatasetInfo, train: Split, test: Split, places: Places) -> None:
+    """Raise UserError unless each split has images with a label each, of the dataset's size where it has one."""
+    for name, split in (("training", train), ("test", test)):
+        where = f"dataset {info.name!r} in {places.data}"
+        if not len(split):
+            raise UserError(f"{where}: no {name} image")
+        if len(split.images) != len(split):
+            raise UserError(f"{where}: {len(split.images):,} {name} images with {len(split):,} labels")
         if not isinstance(split.images, np.ndarray):
-            contents = folder.each(split.images, folder.content_digest)
-            # Labels first: asked for one more content, `each` names the files that were refused.
-            for label, content in zip(split.labels, contents, strict=True):
-                sha.update(f"{label} {content}\n".encode())
+            if not info.streams:
+                raise UserError(
+                    f"{where}: files that are not decoded; a class whose `read` gives them says `streams = True`"
+                )
         else:
+            shape, size = split.images.shape, info.image_size
+            square = (size, size) if size else shape[2:]
+            if split.images.dtype != np.uint8 or len(shape) != 4 or shape[1:] != (3, *square):
+                raise UserError(
+                    f"{where}: {name} images are {split.images.dtype} {shape} where uint8 (N, 3,"
+                    f" {size or 'H'}, {size or 'W'}) is expected"
+                )
+
+
+def _title(info: DatasetInfo, train: Labels, test: Labels, places: Places) -> str:
+    """Return the title of a dataset with these labels. Raises UserError when they are those of another one."""
+    title, where = info.title_here(places.data), f"dataset {info.name!r} in {places.data}"
+    for name, labels, whole in (("training", train, info.train_images), ("test", test, info.test_images)):
+        classes = len(np.unique(labels))
+        if info.classes is not None and classes != info.classes:
+            raise UserError(f"{where}: {name} images of {classes:,} classes where {info.title} has {info.classes:,}")
+        if whole is not None and len(labels) > whole:
+            raise UserError(f"{where}: {len(labels):,} {name} images where {info.title} has {whole:,}")
+        if whole is not None and len(labels) < whole:
+            title += f", {len(labels):,} of {whole:,} {'test ' * (name == 'test')}images"
+    if np.setdiff1d(test, train).size:
+        raise UserError(f"{where}: a class of the test images has no training image")
+    return title
+
+
+def _digest(train: Split, test: Split, size: int | None = None) -> str:
+    """Return the digest of decoded images and labels, or of files, which must have `size` pixels where it is given."""
+    sha = hashlib.sha256()
+    for split in (train, test):
+        if isinstance(split.images, np.ndarray):
             sha.update(f"{split.images.shape}".encode())
             sha.update(np.ascontiguousarray(split.images).data)
             sha.update(np.ascontiguousarray(split.labels).data)
+    paths = folder.Paths(chain(*(split.images for split in (train, test) if not isinstance(split.images, np.ndarray))))
+    if paths:
+        contents = folder.each(paths, lambda path: folder.content_digest(path, size))
+        for label, content in zip(np.concatenate([train.labels, test.labels]), contents, strict=True):
+            sha.update(f"{label} {content}\n".encode())
     return sha.hexdigest()[:16]
 
 

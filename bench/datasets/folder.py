@@ -3,17 +3,24 @@
 import hashlib
 import io
 import os
+import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar, overload
+from typing import IO, TYPE_CHECKING, TypeVar, overload
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; Pillow runs Ghostscript on another one
@@ -62,23 +69,59 @@ class Paths(Sequence[Path]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def files(base: Path) -> list[Path]:
-    """Return every image file below `base`, sorted. Links are followed, but no folder is gone into twice."""
-    found: list[Path] = []
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raise UserError, naming the path, where the file system does not answer: its errors are never fewer files."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+
+
+def kind(path: Path) -> int | None:
+    """Return what a path leads to (`stat.S_IFDIR`, ...), None when nothing is there. Raises UserError."""
+    with _told(path):
+        try:
+            return stat.S_IFMT(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders, sorted, and the files in a folder. Links are followed, one that leads nowhere raises.
+
+    Names with a leading dot are not data but what file managers, notebooks and archives leave.
+    """
+    found: tuple[list[Path], list[Path]] = ([], [])
+    with _told(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                is_folder = stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
+                found[not is_folder].append(folder / entry.name)
+    return sorted(found[0]), found[1]
+
+
+def _below(base: Path) -> Iterator[Path]:
+    """Yield every file below `base`. No folder is gone into twice."""
     seen: set[tuple[int, int]] = set()
 
     def is_new(folder: Path) -> bool:
-        stat = folder.stat()
-        new = (stat.st_dev, stat.st_ino) not in seen
-        seen.add((stat.st_dev, stat.st_ino))
+        with _told(folder):
+            status = folder.stat()
+        new = (status.st_dev, status.st_ino) not in seen
+        seen.add((status.st_dev, status.st_ino))
         return new
 
-    for where, folders, names in os.walk(base, followlinks=True):
-        if not seen:
-            is_new(base)
-        folders[:] = [name for name in sorted(folders) if is_new(Path(where, name))]
-        found += [Path(where, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return sorted(found)
+    left = [base] if kind(base) == stat.S_IFDIR and is_new(base) else []
+    while left:
+        folders, found = _inside(left.pop())
+        yield from found
+        left += reversed([folder for folder in folders if is_new(folder)])
+
+
+def files(base: Path) -> list[Path]:
+    """Return every image file below `base`, sorted. Raises UserError where a folder cannot be read."""
+    return sorted(path for path in _below(base) if path.suffix.lower() in SUFFIXES)
 
 
 def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
@@ -86,15 +129,9 @@ def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
 
     Raises UserError when a split or a class folder is missing or empty, naming its path.
     """
-    test = next((base / name for name in ("test", "val") if (base / name).is_dir()), None)
-    if not (base / "train").is_dir() or test is None:
-        raise UserError(f"{base}: needs the folders train and test (or val), each with one folder per class")
-    classes = sorted(path.name for path in (base / "train").iterdir() if path.is_dir())
     listings: list[Listing] = []
-    for split in (base / "train", test):
-        extra = {path.name for path in split.iterdir() if path.is_dir()} - set(classes)
-        if extra:
-            raise UserError(f"{split / min(extra)}: a class folder that {base / 'train'} does not have")
+    *splits, classes = _splits(base)
+    for split in splits:
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
@@ -104,9 +141,81 @@ def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
             paths += found
             labels += [label] * len(found)
         listings.append((paths, np.array(labels, dtype=np.int64)))
-    if not classes:
-        raise UserError(f"{base / 'train'}: no class folder")
     return listings[0], listings[1], classes
+
+
+def _splits(base: Path) -> tuple[Path, Path, list[str]]:
+    """Return the folders of the training and the test images, and the class names. Raises UserError.
+
+    Of `test` and `val`, the test images are in the first whose class folders are those of `train`: an archive may
+    have a test set without labels beside them.
+    """
+    folders = {path.name: path for path in _inside(base)[0]}
+    candidates = [folders[name] for name in ("test", "val") if name in folders]
+    if "train" not in folders or not candidates:
+        raise UserError(f"{base}: needs the folders train and test (or val), each with one folder per class")
+    train = folders["train"]
+    classes = _classes(train)
+    if not classes:
+        raise UserError(f"{train}: no class folder")
+    for split in candidates:
+        if _classes(split) == classes:
+            return train, split, classes
+    raise UserError(_difference(train, classes, candidates[0], _classes(candidates[0])))
+
+
+def _difference(train: Path, classes: list[str], split: Path, names: list[str]) -> str:
+    """Return the sentence on a split whose class folders, `names`, are not those of `train`."""
+    missing, extra = sorted(set(classes) - set(names)), sorted(set(names) - set(classes))
+    for name, other in ((name, other) for name in extra for other in missing if _nfc(name) == _nfc(other)):
+        return (
+            f"{split / name}: {name!a} looks like the class folder {other!a} of {train} and differs in its form of"
+            " Unicode (NFC, NFD): rename one of them"
+        )
+    for name in missing:
+        if not files(train / name):
+            return f"{train / name}: the class folder is missing or has no image"
+    cure = f"test or val must have the class folders of {train}"
+    if extra:
+        return f"{split / extra[0]}: a class folder that {train} does not have; {cure}"
+    return f"{split / missing[0]}: the class folder is missing or has no image; {cure}"
+
+
+def _nfc(name: str) -> str:
+    return normalize("NFC", name)
+
+
+def _classes(split: Path) -> list[str]:
+    """Return the names of a split's class folders. Raises UserError when two of them look alike."""
+    names = [path.name for path in _inside(split)[0]]
+    forms: dict[str, str] = {}
+    for name in names:
+        other = forms.setdefault(_nfc(name), name)
+        if other != name:
+            raise UserError(
+                f"{split}: the class folders {other!a} and {name!a} look alike and differ in their form of Unicode"
+                " (NFC, NFD): put the images of both into one"
+            )
+    return names
+
+
+def lookalike(base: Path, name: str) -> str | None:
+    """Return a name in a folder that differs from `name` in its form of Unicode alone."""
+    with _told(base):
+        names = [path.name for path in base.iterdir()] if kind(base) == stat.S_IFDIR else []
+    return next((other for other in names if _nfc(other) == _nfc(name) and other != name), None)
+
+
+def ignored(base: Path) -> Counter[str]:
+    """Return how many files below a folder of images are not used, by suffix and place. Raises UserError."""
+    train, test, _ = _splits(base)
+    found: Counter[str] = Counter()
+    for path in _below(base):
+        split, *inner = path.relative_to(base).parts
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES or split not in {train.name, test.name} or len(inner) < 2:
+            found[f"{suffix or 'without a suffix'} in {split if inner else base.name}"] += 1
+    return found
 
 
 def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
@@ -126,46 +235,66 @@ def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
                     refused.append((path, error))
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
-                print(f"{paths[0].parent}: {begin + len(block):,} of {len(paths):,} images read", file=sys.stderr)
+                print(f"{paths[0].parent}: {begin + len(block):,} of {len(paths):,} files read", file=sys.stderr)
     if refused:
         others = ", ".join(str(path) for path, _ in refused[1:NAMED])
         more = f" (and {len(refused) - 1} more: {others}{', ...' * (len(refused) > NAMED)})" if others else ""
         raise UserError(f"{refused[0][1]}{more}")
 
 
-def decode(paths: list[Path], size: int | None) -> npt.NDArray[np.uint8]:
+def decode(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
     """Return the images as uint8 (N, 3, H, W), all of one size; `size` pixels square when given.
 
     Raises UserError naming the files that cannot be read or have another size.
     """
-    shape = (size, size) if size else read_image(paths[0]).shape[1:]
-
-    def sized(path: Path) -> npt.NDArray[np.uint8]:
-        image = read_image(path)
-        if image.shape[1:] != shape:
-            height, width = image.shape[1:]
-            raise UserError(f"{path}: {width}x{height} pixels where {shape[1]}x{shape[0]} are expected")
-        return image
-
-    try:
-        images = np.empty((len(paths), 3, *shape), dtype=np.uint8)
-    except MemoryError as error:
-        many = f"{len(paths):,} images of {shape[1]}x{shape[0]} pixels"
-        raise UserError(f"{paths[0].parent}: {many} do not fit into memory; a dataset may stream") from error
-    for index, image in enumerate(each(paths, sized)):
-        images[index] = image
+    images = np.empty((0, 3, 0, 0), dtype=np.uint8)
+    sizes: Counter[tuple[int, ...]] = Counter()
+    examples: dict[tuple[int, ...], Path] = {}
+    for index, image in enumerate(each(paths, lambda path: _sized(path, read_image(path), size))):
+        if not sizes:
+            try:
+                images = np.empty((len(paths), *image.shape), dtype=np.uint8)
+            except MemoryError as error:
+                many = f"{len(paths):,} images of {_pixels(image.shape)} pixels"
+                raise UserError(f"{paths[0].parent}: {many} do not fit into memory; a dataset may stream") from error
+        sizes[image.shape] += 1
+        examples.setdefault(image.shape, paths[index])
+        if image.shape == images.shape[1:]:
+            images[index] = image
+    if len(sizes) > 1:
+        (most, _), *_, (least, _) = sizes.most_common()
+        counts = ", ".join(f"{count:,} of {_pixels(shape)}" for shape, count in sizes.most_common(NAMED))
+        raise UserError(
+            f"{examples[least]}: {_pixels(least)} pixels where most images have {_pixels(most)} ({counts}"
+            f"{', ...' * (len(sizes) > NAMED)}); make them one size, or let the dataset stream: `streams = True` in a"
+            " class of your own in a --plugin file, with protocol.input_size in the grid"
+        )
     return images
 
 
-def content_digest(path: Path) -> str:
-    """Return the SHA-256 of an image file's bytes. Raises UserError naming the file when it is damaged."""
+def _sized(path: Path, image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
+    """Return an image, of `size` pixels square where that is given. Raises UserError."""
+    if size and image.shape[1:] != (size, size):
+        raise UserError(f"{path}: {_pixels(image.shape)} pixels where {size}x{size} are expected")
+    return image
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}x{shape[1]}"
+
+
+def content_digest(path: Path, size: int | None = None) -> str:
+    """Return the SHA-256 of an image file's bytes. Raises UserError naming the file when it is damaged.
+
+    `size`: pixels of a side that the image must have.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no image is")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    read_image(path, io.BytesIO(content))
+    _sized(path, read_image(path, io.BytesIO(content)), size)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -190,7 +319,7 @@ def read_image(path: Path, content: IO[bytes] | None = None) -> npt.NDArray[np.u
         with Image.open(content or path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels, over {MAX_PIXELS:,} in all")  # noqa: TRY301
-            if image.mode.startswith(("I", "F")):
+            if _is_deep(image):
                 raise ValueError("more than 8 bits in a channel")  # noqa: TRY301
             pixels = np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
@@ -198,3 +327,18 @@ def read_image(path: Path, content: IO[bytes] | None = None) -> npt.NDArray[np.u
     except Exception as error:  # Pillow raises nearly anything on a damaged file
         raise UserError(f"{path}: not a readable image: {error or type(error).__name__}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _is_deep(image: "ImageFile") -> bool:
+    """Return whether the file has more than 8 bits in a channel, of which Pillow may keep 8 without a word."""
+    from PIL.PngImagePlugin import PngImageFile
+    from PIL.PpmImagePlugin import PpmImageFile
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+
+    if isinstance(image, TiffImageFile) and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8:
+        return True
+    if isinstance(image, PngImageFile | PpmImageFile):
+        for tile in image.tile:  # how it is coded: RGB;16B in PNG, and in PPM RGB beside the value of white
+            if str(tile.args).endswith(";16B") or (isinstance(tile.args, tuple) and int(tile.args[1]) > 255):
+                return True
+    return image.mode.startswith(("I", "F"))

@@ -1,15 +1,18 @@
 """The datasets that are known by name."""
 
+import functools
 import gzip
 import io
 import pickle
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from bench.datasets import folder
 from bench.datasets.base import DatasetInfo, Images, Split, datasets
 from bench.errors import MissingError, UserError
 
@@ -18,7 +21,8 @@ from bench.errors import MissingError, UserError
 class Digits(DatasetInfo):
     """1,797 handwritten digits of 8x8 pixels that scikit-learn ships; every fifth is for test."""
 
-    title, short, classes, image_size, train_images = "Digits", "DIGITS", 10, 8, 1437
+    title, short, classes, image_size = "Digits", "DIGITS", 10, 8
+    train_images, test_images = 1437, 360
     hint = "it comes with scikit-learn"
 
     def files(self, root: Path) -> list[Path]:
@@ -43,24 +47,32 @@ class Digits(DatasetInfo):
 class _Cifar(DatasetInfo):
     """The Python archive that torchvision downloads, or else a folder of images."""
 
-    image_size, lossless, train_images = 32, True, 50_000
+    image_size, lossless, train_images, test_images = 32, True, 50_000, 10_000
     archive: ClassVar[str]
     batches: ClassVar[tuple[list[str], list[str]]]
     label_key: ClassVar[bytes]
 
     def files(self, root: Path) -> list[Path]:
-        originals = [root / self.archive / name for names in self.batches for name in names]
-        return originals if all(path.is_file() for path in originals) else super().files(root)
+        return self._originals(root) or super().files(root)
+
+    def ignored(self, root: Path) -> Counter[str]:
+        return Counter() if self._originals(root) else super().ignored(root)
+
+    def _originals(self, root: Path) -> list[Path]:
+        """Return the files of the archive, [] when it is not whole."""
+        found = [root / self.archive / name for names in self.batches for name in names]
+        return found if all(folder.kind(path) is not None for path in found) else []
 
     def read(self, root: Path) -> tuple[Split, Split]:
-        if not all(path.parent == root / self.archive for path in self.files(root)):
-            return self.read_folder(root)
-        train, test = ([root / self.archive / name for name in names] for names in self.batches)
-        return self._split(train), self._split(test)
-
-    def _split(self, paths: list[Path]) -> Split:
         assert self.classes is not None
-        batches = [_unpickle(path, self.label_key, self.classes) for path in paths]
+        files = self._originals(root)
+        if not files:
+            return self.read_folder(root)
+        read = functools.partial(_unpickle, label_key=self.label_key, classes=self.classes)
+        batches = list(folder.each(files, read))
+        return self._split(batches[: len(self.batches[0])]), self._split(batches[len(self.batches[0]) :])
+
+    def _split(self, batches: list[tuple[Images, list[int]]]) -> Split:
         pixels = np.concatenate([images for images, _ in batches])
         labels = [label for _, labels in batches for label in labels]
         return Split(pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64))
@@ -109,7 +121,8 @@ class Cifar100(_Cifar):
 class FashionMnist(DatasetInfo):
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels, gzipped IDX or not."""
 
-    title, short, classes, image_size, train_images = "Fashion-MNIST", "FMNIST", 10, 28, 60_000
+    title, short, classes, image_size = "Fashion-MNIST", "FMNIST", 10, 28
+    train_images, test_images = 60_000, 10_000
     hint = "`prepare` downloads it, or put its four IDX files into fashion_mnist/"
     stems: ClassVar[tuple[str, ...]] = (
         "train-images-idx3-ubyte",
@@ -120,17 +133,21 @@ class FashionMnist(DatasetInfo):
 
     def files(self, root: Path) -> list[Path]:
         for base in (root / "FashionMNIST" / "raw", root / self.name):
-            found = [next(iter(sorted(base.glob(f"{stem}*"))), None) for stem in self.stems]
+            found = [
+                next((path for path in (base / stem, base / f"{stem}.gz") if folder.kind(path) is not None), None)
+                for stem in self.stems
+            ]
             if all(found):
                 return [path for path in found if path]
         return []
 
     def read(self, root: Path) -> tuple[Split, Split]:
-        train_images, train_labels, test_images, test_labels = self.files(root)
-        return self._split(train_images, train_labels), self._split(test_images, test_labels)
+        files = self.files(root)
+        arrays = list(folder.each(files, _idx))
+        return self._split(files[:2], arrays[:2]), self._split(files[2:], arrays[2:])
 
-    def _split(self, images_path: Path, labels_path: Path) -> Split:
-        images, labels = _idx(images_path), _idx(labels_path)
+    def _split(self, paths: list[Path], arrays: list[Images]) -> Split:
+        (images_path, labels_path), (images, labels) = paths, arrays
         if images.shape[1:] != (28, 28):
             raise UserError(f"{images_path}: shape {images.shape} where (N, 28, 28) is expected")
         if labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
@@ -158,7 +175,8 @@ class FashionMnist(DatasetInfo):
 class TinyImageNet(DatasetInfo):
     """Tiny-ImageNet (Le and Yang 2015): 100,000 + 10,000 images of 64x64 pixels."""
 
-    title, short, classes, image_size, train_images = "Tiny-ImageNet", "TIN", 200, 64, 100_000
+    title, short, classes, image_size = "Tiny-ImageNet", "TIN", 200, 64
+    train_images, test_images = 100_000, 10_000
     hint = "get tiny-imagenet-200.zip and lay it out as tiny_imagenet/{train,val}/<class>/*"
 
 
@@ -166,7 +184,8 @@ class TinyImageNet(DatasetInfo):
 class ImageNet1K(DatasetInfo):
     """ImageNet-1K (Russakovsky et al. 2015): 1,281,167 + 50,000 images of many sizes."""
 
-    title, short, classes, streams, train_images = "ImageNet-1K", "IN1K", 1000, True, 1_281_167
+    title, short, classes, streams = "ImageNet-1K", "IN1K", 1000, True
+    train_images, test_images = 1_281_167, 50_000
     hint = "get ILSVRC2012 from image-net.org and lay it out as imagenet1k/{train,val}/<class>/*"
 
 

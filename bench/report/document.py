@@ -85,7 +85,11 @@ def settings(found: Collected) -> list[str]:
     lines = []
     for dataset in grid.datasets:
         titles = ", ".join(group.label for group in found.groups if group.dataset == dataset.name)
-        images = f"{dataset.train_images:,} training images" if dataset.train_images else "all training images"
+        images = (
+            f"{dataset.train_images:,} training images"
+            if dataset.train_images
+            else "all training images that were there"
+        )
         protocol = protocol_of(grid, dataset)
         lines.append(
             f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"

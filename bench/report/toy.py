@@ -14,7 +14,7 @@ from bench.report.markdown import escape_markdown, to_markdown
 from bench.report.plots import COLOURS, MARKERS, STYLE, image_files
 from bench.report.tables import NONE, Entry, Table, one_line, plus_minus
 from bench.report.terminal import to_text
-from bench.store import Damaged
+from bench.store import Damaged, record_files
 from bench.toy import Setting, ToyGrid, ToyRecord, read_toy
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_toy_report(grid: ToyGrid, records: Path, out: Path) -> str:
 
     Raises UserError when there is no record of the study.
     """
-    read = [read_toy(path) for path in sorted(records.glob("*.json"))]
+    read = [read_toy(path) for path in record_files(records)]
     planned = grid.settings
     found = {record.setting: record for record in read if isinstance(record, ToyRecord) and record.setting in planned}
     absent = [f"missing: {setting}: no record" for setting in planned if setting not in found]

@@ -14,12 +14,22 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from bench.datasets import ImageSet, balanced_part, base, dataset_digest, find_dataset, load_dataset
+from bench.datasets import (
+    DatasetInfo,
+    ImageSet,
+    Split,
+    balanced_part,
+    base,
+    dataset_digest,
+    dataset_facts,
+    find_dataset,
+    load_dataset,
+)
 from bench.datasets.base import datasets
 from bench.datasets.folder import Paths, read_image
 from bench.errors import MissingError, UserError
 from bench.places import Places
-from bench.registry import Registry
+from bench.registry import Registry, load_plugin
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -115,8 +125,7 @@ Write = Callable[[Any], bytes]
 
 
 def batch(count: int, key: bytes, classes: int, seed: int) -> dict[bytes, Any]:
-    labels = np.random.default_rng(seed).integers(0, classes, count).tolist()
-    labels[0] = classes - 1
+    labels = (np.random.default_rng(seed).permutation(count) % classes).tolist()
     return {
         b"batch_label": b"batch",
         key: labels,
@@ -134,9 +143,10 @@ def cifar(root: Path, name: str, write: Write = PYTHON2) -> list[tuple[Path, dic
     (root / folder).mkdir(parents=True)
     found = []
     for seed, file in enumerate(names):
-        content = batch(4 + seed, key, 10 if name == "cifar10" else 100, seed)
+        classes = 10 if name == "cifar10" else 100
+        content = batch(classes + seed, key, classes, seed)
         if name == "cifar100":
-            content[b"coarse_labels"] = [0] * (4 + seed)
+            content[b"coarse_labels"] = [0] * (classes + seed)
         (root / folder / file).write_bytes(write(content))
         found.append((root / folder / file, content))
     return found
@@ -153,7 +163,9 @@ def test_a_cifar_archive(tmp_path: Path, name: str, key: bytes, write: Write) ->
     assert found.train.labels.tolist() == [label for content in contents for label in content[key]]
     assert np.array_equal(pixels(found, "test"), test[b"data"].reshape(-1, 3, 32, 32))
     assert found.test.labels.tolist() == test[key]
-    assert found.title == ("CIFAR-10" if name == "cifar10" else "CIFAR-100")
+    train_part, test_part = (60, 15) if name == "cifar10" else (100, 101)
+    part = f"{train_part} of 50,000 images, {test_part} of 10,000 test images"
+    assert found.title == f"{'CIFAR-10' if name == 'cifar10' else 'CIFAR-100'}, {part}"
 
 
 def test_python_2s_pickle_is_the_one_that_numpy_reads() -> None:
@@ -279,7 +291,8 @@ def test_fashion_mnist(tmp_path: Path, zipped: bool, folder: str) -> None:
     assert np.array_equal(pixels(found, "test"), np.repeat(arrays[2][:, None], 3, axis=1))
     assert found.train.labels.tolist() == arrays[1].tolist()
     assert found.test.labels.tolist() == arrays[3].tolist()
-    assert (found.title, found.classes) == ("Fashion-MNIST", 10)
+    assert found.title == "Fashion-MNIST, 20 of 60,000 images, 10 of 10,000 test images"
+    assert found.classes == 10
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -398,7 +411,7 @@ def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
         (
             lambda b: Image.fromarray(noise(8, 9, 3)).save(b / "train" / "class1" / "2.png"),
             "train/class1/2.png",
-            "9x8 pixels where 8x8 are expected",
+            "9x8 pixels where most images have 8x8 (14 of 8x8, 1 of 9x8); make them one size",
         ),
     ],
 )
@@ -437,7 +450,7 @@ def test_cifar10_of_another_size_or_number_of_classes(tmp_path: Path) -> None:
     assert refusal("cifar10", tmp_path / "a") == f"{path}: 9 class folders where CIFAR-10 has 10"
     path = image_folder(tmp_path / "b" / "cifar10", size=28, classes=10)
     text = refusal("cifar10", tmp_path / "b")
-    assert text.startswith(f"{path}/train/class0/0.png: 28x28 pixels where 32x32 are expected (and 29 more: ")
+    assert text.startswith(f"{path}/train/class0/0.png: 28x28 pixels where 32x32 are expected (and 49 more: ")
 
 
 @pytest.mark.parametrize(
@@ -446,19 +459,19 @@ def test_cifar10_of_another_size_or_number_of_classes(tmp_path: Path) -> None:
 def test_a_lossy_copy_says_so(tmp_path: Path, suffix: str, title: str) -> None:
     image_folder(tmp_path / "cifar10", suffix, size=32, classes=10)
     for _ in range(2):  # from the files, then from the cache
-        assert load("cifar10", tmp_path).title == title
+        assert load("cifar10", tmp_path).title == f"{title}, 30 of 50,000 images, 20 of 10,000 test images"
     assert find_dataset("cifar10", tmp_path).title_here(tmp_path) == title
 
 
 def test_one_jpeg_among_the_originals_is_a_lossy_copy(tmp_path: Path) -> None:
     image_folder(tmp_path / "cifar10", size=32, classes=10)
     Image.fromarray(noise(32, 32, 3)).save(tmp_path / "cifar10" / "test" / "class9" / "9.jpg")
-    assert load("cifar10", tmp_path).title == "CIFAR-10 (JPEG)"
+    assert load("cifar10", tmp_path).title.startswith("CIFAR-10 (JPEG), ")
 
 
 def test_the_shared_cifar10_is_a_lossy_copy(cifar10_jpeg: Path) -> None:
     found = load("cifar10", cifar10_jpeg)
-    assert found.title == "CIFAR-10 (JPEG)"
+    assert found.title == "CIFAR-10 (JPEG), 1,000 of 50,000 images, 500 of 10,000 test images"
     assert np.bincount(found.train.labels).tolist() == [100] * 10
     assert np.bincount(found.test.labels).tolist() == [50] * 10
     assert pixels(found).shape == (1000, 3, 32, 32)
@@ -472,11 +485,257 @@ def test_a_set_that_streams_is_decoded_for_its_digest_alone(tmp_path: Path) -> N
     assert found.train.images[0] == tmp_path / "imagenet1k" / "train" / "class0" / "0.jpg"
     assert found.train.images == again.train.images
     assert found.digest == again.digest
+    part = "3,000 of 1,281,167 images, 2,000 of 50,000 test images"
+    assert found.title == dataset_facts("imagenet1k", places(tmp_path)).title == f"ImageNet-1K, {part}"
     before = found.digest
     found.train.images[5].write_bytes(found.train.images[6].read_bytes())
     assert dataset_digest("imagenet1k", places(tmp_path)) != before
     found.train.images[5].write_bytes(b"not even an image")
     assert refusal("imagenet1k", tmp_path).startswith(f"{found.train.images[5]}: not a readable image")
+
+
+def test_all_damaged_files_of_an_archive_are_named_together(tmp_path: Path) -> None:
+    fashion(tmp_path, zipped=False)
+    first, *_, last = paths = sorted((tmp_path / "fashion_mnist").iterdir(), key=lambda path: "t10k" in path.name)
+    for path in (first, last):
+        path.write_bytes(b"")
+    text = refusal("fashion_mnist", tmp_path)
+    assert (text.startswith(f"{first}: not "), text.endswith(f"(and 1 more: {last})")) == (True, True), paths
+    first, *_, last = (path for path, _ in cifar(tmp_path, "cifar10"))
+    for path in (first, last):
+        path.write_bytes(b"")
+    text = refusal("cifar10", tmp_path)
+    assert (text.startswith(f"{first}: not "), text.endswith(f"(and 1 more: {last})")) == (True, True)
+
+
+# A data set is the one that it is known as
+
+
+def known(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> None:
+    """Register `mine`: 9 + 6 images of 8x8 pixels of 3 classes, as `image_folder` writes them."""
+    whole = {"title": "Mine", "short": "M", "classes": 3, "train_images": 9, "test_images": 6, "image_size": 8}
+    monkeypatch.setitem(datasets._items, "mine", type("Mine", (DatasetInfo,), whole | attributes))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("gone", "title"),
+    [
+        ([], "Mine"),
+        (["train/class0/0.png"], "Mine, 8 of 9 images"),
+        (["test/class0/0.png", "test/class2/1.png"], "Mine, 4 of 6 test images"),
+        (["train/class1/2.png", "test/class0/0.png"], "Mine, 8 of 9 images, 5 of 6 test images"),
+    ],
+)
+def test_a_part_says_that_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: list[str], title: str, streams: bool
+) -> None:
+    known(monkeypatch, streams=streams)
+    image_folder(tmp_path / "mine")
+    for name in gone:
+        (tmp_path / "mine" / name).unlink()
+    for _ in range(2):  # from the files, then from the cache
+        assert load("mine", tmp_path).title == title
+        facts = dataset_facts("mine", places(tmp_path))
+        assert (facts.title, facts.train_images) == (title, 9 - sum(name.startswith("train") for name in gone))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
+def test_more_images_than_the_set_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, name: str, streams: bool
+) -> None:
+    known(monkeypatch, streams=streams)
+    image_folder(tmp_path / "mine")
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "mine" / split / "class0" / "9.png")
+    count, whole = (10, 9) if split == "train" else (7, 6)
+    text = refusal("mine", tmp_path)
+    assert text == f"dataset 'mine' in {tmp_path}: {count} {name} images where Mine has {whole}"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_set_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool) -> None:
+    known(monkeypatch, streams=streams)
+    path = image_folder(tmp_path / "mine") / "test" / "class2" / "1.png"
+    Image.fromarray(noise(9, 8, 3)).save(path)
+    assert refusal("mine", tmp_path) == f"{path}: 8x9 pixels where 8x8 are expected"
+
+
+@pytest.mark.parametrize(("place", "split"), [("train", "training"), ("t10k", "test")])
+def test_an_archive_of_fewer_classes(tmp_path: Path, place: str, split: str) -> None:
+    fashion(tmp_path / "idx", zipped=True)
+    stem = tmp_path / "idx" / "fashion_mnist" / f"{place}-labels-idx1-ubyte.gz"
+    stem.write_bytes(gzip.compress(idx(np.arange(20 if place == "train" else 10) % 9)))
+    where = f"dataset 'fashion_mnist' in {tmp_path / 'idx'}"
+    assert (
+        refusal("fashion_mnist", tmp_path / "idx") == f"{where}: {split} images of 9 classes where Fashion-MNIST has 10"
+    )
+    for path, content in cifar(tmp_path / "cifar", "cifar10"):
+        labels = [label % 9 for label in content[b"labels"]]
+        if (path.name == "test_batch") == (split == "test"):
+            path.write_bytes(python3(content | {b"labels": labels}))
+    where = f"dataset 'cifar10' in {tmp_path / 'cifar'}"
+    assert refusal("cifar10", tmp_path / "cifar") == f"{where}: {split} images of 9 classes where CIFAR-10 has 10"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "why"),
+    [
+        (noise(10, 3, 8, 8), 9, "10 training images with 9 labels"),
+        (noise(8, 3, 8, 8), 9, "8 training images with 9 labels"),
+        (noise(9, 3, 9, 8), 9, "training images are uint8 (9, 3, 9, 8) where uint8 (N, 3, 8, 8) is expected"),
+        (noise(9, 8, 8, 3), 9, "training images are uint8 (9, 8, 8, 3) where uint8 (N, 3, 8, 8) is expected"),
+        (noise(9, 3, 8, 8) / 255, 9, "training images are float64 (9, 3, 8, 8) where uint8 (N, 3, 8, 8) is expected"),
+        ([Path("a.png")] * 9, 9, "files that are not decoded; a class whose `read` gives them says `streams = True`"),
+        (noise(0, 3, 8, 8), 0, "no training image"),
+    ],
+)
+def test_what_a_plugins_read_may_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Any, labels: int, why: str
+) -> None:
+    splits = Split(images, np.arange(labels) % 3), Split(noise(6, 3, 8, 8), np.arange(6) % 3)
+    known(monkeypatch, here=lambda self, root: True, read=lambda self, root: splits)
+    assert refusal("mine", tmp_path) == f"dataset 'mine' in {tmp_path}: {why}"
+
+
+def test_a_class_of_the_test_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = Split(noise(4, 3, 8, 8), np.array([0, 2] * 2)), Split(noise(3, 3, 8, 8), np.arange(3))
+    known(monkeypatch, classes=None, here=lambda self, root: True, read=lambda self, root: splits)
+    assert refusal("mine", tmp_path).endswith("a class of the test images has no training image")
+
+
+def test_a_set_that_code_makes_is_made_anew_when_the_code_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache has no files to tell by: it would go on with the images of the code as it was."""
+    code = """
+import numpy as np
+from bench.datasets import DatasetInfo, Split, datasets
+
+@datasets.register("mine")
+class Mine(DatasetInfo):
+    title = short = "Mine"
+
+    def here(self, root):
+        return True
+
+    def read(self, root):
+        return tuple(Split(np.zeros((COUNT, 3, 8, 8), np.uint8), np.arange(COUNT) % 2) for _ in range(2))
+"""
+    plugin = tmp_path / "mine.py"
+    monkeypatch.setitem(datasets._items, "mine", None)
+    for count in (4, 40):
+        plugin.write_text(code.replace("COUNT", str(count)))
+        load_plugin(plugin)
+        assert dataset_facts("mine", places(tmp_path)).train_images == count
+
+
+# What the file system does not tell, and what is no data
+
+
+@pytest.mark.parametrize(
+    "where", ["", "train", "test", "train/class1", "test/class2", "train/class0/more", "cifar-10-batches-py"]
+)
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(open_to_all: Path, closed: Any, where: str) -> None:
+    root = open_to_all
+    base_folder = image_folder(root / "cifar10", size=32, classes=10)
+    (base_folder / "train" / "class0" / "more").mkdir()
+    Image.fromarray(noise(32, 32, 3)).save(base_folder / "train" / "class0" / "more" / "9.png")
+    cifar(root, "cifar10")[0][0].unlink()
+    load("cifar10", root)
+    path = root / where if where.startswith("cifar") else base_folder / where
+    with closed(path):
+        text = refusal("cifar10", root)
+    assert text.startswith(str(path))
+    assert text.endswith(": cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("target", ["more", "nowhere"])
+@pytest.mark.parametrize("where", ["train/class0/more", "test/class1/more", "train/more", "more"])
+def test_a_link_that_leads_nowhere_is_not_fewer_images(tmp_path: Path, where: str, target: str) -> None:
+    path = image_folder(tmp_path / "mine") / where
+    path.symlink_to(target)  # to itself, or to what is gone
+    assert refusal("mine", tmp_path).startswith(f"{path}: cannot be read: ")
+
+
+def test_names_with_a_leading_dot_are_no_data(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "mine")
+    before = load("mine", tmp_path)
+    Image.fromarray(noise(8, 8, 3)).save(path / "train" / "class0" / "x.png")
+    for folder in (".ipynb_checkpoints", "train/.ipynb_checkpoints", "train/class0/.ipynb_checkpoints", "test/.cache"):
+        (path / folder).mkdir()
+        shutil.move(path / "train" / "class0" / "x.png", path / folder / "x.png")
+        shutil.copy(path / folder / "x.png", path / "train" / "class0" / "x.png")
+    (path / "train" / "class0" / "x.png").unlink()
+    for name in ("train/.DS_Store", "train/class1/.DS_Store", "train/class1/._0.png", "test/class2/._1.png", "._train"):
+        (path / name).write_bytes(b"Mac OS X")
+    (path / "test" / ".gone").symlink_to("nowhere")
+    assert load("mine", tmp_path).digest == before.digest
+    assert not find_dataset("mine", tmp_path).ignored(tmp_path)
+
+
+def test_the_split_for_test_is_the_one_with_the_classes_of_train(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "mine", test="val")
+    before = load("mine", tmp_path).digest
+    for name in ("0.png", "images/1.png"):
+        (path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(8, 8, 3)).save(path / "test" / name)
+    assert load("mine", tmp_path).digest == before, "a test set without labels, as archives have it"
+    shutil.rmtree(path / "test")
+    shutil.copytree(path / "train", path / "test")
+    found = load("mine", tmp_path)
+    assert np.array_equal(pixels(found, "test"), pixels(found)), "where both will do, `test` it is"
+
+
+def test_no_split_has_the_classes_of_train(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "mine", test="val")
+    (path / "test").mkdir()
+    Image.fromarray(noise(8, 8, 3)).save(path / "test" / "0.png")
+    (path / "val" / "class1").rename(path / "val" / "class9")
+    cure = f"test or val must have the class folders of {path / 'train'}"
+    missing = f"{path / 'test' / 'class0'}: the class folder is missing or has no image"
+    assert refusal("mine", tmp_path) == f"{missing}; {cure}"
+    shutil.rmtree(path / "test")
+    extra = f"{path / 'val' / 'class9'}: a class folder that {path / 'train'} does not have"
+    assert refusal("mine", tmp_path) == f"{extra}; {cure}"
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_class_names_that_look_alike(tmp_path: Path) -> None:
+    path = image_folder(tmp_path / "mine")
+    (path / "train" / "class1").rename(path / "train" / NFC)
+    (path / "test" / "class1").rename(path / "test" / NFD)
+    text = refusal("mine", tmp_path)
+    assert text.startswith(f"{path / 'test' / NFD}: 'cafe\\u0301' looks like the class folder 'caf\\xe9' of ")
+    assert "Unicode (NFC, NFD): rename one of them" in text
+    for split, number in (("train", 2), ("test", 1)):
+        for name in (NFC, NFD):
+            (path / split / name).mkdir(exist_ok=True)
+            Image.fromarray(noise(8, 8, 3)).save(path / split / name / f"{number}.png")
+    text = refusal("mine", tmp_path)
+    assert text.startswith(f"{path / 'train'}: the class folders 'cafe\\u0301' and 'caf\\xe9' look alike")
+    assert "put the images of both into one" in text
+
+
+def test_a_datasets_name_that_looks_alike(tmp_path: Path) -> None:
+    image_folder(tmp_path / NFD)
+    text = refusal(NFC, tmp_path)
+    assert text.startswith(f"unknown dataset 'caf\\xe9'; {tmp_path} has 'cafe\\u0301', which looks alike")
+
+
+def test_images_of_several_sizes_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = image_folder(tmp_path / "mine")
+    for name, size in (("train/class0/0.png", (9, 8)), ("test/class1/0.png", (8, 9)), ("test/class1/1.png", (8, 9))):
+        Image.fromarray(noise(*size, 3)).save(path / name)
+    text = refusal("mine", tmp_path)
+    assert text.startswith(
+        f"{path}/train/class0/0.png: 8x9 pixels where most images have 8x8 (12 of 8x8, 2 of 9x8, 1 of"
+    )
+    assert "`streams = True` in a class of your own in a --plugin file, with protocol.input_size" in text
+    known(monkeypatch, image_size=None, streams=True)
+    assert len(load("mine", tmp_path).train) == 9
 
 
 # Not there, unknown

@@ -328,3 +328,15 @@ def test_the_shipped_records_merge_without_torch(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     for grid in ("cifar_small", "paper_methods@cpu", "paper_toy"):
         assert content(into / grid) == content(ROOT / "results" / grid)
+
+
+def test_a_folder_that_may_not_be_read_is_not_one_without_records(open_to_all: Path, closed: Any) -> None:
+    one, other = open_to_all / "one" / "g", open_to_all / "one" / "h"
+    write_record(record_of(), one)
+    write_record(record_of(grid="h"), other)
+    with closed(other):
+        with pytest.raises(PermissionError):
+            read_records(other)
+        with pytest.raises(PermissionError):
+            plan_merge([open_to_all / "one"], open_to_all / "into")
+    assert read_records(open_to_all / "no such folder") == ([], [])

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets.folder import default_loader
 
 from bench.cells import expand
 from bench.datasets import DatasetInfo, base, dataset_digest, datasets, load_dataset
@@ -165,12 +167,87 @@ def test_an_image_has_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
     refusal(tmp_path / "x.png")
 
 
-def test_more_than_8_bits_are_not_cut_off(tmp_path: Path) -> None:
-    """Pillow would make white of nearly every grey of 16 bits."""
-    (tmp_path / "x.png").write_bytes(png(2, 2, depth=16, colour=0, pixels=b"\0\1\2\3\4" * 2))
-    assert "more than 8 bits" in refusal(tmp_path / "x.png")
+def tiff(bits: int, channels: int, pixels: bytes) -> bytes:
+    """A TIFF file of 2x2 pixels that are not compressed; four bits and more are whole bytes here."""
+    tags = [(256, 3, 2), (257, 3, 2), (259, 3, 1), (262, 3, 2 if channels > 2 else 1), (273, 4, 0), (277, 3, channels)]
+    tags += [(278, 3, 2), (279, 4, len(pixels)), *[(338, 3, 2)] * (channels in {2, 4})]
+    at = 8 + 2 + 12 * (len(tags) + 1) + 4
+    depths = struct.pack("<H", bits) * channels
+    entries = [
+        (258, 3, channels, at if channels > 2 else bits * 0x10001),
+        *((tag, kind, 1, x) for tag, kind, x in tags),
+    ]
+    entries = [(*entry[:3], at + len(depths)) if entry[0] == 273 else entry for entry in sorted(entries)]
+    ifd = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + ifd + b"\0\0\0\0" + depths + pixels
+
+
+def ppm(magic: int, white: int) -> bytes:
+    """A PBM, PGM or PPM file of 2x2 pixels, the first of which is white, as bytes or (below 4) as text."""
+    count = 12 if magic % 3 == 0 else 4
+    values = [white] * (count // 4) + [0] * (count - count // 4)
+    wide = 2 if white > 255 else 1
+    body = b"".join(value.to_bytes(wide) for value in values) if magic > 3 else " ".join(map(str, values)).encode()
+    return f"P{magic} 2 2 {white}\n".encode() + body
+
+
+DEEP = {
+    "grey png": png(2, 2, depth=16, colour=0, pixels=b"\0\1\2\3\4" * 2),
+    "grey and alpha png": png(2, 2, depth=16, colour=4, pixels=(b"\0" + b"\1\2\xff\xff" * 2) * 2),
+    "RGB png": png(2, 2, depth=16, colour=2, pixels=(b"\0" + b"\1\2\3\4\5\6" * 2) * 2),
+    "RGBA png": png(2, 2, depth=16, colour=6, pixels=(b"\0" + b"\1\2\3\4\5\6\xff\xff" * 2) * 2),
+    "grey tiff": tiff(16, 1, bytes(range(8))),
+    "RGB tiff": tiff(16, 3, bytes(range(24))),
+    "RGBA tiff": tiff(16, 4, bytes(range(32))),
+    "pgm": ppm(5, 65535),
+    "ppm": ppm(6, 65535),
+    "ppm of 10 bits": ppm(6, 1023),
+    "pgm as text": ppm(2, 65535),
+    "ppm as text": ppm(3, 65535),
+}
+SHALLOW = {
+    "grey png": png(2, 2, colour=0, pixels=b"\0\xff\0\0\0\0"),
+    "grey png of 4 bits": png(2, 2, depth=4, colour=0, pixels=b"\0\xf0\0\0"),
+    "grey and alpha png": png(2, 2, colour=4, pixels=b"\0\xff\xff\0\xff\0\0\xff\0\xff"),
+    "RGB png": png(2, 2, pixels=b"\0\xff\xff\xff\0\0\0\0\0\0\0\0\0\0"),
+    "grey tiff": tiff(8, 1, b"\xff\0\0\0"),
+    "RGB tiff": tiff(8, 3, b"\xff\xff\xff" + bytes(9)),
+    "pgm": ppm(5, 255),
+    "ppm of 4 bits": ppm(6, 15),
+    "ppm as text": ppm(3, 255),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_are_not_cut_off(tmp_path: Path, name: str) -> None:
+    """Pillow makes white of nearly every grey of 16 bits, and keeps the upper 8 bits of colours."""
+    (tmp_path / "x.png").write_bytes(DEEP[name])
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.convert("RGB").size == (2, 2), "it is sound, and Pillow reads it"
+    assert "more than 8 bits in a channel" in refusal(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_up_to_8_bits_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.png").write_bytes(SHALLOW[name])
+    assert read_image(tmp_path / "x.png").tolist() == [[[255, 0], [0, 0]]] * 3
+
+
+def test_floating_point_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "y.tiff")
     assert "more than 8 bits" in refusal(tmp_path / "y.tiff")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_camera_that_was_held_upright_is_as_torchvision_has_it(tmp_path: Path, kind: str) -> None:
+    """What EXIF says of the orientation is not applied; what TIFF itself says is, by Pillow."""
+    path = tmp_path / f"x.{kind.lower()}"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees
+    Image.fromarray(noise(9, 7, 3)).save(path, kind, exif=exif)
+    theirs = np.asarray(default_loader(str(path))).transpose(2, 0, 1)
+    assert np.array_equal(read_image(path), theirs)
+    assert theirs.shape == ((3, 7, 9) if kind == "TIFF" else (3, 9, 7))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"hello", encoded("PNG")[:60], encoded("JPEG")[:-40]])
@@ -235,6 +312,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "link": (lambda b: (b / "train/a/x.png").symlink_to("nowhere"), "train/a/x.png"),
     "missing class": (lambda b: shutil.rmtree(b / "test/b"), "test/b"),
     "empty class": (lambda b: (b / "train/c").mkdir(), "train/c"),
+    "folder that is gone": (lambda b: (b / "train/c").symlink_to("nowhere"), "train/c"),
+    "loop": (lambda b: (b / "train/a/more").symlink_to("more"), "train/a/more"),
     "other class": (lambda b: (b / "test/c").mkdir(), "test/c"),
 }
 
@@ -248,7 +327,8 @@ def test_prepare_finds_what_is_damaged_and_names_it(
     cells = expand(load_grid(str(tmp_path / "grid.yaml")))
     tasks = plan(cells, cells, places, "grid")
     assert prepare_tasks(tasks, places)
-    assert "dataset mine: Mine, digest " in capsys.readouterr().out
+    counts = "4 training images of 2 classes, 4 test images of 2 classes"
+    assert re.search(f"dataset mine: Mine, digest [0-9a-f]{{16}}; {counts}\n", capsys.readouterr().out)
     act, where = DAMAGE[damage]
     act(dataset)
     shutil.rmtree(tmp_path / "cache")
@@ -257,14 +337,33 @@ def test_prepare_finds_what_is_damaged_and_names_it(
     assert f"{dataset / where}: " in capsys.readouterr().err
 
 
-def test_all_damaged_images_are_named_together(dataset: Path, tmp_path: Path) -> None:
-    for name in ("train/a/1.png", "train/b/0.png", "train/b/1.png"):
+@pytest.mark.parametrize("first", ["train/a/0.png", "train/a/1.png"])
+def test_all_damaged_images_are_named_together(dataset: Path, tmp_path: Path, first: str) -> None:
+    """Also the first of all, and those of both splits."""
+    for name in (first, "train/b/0.png", "test/a/0.png", "test/b/1.png"):
         (dataset / name).write_bytes(b"")
     with pytest.raises(UserError) as caught:
         dataset_digest("mine", Places(tmp_path, tmp_path / "results", "grid"))
     text = str(caught.value)
-    assert f"(and 2 more: {dataset / 'train/b/0.png'}, {dataset / 'train/b/1.png'})" in text
-    assert text.startswith(f"{dataset / 'train/a/1.png'}: not a readable image")
+    others = ", ".join(str(dataset / name) for name in ("train/b/0.png", "test/a/0.png", "test/b/1.png"))
+    assert f"(and 3 more: {others})" in text
+    assert text.startswith(f"{dataset / first}: not a readable image")
+
+
+def test_prepare_says_once_what_is_not_used(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of other formats, images beside the class folders, and a split that is not the one."""
+    Image.fromarray(noise(8, 8, 3)).save(dataset / "train/a/x.gif")
+    Image.fromarray(noise(8, 8, 3)).save(dataset / "train/b/x.GIF")
+    shutil.copy(dataset / "train/a/0.png", dataset / "train/loose.png")
+    shutil.copytree(dataset / "test", dataset / "val")
+    for name in ("LICENSE", "test/a/boxes.txt", ".DS_Store", "train/a/._0.png"):
+        (dataset / name).write_text("hello")
+    (tmp_path / "grid.yaml").write_text(GRID)
+    places = Places(tmp_path, tmp_path / "results", "grid")
+    cells = expand(load_grid(str(tmp_path / "grid.yaml")))
+    assert prepare_tasks(plan(cells, cells, places, "grid"), places)
+    kinds = ".gif in train, 1 .png in train, 4 .png in val, 1 .txt in test, 1 without a suffix in mine"
+    assert f"dataset mine: 9 files are not used: 2 {kinds}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", [0, 1])
