@@ -37,7 +37,9 @@ GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, 
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
-OnlyOption = Annotated[str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5")]
+OnlyOption = Annotated[
+    str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5; a comma in a name is part of it")
+]
 DataOption = Annotated[Path, typer.Option("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
 IntoOption = Annotated[Path, typer.Option("--into", help="folder of the same kind as the sources; may be new")]
 KeepOption = Annotated[
@@ -410,7 +412,7 @@ def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str |
     from bench.toy import find_toy
 
     toy = find_toy(grid, profile, settings or [])
-    if toy and only:
+    if toy and only is not None:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
 
@@ -449,7 +451,7 @@ def _tasks(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
     from bench.cells import expand, select
 
     cells = expand(spec)
-    chosen = select(cells, only) if only else cells  # a mistake there is said before torch is imported
+    chosen = cells if only is None else select(cells, only)  # a mistake there is said before torch is imported
     from bench.plan import plan
 
     return plan(cells, chosen, places, f"grid {spec.name}")
