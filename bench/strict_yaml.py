@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         value.encode()  # half of a surrogate pair is no text: no record could hold it
-        unquoted = node.style is None or not node.tag.endswith(":str")
+        unquoted = isinstance(node, yaml.ScalarNode) and (node.style is None or not node.tag.endswith(":str"))
         if unquoted and len(value) <= LONGEST and _TWO_READINGS.fullmatch(value):
             one, other = json.dumps(yaml.safe_load(value)), json.dumps(_by_1_2(value))
             if one != other:
