@@ -11,7 +11,7 @@ import typer
 
 from bench.errors import UserError
 from bench.places import expanded
-from bench.process import leave_torchrun, make_deterministic, tune_process
+from bench.process import keep_talking, leave_torchrun, make_deterministic, tune_process
 
 if TYPE_CHECKING:
     import torch
@@ -478,6 +478,7 @@ def _prepare(tasks: "list[Task]", places: "Places") -> bool:
 
 def main() -> None:
     """Run the command line; a UserError, or a path that cannot be used, becomes one sentence and exit code 2."""
+    keep_talking()
     tune_process()
     try:
         app()

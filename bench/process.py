@@ -2,10 +2,13 @@
 
 import ctypes
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from select import select
+from typing import Any, TextIO
 
 # What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
 LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
@@ -26,6 +29,54 @@ def tune_process() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+
+
+class _Dropping(io.FileIO):
+    """A file that drops what it cannot write, and says so once unless only its reader has gone."""
+
+    complained = False
+
+    def write(self, data: Any) -> int:
+        try:
+            while (count := super().write(data)) is None:  # a pipe that does not wait
+                select([], [self], [])
+        except OSError as error:
+            if not (self.complained or isinstance(error, BrokenPipeError)):
+                self.complained = True
+                with suppress(OSError):
+                    os.write(2, f"what is said here cannot be written ({error.strerror}); the work goes on\n".encode())
+            return len(data)
+        return count
+
+
+def keep_talking() -> None:
+    """Let nothing that is said end the work: not a reader that has gone, a closed stream, nor letters it cannot show.
+
+    Call first: a file that is opened later would get the number of a closed stream, and what is said with it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # to the end of the process
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__:  # else it is a caller's own
+        sys.stdout = _dropping(1, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _dropping(2, sys.stderr)
+
+
+def _dropping(number: int, stream: TextIO | None) -> TextIO:
+    """Return a stream to the same file, in the same encoding, that never raises."""
+    if stream:
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Dropping(number, "w", closefd=False)),
+        encoding=stream.encoding if stream else "utf-8",
+        errors="backslashreplace",
+        line_buffering=getattr(stream, "line_buffering", True),
+        write_through=getattr(stream, "write_through", False),
+    )
 
 
 def launched() -> str | None:

@@ -238,7 +238,7 @@ class _Process:
         told, tells = os.pipe()
         self._popen = subprocess.Popen(
             command,
-            env=os.environ | environment | {PIPE: str(tells)},
+            env=os.environ | environment | {PIPE: str(tells), "PYTHONIOENCODING": "utf-8"},
             pass_fds=(tells,),
             process_group=0,
             stdin=subprocess.PIPE,
