@@ -236,7 +236,7 @@ def check(
                 print(gate.write(outcomes, places, few, again))
             return
         findings = gate.findings(outcomes, places) + pace
-    print(gate.report(findings, junit))
+    gate.report(findings, junit)
     if any(finding.red for finding in findings):
         raise typer.Exit(1)
 

@@ -10,8 +10,11 @@ from contextlib import contextmanager, suppress
 from select import select
 from typing import Any, TextIO
 
+from bench.errors import UserError
+
 # What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
 LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -86,12 +89,30 @@ def launched() -> str | None:
 
 def side_by_side() -> int:
     """Return how many cells run at a time on the device of this process, its own among them."""
-    return int(os.environ.get(SIDE_BY_SIDE, "1"))
+    return whole_number(SIDE_BY_SIDE) or 1
 
 
 def in_torchrun() -> bool:
-    """Return whether this is one of several processes that `torchrun` has started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether this is one of several processes that `torchrun` has started, which sets all of its variables.
+
+    Raises UserError when they contradict one another.
+    """
+    if not all(os.environ.get(name) for name in TORCHRUN):
+        return False
+    rank, local, world, _ = map(whole_number, TORCHRUN[:4])
+    if not (local <= rank < world):
+        raise UserError(
+            f"RANK={rank}, LOCAL_RANK={local} and WORLD_SIZE={world} are no process of torchrun; unset them"
+        )
+    return world > 1
+
+
+def whole_number(name: str) -> int:
+    """Return a variable of the environment, 0 where it is not there or empty. Raises UserError."""
+    value = os.environ.get(name) or "0"
+    if not (value.isascii() and value.isdecimal()):
+        raise UserError(f"{name}={value} in the environment is not a whole number; unset it")
+    return int(value)
 
 
 def leave_torchrun() -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import ROOT, folder
+from bench.device import find_device
+from bench.errors import UserError
+from bench.process import SIDE_BY_SIDE, TORCHRUN, in_torchrun, side_by_side
+from tests.bench.processes import ROOT, bench, folder
 
 TALK = """
 import os, sys
@@ -97,3 +100,50 @@ def test_a_run_goes_on_when_nobody_can_read_what_it_says(jobs: list[str], tmp_pa
     )
     assert ran.stderr == ""
     assert len(list((here / "r" / "tiny").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": ""},
+        {"WORLD_SIZE": "many", "RANK": "first", "LOCAL_RANK": "x"},
+        {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"},  # as a job of Kubernetes has
+        dict.fromkeys(TORCHRUN, ""),
+    ],
+)
+def test_without_all_that_torchrun_sets_this_is_one_process(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert not in_torchrun()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        assert find_device("auto").index is None
+    here = folder(tmp_path / "here", GRID)
+    ran = bench("run", "--grid", here / "tiny.yaml", "--results", here / "r", "--data-root", here, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert "2 of 2 cells done (0 before)" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"RANK": "first"}, "RANK=first in the environment is not a whole number; unset it"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1 in the environment is not a whole number; unset it"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT=http in the environment is not a whole number; unset it"),
+        ({"RANK": "2"}, "RANK=2, LOCAL_RANK=1 and WORLD_SIZE=2 are no process of torchrun; unset them"),
+    ],
+)
+def test_variables_that_cannot_be_torchruns_are_one_sentence(
+    variables: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost"}
+    for name, value in (whole | variables).items():
+        monkeypatch.setenv(name, value)
+    ran = bench("run", "--grid", "quickstart", "--device", "cpu", "--jobs", "1")
+    assert (ran.code, ran.err) == (2, f"error: {why}\n")
+    monkeypatch.setenv(SIDE_BY_SIDE, "two")
+    with pytest.raises(UserError, match=f"{SIDE_BY_SIDE}=two in the environment is not a whole number"):
+        side_by_side()
