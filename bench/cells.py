@@ -1,7 +1,8 @@
 """Grid to cells: datasets x arms x budgets x seeds, all of them, some, or rehearsed ones."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -10,6 +11,7 @@ from bench.spec import Arm, Cell, Dataset, Grid, Knn, Probe, Protocol, arm_name
 
 REHEARSAL = "@rehearsal"  # ends the name of a rehearsed grid
 REHEARSED = Protocol(epochs=2, batch_size=2, probe=Probe(epochs=3, batch_size=2), knn=Knn(k=1))
+KEYS = ("dataset", "arm", "method", "prior", "budget", "seed")  # of `--only`
 ROOM = ("input_size", "eval_resize", "blur")  # what a rehearsal keeps of the protocol
 
 
@@ -82,19 +84,9 @@ def protocol_of(grid: Grid, dataset: Dataset) -> Protocol:
 def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
     """Return the cells that `--only` names: comma-separated KEY=VALUE, all of which must hold.
 
-    Keys: dataset, arm, method, prior, budget, seed. A key may be repeated: any of its values will do. Raises
-    UserError when the expression is not one, or matches nothing.
+    Keys: dataset, arm, method, prior, budget, seed. A key may be repeated: any of its values will do. Commas in a name
+    belong to it. Raises UserError when the expression is not one, or matches nothing.
     """
-    wanted: dict[str, set[str | float]] = {}
-    for part in expression.split(","):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        known = ("dataset", "arm", "method", "prior", "budget", "seed")
-        if not equals or key not in known:
-            raise UserError(f"--only {expression}: {part!r} is not KEY=VALUE{did_you_mean(key, known)}")
-        try:
-            wanted.setdefault(key, set()).add(float(value) if key in {"budget", "seed"} else value)
-        except ValueError as error:
-            raise UserError(f"--only {expression}: {key} is a number, not {value!r}") from error
     cells = list(cells)
     facts: list[dict[str, str | float]] = [
         {
@@ -107,6 +99,12 @@ def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
         }
         for cell in cells
     ]
+    wanted: dict[str, set[str | float]] = {}
+    for key, value in _pairs(expression, {key: {str(fact[key]) for fact in facts} for key in KEYS}):
+        try:
+            wanted.setdefault(key, set()).add(float(value) if key in {"budget", "seed"} else value)
+        except ValueError as error:
+            raise UserError(f"--only {expression}: {key} is a number, not {value!r}") from error
     for key, values in wanted.items():
         there = {fact[key] for fact in facts}
         for absent in values - there:
@@ -117,6 +115,29 @@ def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
     if not chosen:
         raise UserError(f"--only {expression}: no cell has all of these together")
     return chosen
+
+
+def _pairs(expression: str, names: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Yield keys and values. A value is the longest known name, else all up to the next KEY=."""
+    end = rf"\s*(?:$|,(?=\s*(?:{'|'.join(KEYS)})\s*=))"
+    rest = expression
+    while True:
+        key, equals, rest = rest.partition("=")
+        key = key.strip()
+        if not equals or key not in KEYS:
+            part = f"{key}{equals}{rest.partition(',')[0].strip()}"
+            raise UserError(f"--only {expression}: {part!r} is not KEY=VALUE{did_you_mean(key, KEYS)}")
+        known = "|".join(map(re.escape, sorted(names[key], key=len, reverse=True)))
+        match = re.match(rf"\s*?({known}|.*?){end}", rest, re.DOTALL)
+        assert match
+        value = match[1] if match[1] in names[key] else match[1].strip()
+        name, comma, odd = value.partition(",")
+        if comma and value not in names[key] and name.strip() in names[key] and (not odd.strip() or "=" in odd):
+            raise UserError(f"--only {expression}: {odd!r} is not KEY=VALUE{did_you_mean(odd.partition('=')[0], KEYS)}")
+        yield key, value
+        if match.end() == len(rest):
+            return
+        rest = rest[match.end() :]
 
 
 def merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import re
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.errors import UserError
-from bench.process import leave_torchrun, make_deterministic, tune_process
+from bench.places import expanded
+from bench.process import keep_talking, leave_torchrun, make_deterministic, tune_process
 
 if TYPE_CHECKING:
     import torch
@@ -33,22 +35,27 @@ app = typer.Typer(
 results_app = typer.Typer(help="Work on records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 
+PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
+
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
-OnlyOption = Annotated[str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5")]
-DataOption = Annotated[Path, typer.Option("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
-IntoOption = Annotated[Path, typer.Option("--into", help="folder of the same kind as the sources; may be new")]
+OnlyOption = Annotated[
+    str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5; a comma in a name is part of it")
+]
+DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
+IntoOption = Annotated[Path, PathOption("--into", help="folder of the same kind as the sources; may be new")]
 KeepOption = Annotated[
     bool, typer.Option("--keep-first", help="where two results of a cell differ, keep INTO's, else the first")
 ]
 SourcesArgument = Annotated[
-    list[Path], typer.Argument(help="folders of records, each of one grid or with one below it for each")
+    list[Path],
+    typer.Argument(parser=expanded, help="folders of records, each of one grid or with one below it for each"),
 ]
-ResultsOption = Annotated[Path, typer.Option("--results", help="folder of records, one below it for each grid")]
-OutOption = Annotated[Path, typer.Option("--out", help="folder to write to, one below it for each grid")]
-PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers something")]
+ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
+OutOption = Annotated[Path, PathOption("--out", help="folder to write to, one below it for each grid")]
+PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
 
 
 @app.command()
@@ -190,17 +197,17 @@ def _rehearse(
 @app.command()
 def check(
     grid: GridOption,
-    baseline: Annotated[Path | None, typer.Option(help="file of stored values; cifar_ci has its own")] = None,
+    baseline: Annotated[Path | None, PathOption(help="file of stored values; cifar_ci has its own")] = None,
     update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
     seeds: Annotated[int | None, typer.Option(help="how many; else the grid's own, or 30 to --update", min=1)] = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write")] = None,
+    junit: Annotated[Path | None, PathOption(help="JUnit XML file to write")] = None,
     against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
     slower: Annotated[float, typer.Option(help="how many times --against's seconds are too many", min=1)] = 1.1,
     profile: ProfileOption = None,
     settings: SetOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     data_root: DataOption = Path("data"),
-    results: Annotated[Path | None, typer.Option(help="empty folder for the records, else a temporary one")] = None,
+    results: Annotated[Path | None, PathOption(help="empty folder for the records, else a temporary one")] = None,
     plugin: PluginOption = None,
     workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
 ) -> None:
@@ -229,7 +236,7 @@ def check(
                 print(gate.write(outcomes, places, few, again))
             return
         findings = gate.findings(outcomes, places) + pace
-    print(gate.report(findings, junit))
+    gate.report(findings, junit)
     if any(finding.red for finding in findings):
         raise typer.Exit(1)
 
@@ -240,7 +247,7 @@ def report(
     profile: ProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = Path("results"),
-    out: Annotated[Path, typer.Option("--reports", help="folder to write to")] = Path("reports"),
+    out: Annotated[Path, PathOption("--reports", help="folder to write to")] = Path("reports"),
     plugin: PluginOption = None,
     rehearse: RehearseOption = False,
 ) -> None:
@@ -410,7 +417,7 @@ def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str |
     from bench.toy import find_toy
 
     toy = find_toy(grid, profile, settings or [])
-    if toy and only:
+    if toy and only is not None:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
 
@@ -449,7 +456,7 @@ def _tasks(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
     from bench.cells import expand, select
 
     cells = expand(spec)
-    chosen = select(cells, only) if only else cells  # a mistake there is said before torch is imported
+    chosen = cells if only is None else select(cells, only)  # a mistake there is said before torch is imported
     from bench.plan import plan
 
     return plan(cells, chosen, places, f"grid {spec.name}")
@@ -471,6 +478,7 @@ def _prepare(tasks: "list[Task]", places: "Places") -> bool:
 
 def main() -> None:
     """Run the command line; a UserError, or a path that cannot be used, becomes one sentence and exit code 2."""
+    keep_talking()
     tune_process()
     try:
         app()

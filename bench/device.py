@@ -1,13 +1,12 @@
 """Which device this process computes on, on how many threads, and in which precision."""
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from bench.errors import UserError
-from bench.process import in_torchrun
+from bench.process import in_torchrun, whole_number
 from bench.spec import Precision
 
 
@@ -24,7 +23,7 @@ def find_device(name: str) -> torch.device:
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
     torch.backends.cudnn.allow_tf32 = False
     if there and in_torchrun():
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", whole_number("LOCAL_RANK"))
     return torch.device("cuda" if there else "cpu")
 
 

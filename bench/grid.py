@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.cells import merge
 from bench.errors import UserError, did_you_mean
+from bench.places import expanded
 from bench.spec import EVERY, Grid
 from bench.strict_yaml import read_yaml
 from bench.validation import validated
@@ -37,7 +38,7 @@ def find_grid(name: str) -> Path:
     shipped = {path.stem: path for path in GRIDS.glob("*.yaml")}
     if name in shipped:
         return shipped[name]
-    path = Path(name)
+    path = expanded(name)
     with suppress(OSError):  # a name that is too long for a file's
         if path.is_file():
             return path

@@ -23,7 +23,7 @@ def begin(work: Path) -> None:
     name = launch()
     if name and is_first():
         (work / FAILURE).unlink(missing_ok=True)
-        (work / LAUNCH).write_text(name)
+        (work / LAUNCH).write_text(name, encoding="utf-8")
 
 
 def finish(work: Path) -> None:
@@ -34,7 +34,7 @@ def finish(work: Path) -> None:
 def tell_failure(work: Path, reason: str) -> None:
     """Note why a process that is not the first has failed, unless it only lost the others."""
     if not lost_connection(reason):
-        (work / FAILURE).write_text(reason)
+        (work / FAILURE).write_text(reason, encoding="utf-8")
 
 
 def given_up(work: Path, record: Record | Damaged | None) -> str | None:
@@ -43,10 +43,10 @@ def given_up(work: Path, record: Record | Damaged | None) -> str | None:
     Called by who holds the cell's lock: no other process is at it.
     """
     name = launch()
-    if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text() != name:
+    if name is None or not (work / LAUNCH).is_file() or (work / LAUNCH).read_text(encoding="utf-8") != name:
         return None
     # The first process records its own failure, but not that another one failed or that it was killed itself.
-    told = (work / FAILURE).read_text() if (work / FAILURE).is_file() else ""
+    told = (work / FAILURE).read_text(encoding="utf-8") if (work / FAILURE).is_file() else ""
     known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
     if known and not (told and lost_connection(known)):
         return known

@@ -29,7 +29,7 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
     """Return the names of a kind of thing with a line on each. Raises UserError on an unknown kind."""
     if what == "grids":
         return [
-            (path.stem, str(read_yaml(path.read_text(), str(path)).get("title", "")))
+            (path.stem, str(read_yaml(path.read_text(encoding="utf-8"), str(path)).get("title", "")))
             for path in sorted(GRIDS.glob("*.yaml"))
         ]
     if what == "methods":

@@ -4,6 +4,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.errors import UserError
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path that a user has named, with the home folder for its ~ or ~NAME. Raises UserError."""
+    if not str(path).startswith("~"):
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: no home folder is known for {Path(path).parts[0]}; write ./{path} if it is a name"
+        ) from error
+
 
 @dataclass(frozen=True)
 class Places:
@@ -31,7 +45,7 @@ class Places:
     @property
     def cache(self) -> Path:
         """Decoded images and targets: safe to delete (BENCH_CACHE, or `cache` below the data)."""
-        return Path(os.environ.get("BENCH_CACHE") or self.data / "cache")
+        return expanded(os.environ.get("BENCH_CACHE") or self.data / "cache")
 
     @property
     def records(self) -> Path:

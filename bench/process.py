@@ -2,13 +2,19 @@
 
 import ctypes
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from select import select
+from typing import Any, TextIO
+
+from bench.errors import UserError
 
 # What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
 LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -28,6 +34,54 @@ def tune_process() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
 
 
+class _Dropping(io.FileIO):
+    """A file that drops what it cannot write, and says so once unless only its reader has gone."""
+
+    complained = False
+
+    def write(self, data: Any) -> int:
+        try:
+            while (count := super().write(data)) is None:  # a pipe that does not wait
+                select([], [self], [])
+        except OSError as error:
+            if not (self.complained or isinstance(error, BrokenPipeError)):
+                self.complained = True
+                with suppress(OSError):
+                    os.write(2, f"what is said here cannot be written ({error.strerror}); the work goes on\n".encode())
+            return len(data)
+        return count
+
+
+def keep_talking() -> None:
+    """Let nothing that is said end the work: not a reader that has gone, a closed stream, nor letters it cannot show.
+
+    Call first: a file that is opened later would get the number of a closed stream, and what is said with it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # to the end of the process
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__:  # else it is a caller's own
+        sys.stdout = _dropping(1, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _dropping(2, sys.stderr)
+
+
+def _dropping(number: int, stream: TextIO | None) -> TextIO:
+    """Return a stream to the same file, in the same encoding, that never raises."""
+    if stream:
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Dropping(number, "w", closefd=False)),
+        encoding=stream.encoding if stream else "utf-8",
+        errors="backslashreplace",
+        line_buffering=getattr(stream, "line_buffering", True),
+        write_through=getattr(stream, "write_through", False),
+    )
+
+
 def launched() -> str | None:
     """Return the name of the `run --jobs`, or the job of Slurm, that started this process; None when none did."""
     return os.environ.get(LAUNCH)
@@ -35,12 +89,30 @@ def launched() -> str | None:
 
 def side_by_side() -> int:
     """Return how many cells run at a time on the device of this process, its own among them."""
-    return int(os.environ.get(SIDE_BY_SIDE, "1"))
+    return whole_number(SIDE_BY_SIDE) or 1
 
 
 def in_torchrun() -> bool:
-    """Return whether this is one of several processes that `torchrun` has started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether this is one of several processes that `torchrun` has started, which sets all of its variables.
+
+    Raises UserError when they contradict one another.
+    """
+    if not all(os.environ.get(name) for name in TORCHRUN):
+        return False
+    rank, local, world, _ = map(whole_number, TORCHRUN[:4])
+    if not (local <= rank < world):
+        raise UserError(
+            f"RANK={rank}, LOCAL_RANK={local} and WORLD_SIZE={world} are no process of torchrun; unset them"
+        )
+    return world > 1
+
+
+def whole_number(name: str) -> int:
+    """Return a variable of the environment, 0 where it is not there or empty. Raises UserError."""
+    value = os.environ.get(name) or "0"
+    if not (value.isascii() and value.isdecimal()):
+        raise UserError(f"{name}={value} in the environment is not a whole number; unset it")
+    return int(value)
 
 
 def leave_torchrun() -> None:

@@ -1,5 +1,6 @@
 """Plain YAML, from whomever it may be: bounded, without tags and aliases."""
 
+import json
 import re
 from typing import Any
 
@@ -7,11 +8,23 @@ import yaml
 
 from bench.errors import UserError
 
+LONGEST = 100  # characters of a number that somebody has meant
+# What YAML 1.1, which PyYAML reads, and YAML 1.2 take for two different things.
+_TWO_READINGS = re.compile(
+    r"""yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF
+    |[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?  # base 60
+    |[-+]?0[0-9_]+|0o[0-7]+                         # base 8
+    |[-+]?0b[01_]+|[-+]0x[0-9a-fA-F_]+
+    |(?=.*_)[-+]?(0x[0-9a-fA-F_]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*)""",
+    re.VERBOSE,
+)
+
 
 class _Loader(yaml.SafeLoader):
     """Plain YAML: mappings, lists, words, numbers of up to 64 bits, true, false, null.
 
-    Without aliases (a few lines of them can stand for gigabytes) and without repeated keys.
+    Without aliases (a few lines of them can stand for gigabytes), without repeated keys, and without what the versions
+    of YAML read differently.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -33,6 +46,14 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         value.encode()  # half of a surrogate pair is no text: no record could hold it
+        unquoted = isinstance(node, yaml.ScalarNode) and (node.style is None or not node.tag.endswith(":str"))
+        if unquoted and len(value) <= LONGEST and _TWO_READINGS.fullmatch(value):
+            one, other = json.dumps(yaml.safe_load(value)), json.dumps(_by_1_2(value))
+            if one != other:
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(
+                    f"line {line}: {value} is {one} in YAML 1.1 and {other} in YAML 1.2; write one of these"
+                )
         return value
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -40,6 +61,13 @@ class _Loader(yaml.SafeLoader):
         if abs(value) >= 2**63:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a whole number of more than 64 bits")
         return value
+
+
+def _by_1_2(value: str) -> str | int:
+    """Return how YAML 1.2 reads what has two readings."""
+    if re.fullmatch("[-+]?[0-9]+", value):
+        return int(value)
+    return int(value, 8) if value.startswith("0o") else value
 
 
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")

@@ -12,7 +12,7 @@ from torch import nn
 from bench.backbones import build_backbone, initial_backbone
 from bench.datasets import image_size
 from bench.errors import MissingError, UserError, did_you_mean
-from bench.places import Places
+from bench.places import Places, expanded
 from bench.spec import Cell
 from priors.base import Prior, feature_dim, priors
 from priors.weights import load_weights, save_weights
@@ -41,7 +41,7 @@ class File(Prior):
     """
 
     def path(self) -> Path:
-        places = [Path(self.argument), self.places.data / "priors" / self.argument]
+        places = [expanded(self.argument), self.places.data / "priors" / self.argument]
         for path in places:
             if path.is_file():
                 return path

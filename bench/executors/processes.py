@@ -23,7 +23,7 @@ from bench.errors import UserError
 from bench.executors.base import Work
 from bench.outcome import Outcome
 from bench.plan import Task
-from bench.process import LAUNCH
+from bench.process import LAUNCH, whole_number
 from bench.progress import Display, describe
 from bench.train import Every, Interrupted
 
@@ -76,7 +76,7 @@ class Teller(Display):
 
 def told_display() -> Teller | None:
     """Return what tells the parent of this process; None when it has none."""
-    return Teller(int(os.environ[PIPE])) if PIPE in os.environ else None
+    return Teller(number) if (number := whole_number(PIPE)) else None
 
 
 class Processes:
@@ -238,7 +238,7 @@ class _Process:
         told, tells = os.pipe()
         self._popen = subprocess.Popen(
             command,
-            env=os.environ | environment | {PIPE: str(tells)},
+            env=os.environ | environment | {PIPE: str(tells), "PYTHONIOENCODING": "utf-8"},
             pass_fds=(tells,),
             process_group=0,
             stdin=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """A check from its options to its report: which grid, over which seeds, where, and what becomes of the results."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,13 +115,16 @@ class Gate:
         write_baseline(with_repeats(found, measured(few, read_records(again.records)[0])), self.path)
         return f"{self.path}: the values of {len(found.samples)} arms over {len(found.seeds)} seeds"
 
-    def report(self, findings: Sequence[Finding], junit: Path | None) -> str:
-        """Return what the terminal shows; writes the JUnit file and, in a GitHub job, its summary."""
+    def report(self, findings: Sequence[Finding], junit: Path | None) -> None:
+        """Print the comparison; then write the JUnit file and, in a GitHub job, its summary."""
         assert self.baseline
         assert self.now
+        print(check_text(findings, self.baseline, self.now))
         if junit:
             write_junit(findings, self.spec.name, junit)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(check_markdown(findings, self.baseline, self.now))
-        return check_text(findings, self.baseline, self.now)
+            try:
+                with Path(summary).open("a", encoding="utf-8") as file:
+                    file.write(check_markdown(findings, self.baseline, self.now))
+            except OSError as error:
+                print(f"GITHUB_STEP_SUMMARY={summary}: {error.strerror}; there is no summary", file=sys.stderr)

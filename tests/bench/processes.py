@@ -1,17 +1,21 @@
 """What tests need that start runs of the command line as processes, end them, and compare what they leave."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from bench.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side", "other_load"}
@@ -40,6 +44,27 @@ def python(script: str, *words: object) -> "subprocess.Popen[str]":
     """Start a script in a process of its own that sees the packages of this checkout."""
     command = [sys.executable, "-c", script, *map(str, words)]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+def bench(*words: object) -> Ran:
+    """Run the command line in this process, which has torch imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["bench", *map(str, words)])
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())
 
 
 class Forks:

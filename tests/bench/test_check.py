@@ -172,6 +172,21 @@ def test_an_unchanged_tree_is_green_bit_for_bit(stored: Path, tmp_path: Path, mo
     assert summary.startswith("before\n### ✅ `check --grid tiny`")
 
 
+def test_what_cannot_be_written_costs_no_comparison(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "nowhere" / "summary.md"))
+    code, out, err = run_check(stored, "--seeds", "1")
+    assert code == 0
+    assert "bit for bit" in out
+    assert err.endswith("summary.md: No such file or directory; there is no summary\n")
+    (tmp_path / "file").touch()
+    code, out, err = run_check(stored, "--seeds", "1", "--junit", str(tmp_path / "file" / "junit.xml"))
+    assert code == 2
+    assert "bit for bit" in out
+    assert err.startswith(f"error: {tmp_path / 'file'}")
+
+
 def test_a_fault_in_the_targets_is_seen_though_good_ones_are_cached(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -505,6 +505,36 @@ def test_only_selects(load: Load, expression: str, count: int) -> None:
     assert [cell for cell in cells if cell in chosen] == chosen
 
 
+COMMAS = ["a", "a, b", "a, b, seed=1", "rela(byol(x=1,seed=0),rand)", "prior=rand", " a ", "x='y', z"]
+
+
+@pytest.mark.parametrize("name", COMMAS)
+def test_only_reaches_a_name_with_commas(load: Load, name: str) -> None:
+    arms = [{"method": "byol", "name": each, "params": {"momentum": i / 10}} for i, each in enumerate(COMMAS)]
+    cells = expand(load(arms=arms))
+    mine = [cell for cell in cells if cell.arm == name]
+    assert select(cells, f"arm={name}") == mine
+    assert select(cells, f"seed=1,arm={name}") == [cell for cell in mine if cell.seed == 1]
+    assert select(cells, f"arm={name},budget=0.5,seed=0") == [cell for cell in mine if cell.seed == 0]
+    two = [cell for cell in cells if cell.arm in {name, COMMAS[0]}]
+    assert select(cells, f"arm={name} , arm={COMMAS[0]}") == two
+
+
+def test_only_reaches_names_that_nobody_gave(load: Load) -> None:
+    arms = [{"method": "byol", "params": {"momentum": 0.9, "hidden": 8}, "rela": {"prior": "rand"}}, "byol"]
+    cells = expand(load(arms=arms))
+    assert {cell.arm for cell in select(cells, "arm=rela(byol(hidden=8,momentum=0.9),rand),seed=0")} == {cells[0].arm}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_only_reaches_every_arm_that_is_shipped(name: str) -> None:
+    cells = expand(load_grid(name))
+    for arm in {cell.arm for cell in cells}:
+        assert select(cells, f"arm={arm}") == [cell for cell in cells if cell.arm == arm]
+    for prior in {cell.rela.prior for cell in cells if cell.rela}:
+        assert {cell.rela.prior for cell in select(cells, f"prior={prior}") if cell.rela} == {prior}
+
+
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
@@ -512,6 +542,8 @@ def test_only_selects(load: Load, expression: str, count: int) -> None:
         ("dataset", "'dataset' is not KEY=VALUE"),
         ("", "is not KEY=VALUE"),
         ("dataset=digits,", "'' is not KEY=VALUE"),
+        ("dataset=digits,buget=0.5", "'buget=0.5' is not KEY=VALUE; did you mean 'budget'?"),
+        ("arm=byol, shufled", "no cell has arm=byol, shufled"),
         ("dataset=digts", "no cell has dataset=digts; did you mean 'digits'?"),
         ("seed=9", "no cell has seed=9"),
         ("budget=half", "budget is a number, not 'half'"),

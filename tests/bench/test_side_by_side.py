@@ -79,6 +79,9 @@ def test_each_gpu_has_its_processes_and_no_more_gpus_than_are_visible(monkeypatc
     assert [each["CUDA_VISIBLE_DEVICES"] for each in gpu_environments(1)] == ["0", "1"]
 
 
+SECOND_OF_TWO = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost"}
+
+
 @pytest.mark.parametrize(
     ("resources", "environment", "sentence"),
     [
@@ -86,7 +89,7 @@ def test_each_gpu_has_its_processes_and_no_more_gpus_than_are_visible(monkeypatc
         (Resources(jobs=10**6), {}, r"--jobs 1000000: this process may use \d+ cores"),
         (Resources(jobs=1, jobs_per_gpu=1), {}, "--jobs 1 --jobs-per-gpu 1: choose one"),
         (Resources(jobs_per_gpu=2), {}, "--jobs-per-gpu 2: torch uses no CUDA device here; on a CPU, use --jobs N"),
-        (Resources(jobs=1), {"WORLD_SIZE": "2"}, "--jobs 1 runs each cell in one process: leave torchrun out"),
+        (Resources(jobs=1), SECOND_OF_TWO, "--jobs 1 runs each cell in one process: leave torchrun out"),
     ],
 )
 def test_what_cannot_be_is_refused(
