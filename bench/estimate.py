@@ -9,6 +9,7 @@ import torch
 from bench.backbones import build_backbone
 from bench.budget import total_steps
 from bench.datasets import find_dataset, image_size
+from bench.errors import PluginError, UserError
 from bench.flops import step_flops
 from bench.outcome import to_run
 from bench.places import Places
@@ -32,11 +33,8 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     steps_in_all = flops_in_all = 0
     for number, task in enumerate(tasks, start=1):
         cell, cost = task.cell, ("", "", "")
-        count = cell.train_images or find_dataset(cell.dataset, places.data).train_images
-        if (task.missing or task.id in pending) and count is not None:
-            steps = total_steps(cell, count)
-            images = steps * cell.protocol.batch_size
-            flops = images * flops_per_image(cell, image_size(cell, places))
+        if (task.missing or task.id in pending) and (known := _cost(cell, places)):
+            steps, images, flops = known
             steps_in_all += steps
             flops_in_all += flops
             cost = (f"{steps:,}", f"{images:,}", f"{flops / 1e12:,.2f}")
@@ -69,6 +67,23 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _cost(cell: Cell, places: Places) -> tuple[int, int, int] | None:
+    """Return the steps, images and FLOPs of a cell; None where its images are not counted yet or a plugin fails."""
+    try:
+        count = cell.train_images or find_dataset(cell.dataset, places.data).train_images
+        if count is None:
+            return None
+        steps = total_steps(cell, count)
+        images = steps * cell.protocol.batch_size
+        return steps, images, images * flops_per_image(cell, image_size(cell, places))
+    except PluginError:
+        return None
+    except UserError:
+        raise
+    except (Exception, SystemExit):
+        return None
+
+
 def flops_per_image(cell: Cell, size: int) -> int:
     """Return the training FLOPs for each image; of ReLA's two phases, the dearer one's."""
     setting = (cell.backbone, cell.method, json.dumps(cell.params, sort_keys=True), size)
@@ -79,7 +94,7 @@ def flops_per_image(cell: Cell, size: int) -> int:
 def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) -> int:
     """Return the FLOPs of a step on SAMPLE images, counted by taking one on the CPU."""
     network = build_backbone(backbone, size)
-    around = methods.get(method)(network.module, network.dim, **json.loads(params))
+    around = methods.get(method).build(network.module, network.dim, json.loads(params))
     stepped: Method = ReLA(around, network.dim) if rela else around
     views = [torch.rand(SAMPLE, 3, size, size) for _ in stepped.views]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))

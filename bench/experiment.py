@@ -314,7 +314,7 @@ def build_method(
         torch.manual_seed(derive(cell.seed, "backbone"))
         backbone = build_backbone(cell.backbone, size)
         torch.manual_seed(derive(cell.seed, "method"))
-        method = methods.get(cell.method)(backbone.module, backbone.dim, **cell.params)
+        method = methods.get(cell.method).build(backbone.module, backbone.dim, cell.params)
         if cell.rela is None:
             return method
         assert target_dim is not None

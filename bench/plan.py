@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from bench.backbones import check_backbone
 from bench.datasets import dataset_digest, find_dataset, image_size, short_name
@@ -56,43 +57,46 @@ class _Planner:
         """Return the task of a cell, made once, after those it needs."""
         key = cell.key()
         if key not in self.tasks:
-            self._check_names(cell)
-            method = methods.get(cell.method)
-            params = method.resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
-            needs, prior, missing, prior_digest = None, None, "", None
+            needs = None
             try:
-                if cell.rela:
-                    needs, prior = self._prior(cell)
-                    prior_digest = prior.digest()
+                self._check_names(cell)
+                params = methods.get(cell.method).resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
+                needs, prior = self._prior(cell) if cell.rela else (None, None)
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                missing = needs.missing if needs else ""
-                data = self._data_digest(cell.dataset)
+                task = self._ready(cell, params, needs, prior)
             except MissingError as error:
-                missing = str(error)
+                task = Task(cell, needs=needs, missing=str(error))
             except UserError:
                 raise
-            except Exception as error:  # a plugin's prior or dataset may raise anything, and others must go on
-                missing = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
-            if missing:
-                self.tasks[key] = Task(cell, needs=needs, missing=missing)
-            else:
-                inputs = Inputs(
-                    data=data,
-                    prior=prior_digest,
-                    method_version=method.version,
-                    params=params,
-                    flops_of=needs.id if needs and cell.flops_of else None,
-                )
-                task = Task(cell, cell_id(cell, inputs), inputs, prior, needs)
-                same = self._by_id.setdefault(task.id, cell)
-                if same is not cell:
-                    raise UserError(
-                        f"{self.where}: arm {cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
-                        " priors' files are read; remove one"
-                    )
-                self.tasks[key] = task
+            except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
+                task = Task(cell, needs=needs, missing=f"{cell.dataset}, arm {cell.arm!r}: {told(error)}")
+            self._check_new(task)
+            self.tasks[key] = task
         return self.tasks[key]
+
+    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Task:
+        """Return the task of a cell that has all that it needs. Raises MissingError."""
+        weights, data = prior.digest() if prior else None, self._data_digest(cell.dataset)
+        if needs and needs.missing:
+            raise MissingError(needs.missing)
+        inputs = Inputs(
+            data=data,
+            prior=weights,
+            method_version=methods.get(cell.method).version,
+            params=params,
+            flops_of=needs.id if needs and cell.flops_of else None,
+        )
+        return Task(cell, cell_id(cell, inputs), inputs, prior, needs)
+
+    def _check_new(self, task: Task) -> None:
+        """Raise UserError when an earlier task is the same one under another name."""
+        same = self._by_id.setdefault(task.id, task.cell) if task.id else task.cell
+        if same is not task.cell:
+            raise UserError(
+                f"{self.where}: arm {task.cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
+                " priors' files are read; remove one"
+            )
 
     def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:
         assert cell.rela
@@ -131,6 +135,8 @@ class _Planner:
             image_size(cell, self.places)
             if of_prior:
                 check_backbone(of_prior)
+        except MissingError:
+            raise
         except UserError as error:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
         self._checked.add(names)

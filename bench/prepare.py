@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.datasets import dataset_digest, find_dataset, image_size
-from bench.errors import UserError
+from bench.errors import told
 from bench.places import Places
 from bench.plan import Task
 from bench.spec import Cell, trained_on
@@ -17,14 +17,14 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
     good = True
     places.data.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(task.cell.dataset for task in tasks):
-        info = find_dataset(name, places.data)
         try:
+            info = find_dataset(name, places.data)
             if not info.here(places.data):
                 info.fetch(places.data)
             print(f"dataset {name}: {info.title_here(places.data)}, digest {dataset_digest(name, places)}")
-        except UserError as error:
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
             good = False
-            print(f"dataset {name}: {error}", file=sys.stderr)
+            print(f"dataset {name}: {told(error)}", file=sys.stderr)
     for cell in {_weights(task.cell): task.cell for task in tasks}.values():
         if cell.rela is None or trained_on(cell.rela.prior):
             continue
@@ -35,9 +35,9 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
             prior.fetch()
             digest, size = prior.digest(), prior.input_size or image_size(cell, places)
             print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
-        except UserError as error:
+        except (Exception, SystemExit) as error:
             good = False
-            sentence = str(error)
+            sentence = told(error)
             print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
     return good
 

@@ -6,6 +6,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from bench.atomic import atomic_write
 from bench.datasets import folder
-from bench.errors import MissingError, UserError, did_you_mean
+from bench.errors import MissingError, PluginError, UserError, did_you_mean, told
 from bench.places import Places
 from bench.registry import Registry
 from bench.spec import Cell
@@ -126,7 +127,7 @@ def image_size(cell: Cell, places: Places) -> int:
 def find_dataset(name: str, root: Path) -> DatasetInfo:
     """Return the registered dataset `name`, or the folder of that name below `root`. Raises UserError."""
     if name in datasets:
-        return datasets.get(name)(name)
+        return _registered(name)
     if "/" not in name and name not in {".", ".."} and (root / name / "train").is_dir():
         return Folder(name)
     raise UserError(
@@ -136,7 +137,22 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
 
 def short_name(name: str) -> str:
     """Return the name by which a `<DATASET>-T` prior calls a dataset: a registered one's short name, or its own."""
-    return datasets.get(name)(name).short if name in datasets else name
+    with suppress(PluginError):  # of one that is broken, no cell comes to its end
+        return _registered(name).short if name in datasets else name
+    return name
+
+
+def _registered(name: str) -> DatasetInfo:
+    """Return the registered dataset `name`. Raises PluginError when it is none, as a plugin's may be."""
+    make = datasets.get(name)
+    try:
+        info = make(name)
+        complete = isinstance(info, DatasetInfo) and bool(info.title and info.short)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{datasets.describe(make)}: {told(error)}") from error
+    if not complete:
+        raise PluginError(f"{datasets.describe(make)}: must be a subclass of DatasetInfo")
+    return info
 
 
 _loaded: dict[str, ImageSet] = {}
@@ -227,6 +243,7 @@ def _read_files(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
         )
     train, test = info.read(places.data)
     for name, split in (("training", train), ("test", test)):
+        _check_kinds(info, split)
         if not len(split):
             raise UserError(f"dataset {info.name!r} in {places.data}: no {name} image")
     if test.labels.max() > train.labels.max():
@@ -244,6 +261,19 @@ def _read_files(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
             f"{path.parent}: cannot cache here ({error.strerror}); BENCH_CACHE names another folder"
         ) from error
     return _image_set(info, train, test, digest, places)
+
+
+def _check_kinds(info: DatasetInfo, split: Split) -> None:
+    """Raise PluginError unless a split's arrays are what the loaders and losses take."""
+    images, labels = split.images, split.labels
+    plain = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1 and not (labels < 0).any()
+    if isinstance(images, np.ndarray):
+        plain = plain and images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == 3
+    if not plain or len(images) != len(labels):
+        raise PluginError(
+            f"{datasets.describe(type(info))}: `read` must return splits of N images, uint8 (N, 3, H, W) or paths, with"
+            " N labels, int64 and from 0 on"
+        )
 
 
 def _image_set(info: DatasetInfo, train: Split, test: Split, digest: str, places: Places) -> ImageSet:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from pydantic import BaseModel
-from submitit.core.utils import FailedJobError
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,7 +28,7 @@ class Images(Dataset[int]):
         if self.cause is None:
             raise self.error
         try:
-            raise self.cause
+            raised(self.cause)
         except Exception as error:
             raise self.error from error
 
@@ -75,7 +74,7 @@ ITSELF = OSError("its own")
         ),
         (lambda: raised(ProcessRaisedException(f"\n\n-- Process 0 failed:\n{TRACE}", 0, 1)), f"RuntimeError: {FULL}"),
         (
-            lambda: raised(FailedJobError(f"Job (task=0) failed during processing with trace:\n---\n{TRACE}\n---\n.")),
+            lambda: raised(RuntimeError(f"Job (task=0) failed during processing with trace:\n---\n{TRACE}\n---\n.")),
             f"RuntimeError: {FULL}",
         ),
         (

@@ -111,8 +111,8 @@ def test_a_lack_of_shared_memory_is_named_with_its_cure(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert re.fullmatch(
-        r"a process that decodes images failed: RuntimeError: unable to \S+ file </torch_\w+> .*: File too large \(27\); "
-        r"where shared memory is full, fewer --workers or a larger /dev/shm \(docker run --shm-size\) help",
+        r"a process that decodes images failed: RuntimeError: unable to \S+ file </torch_\w+> .*: File too large \(27\)"
+        r"; where shared memory is full, fewer --workers or a larger /dev/shm \(docker run --shm-size\) help",
         str(caught.value),
     ), str(caught.value)
 
