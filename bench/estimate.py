@@ -9,6 +9,7 @@ import torch
 from bench.backbones import build_backbone
 from bench.budget import total_steps
 from bench.datasets import image_size
+from bench.errors import PluginError, UserError
 from bench.flops import step_flops
 from bench.outcome import to_run
 from bench.places import Places
@@ -32,18 +33,15 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     steps_in_all = flops_in_all = unknown = 0
     for number, task in enumerate(tasks, start=1):
         cell, cost = task.cell, ("", "", "")
-        if not (task.missing or task.id in pending):
-            pass
-        elif task.train_images is None:
-            unknown += 1
-            cost = ("not known", "not known", "not known")
-        else:
-            steps = total_steps(cell, task.train_images)
-            images = steps * cell.protocol.batch_size
-            flops = images * flops_per_image(cell, image_size(cell, places))
-            steps_in_all += steps
-            flops_in_all += flops
-            cost = (f"{steps:,}", f"{images:,}", _tera(flops))
+        if task.missing or task.id in pending:
+            if known := _cost(task, places):
+                steps, images, flops = known
+                steps_in_all += steps
+                flops_in_all += flops
+                cost = (f"{steps:,}", f"{images:,}", _tera(flops))
+            else:
+                unknown += 1
+                cost = ("not known", "not known", "not known")
         name = (str(number), task.id or "-", cell.dataset, cell.arm, f"{cell.budget:g}", str(cell.seed))
         rows.append((*name, _state(task, pending), *cost))
     _print_table(rows)
@@ -81,6 +79,22 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _cost(task: Task, places: Places) -> tuple[int, int, int] | None:
+    """Return the steps, images and FLOPs of a cell; None where its images are not counted yet or a plugin fails."""
+    if task.train_images is None:
+        return None
+    try:
+        steps = total_steps(task.cell, task.train_images)
+        images = steps * task.cell.protocol.batch_size
+        return steps, images, images * flops_per_image(task.cell, image_size(task.cell, places))
+    except UserError as error:
+        if isinstance(error, PluginError):
+            return None
+        raise
+    except (Exception, SystemExit):  # a plugin may raise anything
+        return None
+
+
 def flops_per_image(cell: Cell, size: int) -> int:
     """Return the training FLOPs for each image; of ReLA's two phases, the dearer one's."""
     setting = (cell.backbone, cell.method, json.dumps(cell.params, sort_keys=True), size)
@@ -91,7 +105,7 @@ def flops_per_image(cell: Cell, size: int) -> int:
 def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) -> int:
     """Return the FLOPs of a step on SAMPLE images, counted by taking one on the CPU."""
     network = build_backbone(backbone, size)
-    around = methods.get(method)(network.module, network.dim, **json.loads(params))
+    around = methods.get(method).build(network.module, network.dim, json.loads(params))
     stepped: Method = ReLA(around, network.dim) if rela else around
     views = [torch.rand(SAMPLE, 3, size, size) for _ in stepped.views]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))

@@ -335,7 +335,7 @@ def build_method(
     with torch.random.fork_rng(devices=[]):
         backbone = initial_backbone(cell.backbone, size, cell.seed)
         torch.manual_seed(derive(cell.seed, "method"))
-        method = methods.get(cell.method)(backbone.module, backbone.dim, **cell.params)
+        method = methods.get(cell.method).build(backbone.module, backbone.dim, cell.params)
         if cell.rela is None:
             return method
         assert target_dim is not None

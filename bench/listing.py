@@ -8,18 +8,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import PluginError, UserError, did_you_mean, told
 from bench.estimate import duration
 from bench.grid import GRIDS
 from bench.lock import holder
 from bench.log import EVENTS
 from bench.places import Places
 from bench.plan import Task
+from bench.registry import Registry
 from bench.store import Damaged, Record, read_record, record_path
 from bench.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
-    from bench.datasets import DatasetInfo
     from bench.executors.slurm import Job
 
 NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
@@ -35,37 +35,24 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
     if what == "methods":
         from methods import methods
 
-        return [(name, _first_line(methods.get(name))) for name in methods]
+        return [(name, _line(methods, name)) for name in methods]
     if what == "priors":
         return _priors(data)
     if what == "datasets":
         from bench.datasets import datasets
 
-        return [(name, _dataset(datasets.get(name)(name), data)) for name in datasets]
+        return [(name, _dataset(name, data)) for name in datasets]
     if what == "backbones":
         from bench.backbones import backbones
 
         timm = ("timm:<model>", "any model of timm, also by its bare name.")
-        return [*((name, _first_line(backbones.get(name))) for name in backbones), timm]
+        return [*((name, _line(backbones, name)) for name in backbones), timm]
     if what == "executors":
         from bench.executors import executors
 
-        return [(name, _first_line(executors.get(name))) for name in executors]
+        return [(name, _line(executors, name)) for name in executors]
     kinds = ["methods", "priors", "datasets", "backbones", "grids", "executors"]
     raise UserError(f"list {what}: no such thing{did_you_mean(what, kinds)}")
-
-
-def _dataset(info: "DatasetInfo", data: Path) -> str:
-    """Return a dataset's title and whether it is here; a part of it is known as one once its images were counted."""
-    from bench.datasets import cached_facts
-
-    try:
-        if not info.here(data):
-            return f"{info.title}: not in {data}; {info.hint}"
-        facts = cached_facts(info, Places(data=data, results=data, grid=""))
-    except UserError as error:
-        return str(error)
-    return f"{facts.title}: here" if facts else f"{info.title_here(data)}: here; `prepare` counts its images"
 
 
 def _priors(data: Path) -> list[tuple[str, str]]:
@@ -73,12 +60,12 @@ def _priors(data: Path) -> list[tuple[str, str]]:
     from priors import priors
     from priors.catalogue import CATALOGUE
 
-    kinds = [(name, _first_line(priors.get(name))) for name in priors if name not in CATALOGUE]
+    kinds = [(name, _line(priors, name)) for name in priors if name not in CATALOGUE]
     trained = ("<DATASET>-T", "the backbone of the BYOL cell at the full budget of the same grid, such as CF10-T.")
     named = []
     for name, entry in CATALOGUE.items():
         if entry.model is None and name in priors:
-            state = f"from a plugin: {_first_line(priors.get(name))}"
+            state = f"from a plugin: {_line(priors, name)}"
         elif entry.model is None:
             state = "bring its features in a --plugin file"
         else:
@@ -152,5 +139,26 @@ def _left(path: Path) -> str:
     return ""
 
 
-def _first_line(thing: object) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
+def _line(registry: Registry[Any], name: str) -> str:
+    """Return the first line of what something says of itself, or else what is wrong with it."""
+    try:
+        return (inspect.getdoc(registry.get(name)) or "").partition("\n")[0]
+    except PluginError as error:
+        return str(error)
+
+
+def _dataset(name: str, data: Path) -> str:
+    """Return a dataset's title and whether it is here, or else what is wrong with it.
+
+    A part of it is known as one once its images were counted.
+    """
+    from bench.datasets import cached_facts, find_dataset
+
+    try:
+        info = find_dataset(name, data)
+        if not info.here(data):
+            return f"{info.title}: not in {data}; {info.hint}"
+        facts = cached_facts(info, Places(data=data, results=data, grid=""))
+        return f"{facts.title}: here" if facts else f"{info.title_here(data)}: here; `prepare` counts its images"
+    except Exception as error:  # a plugin may raise anything
+        return told(error)

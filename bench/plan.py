@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from bench.backbones import check_backbone
 from bench.datasets import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
@@ -59,44 +60,51 @@ class _Planner:
         """Return the task of a cell, made once, after those it needs."""
         key = cell.key()
         if key not in self.tasks:
-            self._check_names(cell)
-            method = methods.get(cell.method)
-            params = method.resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
-            needs, prior, missing, prior_digest = None, None, "", None
-            facts, count = self._facts(cell.dataset), self._train_images(cell)
+            needs, count = None, None
             try:
-                if cell.rela:
-                    needs, prior = self._prior(cell)
-                    prior_digest = prior.digest()
+                self._check_names(cell)
+                params = methods.get(cell.method).resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
+                count = self._train_images(cell)
+                needs, prior = self._prior(cell) if cell.rela else (None, None)
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
+                task = self._ready(cell, params, needs, prior)
             except MissingError as error:
-                missing = str(error)
+                task = Task(cell, needs=needs, missing=str(error), train_images=count)
             except UserError:
                 raise
-            except Exception as error:  # a plugin's prior may raise anything, and others must go on
-                missing = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
-            if isinstance(facts, str):
-                self.tasks[key] = Task(cell, needs=needs, missing=missing or facts, train_images=count)
-            elif missing := missing or (needs.missing if needs else ""):
-                self.tasks[key] = Task(cell, needs=needs, missing=missing, train_images=count)
-            else:
-                inputs = Inputs(
-                    data=facts.digest,
-                    prior=prior_digest,
-                    method_version=method.version,
-                    params=params,
-                    flops_of=needs.id if needs and cell.flops_of else None,
-                )
-                task = Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
-                same = self._by_id.setdefault(task.id, cell)
-                if same is not cell:
-                    raise UserError(
-                        f"{self.where}: arm {cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
-                        " priors' files are read; remove one"
-                    )
-                self.tasks[key] = task
+            except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
+                why = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
+                task = Task(cell, needs=needs, missing=why, train_images=count)
+            self._check_new(task)
+            self.tasks[key] = task
         return self.tasks[key]
+
+    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Task:
+        """Return the task of a cell that has all that it needs. Raises MissingError."""
+        weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
+        if isinstance(facts, str):
+            raise MissingError(facts)
+        if needs and needs.missing:
+            raise MissingError(needs.missing)
+        inputs = Inputs(
+            data=facts.digest,
+            prior=weights,
+            method_version=methods.get(cell.method).version,
+            params=params,
+            flops_of=needs.id if needs and cell.flops_of else None,
+        )
+        count = self._train_images(cell)
+        return Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
+
+    def _check_new(self, task: Task) -> None:
+        """Raise UserError when an earlier task is the same one under another name."""
+        same = self._by_id.setdefault(task.id, task.cell) if task.id else task.cell
+        if same is not task.cell:
+            raise UserError(
+                f"{self.where}: arm {task.cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
+                " priors' files are read; remove one"
+            )
 
     def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:
         assert cell.rela
@@ -135,6 +143,8 @@ class _Planner:
             image_size(cell, self.places)
             if of_prior:
                 check_backbone(of_prior)
+        except MissingError:
+            raise
         except UserError as error:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
         self._checked.add(names)
@@ -148,7 +158,7 @@ class _Planner:
                 self._data[name] = str(error)
             except UserError:
                 raise
-            except Exception as error:  # a plugin's dataset may raise anything, and others must go on
+            except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
                 self._data[name] = f"dataset {name!r}: {told(error)}"
         return self._data[name]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.datasets import ImageSet, find_dataset, image_size, load_dataset
-from bench.errors import UserError
+from bench.errors import told
 from bench.places import Places
 from bench.plan import Task
 from bench.spec import Cell, trained_on
@@ -19,8 +19,8 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
     good = True
     places.data.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(task.cell.dataset for task in tasks):
-        info = find_dataset(name, places.data)
         try:
+            info = find_dataset(name, places.data)
             if not info.here(places.data):
                 info.fetch(places.data)
             images = load_dataset(name, places)
@@ -28,9 +28,9 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
             if unused := info.ignored(places.data):
                 kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
                 print(f"dataset {name}: {sum(unused.values()):,} files are not used: {kinds}")
-        except UserError as error:
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
             good = False
-            print(f"dataset {name}: {error}", file=sys.stderr)
+            print(f"dataset {name}: {told(error)}", file=sys.stderr)
     for cell in {_weights(task.cell): task.cell for task in tasks}.values():
         if cell.rela is None or trained_on(cell.rela.prior):
             continue
@@ -41,9 +41,9 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
             prior.fetch()
             digest, size = prior.digest(), prior.input_size or image_size(cell, places)
             print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
-        except UserError as error:
+        except (Exception, SystemExit) as error:
             good = False
-            sentence = str(error)
+            sentence = told(error)
             print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
     return good
 

@@ -3,14 +3,16 @@
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from bench.errors import UserError, did_you_mean, told
+from bench.errors import PluginError, UserError, did_you_mean, told
 
 T = TypeVar("T")
 
@@ -20,11 +22,11 @@ class Registry(Generic[T]):
 
     A name comes from `@registry.register("name")` in a module of `package`, in a `--plugin` file, or from an
     entry point of `group`. The package's modules are imported when a name is first asked for; an entry point
-    only when its own name is, so that a broken one harms nobody else.
+    only when its own name is, so that a broken one harms nobody else. Things are classes below `contract`, if given.
     """
 
-    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
-        self.kind, self.package, self.group = kind, package, group
+    def __init__(self, kind: str, package: str, group: str | None = None, contract: type | None = None) -> None:
+        self.kind, self.package, self.group, self.contract = kind, package, group, contract
         self._items: dict[str, T] = {}
         self._entry_points: dict[str, EntryPoint] = {}
         self._loaded = False
@@ -42,19 +44,32 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """Return the item called `name`. Raises UserError with the nearest known name."""
+        """Return the item called `name`.
+
+        Raises UserError with the nearest known name, and PluginError when what has that name is not what it should be.
+        """
         self._load()
         if name not in self._items and name in self._entry_points:
             point = self._entry_points[name]
             try:
                 self._items[name] = point.load()
-            except Exception as error:
-                raise UserError(
+            except (Exception, SystemExit) as error:
+                raise PluginError(
                     f"{self.kind} {name!r}: entry point {point.value!r} fails to import: {told(error)}"
                 ) from error
         if name not in self._items:
             raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}")
-        return self._items[name]
+        item = self._items[name]
+        if self.contract and not (isinstance(item, type) and issubclass(item, self.contract)):
+            raise PluginError(f"{self.describe(item)}: must be a subclass of {self.contract.__name__}")
+        return item
+
+    def describe(self, item: Any) -> str:
+        """Return the kind and the name of an item, and the file that defines it where that is known, for messages."""
+        name = next((name for name, known in self._items.items() if known is item), getattr(item, "__name__", ""))
+        with suppress(TypeError, OSError):  # of Python's own, or typed in
+            return f"{self.kind} {name!r} ({inspect.getsourcefile(item)})"
+        return f"{self.kind} {name!r}"
 
     def __iter__(self) -> Iterator[str]:
         self._load()

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from bench.backbones import build_backbone
 from bench.datasets import Split, find_dataset, image_size
+from bench.errors import PluginError
 from bench.places import Places
 from bench.plan import Task
 from bench.spec import Cell
@@ -42,11 +44,12 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     for cell in cells:
         count[cell.dataset] = max(count[cell.dataset], cell.train_images or 0)
     for name, images in count.items():
-        info = find_dataset(name, data)
-        if not info.here(data):
-            classes = info.classes or 2
-            size = info.image_size or NOISE_SIZE
-            info.write(to, _noise(max(images, classes), classes, size, 0), _noise(classes, classes, size, 1))
+        with suppress(PluginError):  # the plan of its cells says so
+            info = find_dataset(name, data)
+            if not info.here(data):
+                classes = info.classes or 2
+                size = info.image_size or NOISE_SIZE
+                info.write(to, _noise(max(images, classes), classes, size, 0), _noise(classes, classes, size, 1))
     for entry in data.iterdir() if data.is_dir() else ():
         # Neither the cache of real targets and images, nor the place of a stand-in: nothing is written through a link.
         if entry.name != "cache" and not (to / entry.name).exists():
@@ -68,7 +71,10 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
     for task in tasks:
         if task.missing:
             found[task.missing].append(task)
-    needs = {task.cell.key(): _needs(task, places) for task in tasks}
+    needs: dict[str, _Need] = defaultdict(lambda: _Need(0, 0, 0))
+    for task in tasks:
+        with suppress(PluginError):  # which is a reason by itself
+            needs[task.cell.key()] = _needs(task, places)
     backbones = {key: need.backbone for key, need in needs.items()}
     for folder, written in ((places.records, backbones), (places.cache, _targets(tasks, needs))):
         free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free

@@ -3,12 +3,14 @@
 import copy
 import gc
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import active_children
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +23,22 @@ from bench.budget import epoch_indices, steps_per_epoch
 from bench.datasets import Split
 from bench.datasets.folder import Paths, read_image
 from bench.distributed import share
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.seeds import derive, generator
 from bench.views import MEAN, STD, View, augment_each, crop_boxes, normalise, resize, resized_crops
 
 # How many images a plain batch has, of up to 32 pixels and of more. What a network makes of 512 larger ones leaves the
 # caches: of 64 pixels, they take a ResNet-18 on a CPU 1.4 times as long as four batches of 128.
 SMALL_IMAGES, LARGE_IMAGES = 512, 128
+
+# What helps where processes that decode images fail, by what is said then. They hand on each batch as a file /torch_...
+# in shared memory.
+CURES = {
+    "Too many open files|ancdata": "fewer --workers or a higher limit of open files (ulimit -n) help",
+    "Bus error|/torch_|shared memory|No space left": "where shared memory is full, fewer --workers or a larger /dev/shm"
+    " (docker run --shm-size) help",
+    "ended with code|Cannot allocate|unavailable": "where memory is short, fewer --workers help",
+}
 
 
 class Order:
@@ -47,7 +58,7 @@ class Order:
 
 
 class WorkerDied(Exception):
-    """A process that decodes images is no more."""
+    """A process that decodes images died, or ran out of something that fewer of them need less of."""
 
 
 class Source(Protocol):
@@ -154,27 +165,38 @@ class Streaming:
             **batching,
         )
         before, others = signal.getsignal(signal.SIGCHLD), set(active_children())
-        images = iter(loader)
-        workers = set(active_children()) - others
-        if threading.current_thread() is threading.main_thread():
-            # Torch raises the death of a worker wherever this process happens to be, once for each child that ends,
-            # be it in the midst of dealing with the first. Without its handler, asking for the next images raises it.
-            signal.signal(signal.SIGCHLD, before)
+        workers: set[BaseProcess] = set()
         try:
+            images = iter(loader)
+            workers = set(active_children()) - others
+            if threading.current_thread() is threading.main_thread():
+                # Torch raises the death of a worker wherever this process happens to be, once for each child that ends,
+                # be it in the midst of dealing with the first. Without its handler, asking for the next images does.
+                signal.signal(signal.SIGCHLD, before)
             yield from images
         except UserError as error:  # of a worker, it comes with that process's traceback in its text
             raise UserError(str(error.args[0]).rpartition("UserError: ")[2].strip()) from None
         except (RuntimeError, OSError, EOFError) as error:
-            ended = wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
-            for worker in workers:
-                if worker.sentinel in ended:  # a process closes its files a moment before it has an exit code
-                    worker.join(1)
-            if killed := [worker.exitcode for worker in workers if worker.exitcode]:
-                raise WorkerDied(
-                    f"a process that decodes images ended with code {killed[0]} (-9: it was killed); where memory is"
-                    " short, fewer --workers help"
-                ) from error
+            if self.workers and (died := _died(error, workers)):
+                raise died from error
             raise
+
+
+def _died(error: Exception, workers: Iterable[BaseProcess]) -> WorkerDied | None:
+    """Return what an error says of the processes that decode images, and what helps; None when it is another one."""
+    ended = wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
+    for worker in workers:
+        if worker.sentinel in ended:  # a process closes its files a moment before it has an exit code
+            worker.join(1)
+    code = next((worker.exitcode for worker in workers if worker.exitcode), None)
+    if code:
+        said = f"ended with code {code}{f' ({signal.strsignal(-code)})' if code < 0 else ''}"
+    else:
+        said = f"failed: {told(error)}"
+    for sign, cure in CURES.items():
+        if re.search(sign, said):
+            return WorkerDied(f"a process that decodes images {said}; {cure}")
+    return None
 
 
 def _settle(worker: int) -> None:

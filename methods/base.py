@@ -2,20 +2,22 @@
 
 import copy
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import PluginError, UserError, did_you_mean
 from bench.registry import Registry
 from bench.views import View
 
-_signature: Callable[[Any], inspect.Signature] = cache(inspect.signature)  # a grid asks for each of its cells
+_signature: Callable[[Any], inspect.Signature] = cache(inspect.signature)
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,90 @@ class Method(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the scalar loss of a batch."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method `loss`")
 
     def after_step(self) -> None:
         """Act after the optimiser's step."""
 
     @classmethod
     def resolved(cls, params: dict[str, Any], where: str) -> dict[str, Any]:
-        """Return the parameters with this method's defaults filled in. Raises UserError on one it does not have."""
-        known = {
-            name: parameter.default
-            for name, parameter in _signature(cls).parameters.items()
-            if name not in {"backbone", "dim"}
-        }
-        given = dict(params)
+        """Return the parameters with this method's defaults filled in, as a record holds them.
+
+        Raises UserError on one that it does not have, PluginError when the method breaks the contract.
+        """
+        known = _defaults(cls)
+        given = {}
         for name, value in params.items():
             if name not in known:
                 raise UserError(f"{where}: params.{name}: no such parameter{did_you_mean(name, known)}")
-            default = known[name]
-            number = isinstance(default, float) and type(value) in (int, float)
-            if default is not None and not number and type(value) is not type(default):
-                raise UserError(f"{where}: params.{name}: {value!r} is not a {type(default).__name__}")
-            if number:
-                given[name] = float(value)
+            given[name] = _in_type_of(known[name], value)
+            if known[name] is not None and type(given[name]) is not type(known[name]):
+                raise UserError(f"{where}: params.{name}: {value!r} is not a {type(known[name]).__name__}")
         return known | given
+
+    @classmethod
+    def build(cls, backbone: nn.Module, dim: int, params: dict[str, Any]) -> "Method":
+        """Return the method with a grid's parameters; a list for one whose default is a tuple becomes a tuple.
+
+        Raises PluginError when its views are none.
+        """
+        resolved, parameters = cls.resolved(params, cls.__name__), _signature(cls).parameters
+        given = {name: resolved[name] for name in params}
+        tuples = {name: _as_tuple(given[name]) for name in given if isinstance(parameters[name].default, tuple)}
+        method = cls(backbone, dim, **given | tuples)
+        views = getattr(method, "views", None)
+        if not (isinstance(views, tuple | list) and views and all(isinstance(view, View) for view in views)):
+            raise _broken(cls, f"views is {views!r:.80}; make it a tuple of bench.views.View, one for each view")
+        return method
+
+
+def _defaults_of(method: type[Method]) -> dict[str, Any]:
+    """Return what a grid can set of a method, with the defaults as a record holds them. Raises PluginError."""
+    if type(method.version) is not int:
+        raise _broken(method, f"version is {method.version!r:.80}; make it a whole number")
+    parameters = _signature(method).parameters
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise _broken(method, f"parameter {str(parameter)!r} has no names to set: name each one, with a default")
+    if [*parameters][:2] != ["backbone", "dim"]:
+        raise _broken(method, "its first two parameters must be backbone and dim")
+    known = {}
+    for name, parameter in [*parameters.items()][2:]:
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise _broken(method, f"parameter {name!r} cannot be set by its name: remove the / behind it")
+        if parameter.default is parameter.empty:
+            raise _broken(method, f"parameter {name!r} has no default: give it one, which a grid's params then replace")
+        try:
+            # As JSON: a numpy scalar is its number, a tuple is a list.
+            text = json.dumps(parameter.default, allow_nan=False, ensure_ascii=False, default=np.generic.item)
+            known[name] = json.loads(text.encode())
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _broken(
+                method,
+                f"parameter {name!r} has the default {parameter.default!r:.80}, which a grid cannot hold: let it be a"
+                " finite number, a word, True, False, None, or a list, of which __init__ makes what it needs",
+            ) from error
+    return known
+
+
+_defaults: Callable[[Any], dict[str, Any]] = cache(_defaults_of)  # a grid asks for each of its cells
+
+
+def _broken(method: type[Method], how: str) -> PluginError:
+    return PluginError(f"{methods.describe(method)}: {how}")
+
+
+def _in_type_of(default: Any, value: Any) -> Any:
+    """Return a grid's value with floats where a default has them, so that 1 and 1.0 are one setting."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, list) and isinstance(value, list) and default:
+        return [_in_type_of(default[0], each) for each in value]
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 class Momentum(nn.Module):
@@ -160,4 +222,4 @@ class Queue(nn.Module):
         self.pushed = state["pushed"]
 
 
-methods: Registry[type[Method]] = Registry("method", package="methods", group="rela_bench.methods")
+methods: Registry[type[Method]] = Registry("method", package="methods", group="rela_bench.methods", contract=Method)

@@ -36,7 +36,7 @@ class Prior:
 
     def model(self) -> nn.Module:
         """Return the network from images (B, 3, size, size) to features (B, p). Raises MissingError."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method `model`")
 
     def untrained(self) -> nn.Module:
         """Return the network with random weights, as a rehearsal uses it; by default the model itself."""
@@ -50,7 +50,7 @@ class Prior:
         """Download the weights, when they are a download."""
 
 
-priors: Registry[type[Prior]] = Registry("prior", package="priors")
+priors: Registry[type[Prior]] = Registry("prior", package="priors", contract=Prior)
 
 
 def find_prior(name: str, cell: Cell, places: Places) -> Prior:

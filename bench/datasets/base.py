@@ -8,6 +8,7 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from bench.atomic import atomic_write
 from bench.datasets import folder
-from bench.errors import MissingError, UserError, did_you_mean
+from bench.errors import MissingError, PluginError, UserError, did_you_mean, told
 from bench.places import Places
 from bench.registry import Registry
 from bench.spec import Cell
@@ -145,7 +146,7 @@ def image_size(cell: Cell, places: Places) -> int:
 def find_dataset(name: str, root: Path) -> DatasetInfo:
     """Return the registered dataset `name`, or the folder of that name below `root`. Raises UserError."""
     if name in datasets:
-        return datasets.get(name)(name)
+        return _registered(name)
     if "/" not in name and name not in {".", ".."} and folder.kind(root / name / "train") == stat.S_IFDIR:
         return Folder(name)
     if other := folder.lookalike(root, name):
@@ -160,7 +161,22 @@ def find_dataset(name: str, root: Path) -> DatasetInfo:
 
 def short_name(name: str) -> str:
     """Return the name by which a `<DATASET>-T` prior calls a dataset: a registered one's short name, or its own."""
-    return datasets.get(name)(name).short if name in datasets else name
+    with suppress(PluginError):  # of one that is broken, no cell comes to its end
+        return _registered(name).short if name in datasets else name
+    return name
+
+
+def _registered(name: str) -> DatasetInfo:
+    """Return the registered dataset `name`. Raises PluginError when it is none, as a plugin's may be."""
+    make = datasets.get(name)
+    try:
+        info = make(name)
+        complete = isinstance(info, DatasetInfo) and bool(info.title and info.short)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{datasets.describe(make)}: {told(error)}") from error
+    if not complete:
+        raise PluginError(f"{datasets.describe(make)}: must be a subclass of DatasetInfo")
+    return info
 
 
 _loaded: dict[str, ImageSet] = {}
@@ -290,24 +306,27 @@ def _image_set(info: DatasetInfo, train: Split, test: Split, digest: str, places
 
 
 def _check(info: DatasetInfo, train: Split, test: Split, places: Places) -> None:
-    """Raise UserError unless each split has images with a label each, of the dataset's size where it has one."""
+    """Raise PluginError unless each split has images and labels as loaders take them, and UserError on an empty one."""
+    whose = datasets.describe(type(info))
     for name, split in (("training", train), ("test", test)):
-        where = f"dataset {info.name!r} in {places.data}"
+        images, labels = split.images, split.labels
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1 or (labels < 0).any():
+            raise PluginError(f"{whose}: `read` must return splits with N labels, int64 and from 0 on")
         if not len(split):
-            raise UserError(f"{where}: no {name} image")
-        if len(split.images) != len(split):
-            raise UserError(f"{where}: {len(split.images):,} {name} images with {len(split):,} labels")
-        if not isinstance(split.images, np.ndarray):
+            raise UserError(f"dataset {info.name!r} in {places.data}: no {name} image")
+        if len(images) != len(split):
+            raise PluginError(f"{whose}: {len(images):,} {name} images with {len(split):,} labels")
+        if not isinstance(images, np.ndarray):
             if not info.streams:
-                raise UserError(
-                    f"{where}: files that are not decoded; a class whose `read` gives them says `streams = True`"
+                raise PluginError(
+                    f"{whose}: files that are not decoded; a class whose `read` gives them says `streams = True`"
                 )
         else:
-            shape, size = split.images.shape, info.image_size
+            shape, size = images.shape, info.image_size
             square = (size, size) if size else shape[2:]
-            if split.images.dtype != np.uint8 or len(shape) != 4 or shape[1:] != (3, *square):
-                raise UserError(
-                    f"{where}: {name} images are {split.images.dtype} {shape} where uint8 (N, 3,"
+            if images.dtype != np.uint8 or len(shape) != 4 or shape[1:] != (3, *square):
+                raise PluginError(
+                    f"{whose}: {name} images are {images.dtype} {shape} where uint8 (N, 3,"
                     f" {size or 'H'}, {size or 'W'}) is expected"
                 )
 

@@ -7,7 +7,9 @@ from bench.executors.base import Executor, Resources, Work
 from bench.process import in_torchrun
 from bench.registry import Registry
 
-executors: Registry[type[Executor]] = Registry("executor", "bench.executors", group="rela_bench.executors")
+executors: Registry[type[Executor]] = Registry(
+    "executor", "bench.executors", group="rela_bench.executors", contract=Executor
+)
 
 
 def find_executor(name: str, device: str, resources: Resources) -> Executor:

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +31,7 @@ from bench.store import Record, read_record, record_path
 from methods import Batch, methods
 from methods.byol import BYOL
 from priors import Prior, priors
-from tests.bench.processes import images
+from tests.bench.processes import ROOT, STREAM, images
 
 CPU = torch.device("cpu")
 GRID = """
@@ -313,7 +316,36 @@ def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, mo
     settings = ("datasets=[streams]", "arms=[bad, simclr]", "protocol.epochs=30")
     bad, good = run(places, *settings, workers=1)
     assert (bad.status, good.status) == ("failed", "done")
-    assert bad.reason.startswith("a process that decodes images ended with code -9 (-9: it was killed); where")
+    assert bad.reason == (
+        "a process that decodes images ended with code -9 (Killed); where memory is short, fewer --workers help"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small /dev/shm")
+def test_a_record_names_full_shared_memory(places: Places) -> None:
+    """In a namespace whose /dev/shm does not hold a batch: that is said, and without workers the cell is done."""
+    root = places.results.parent
+    images(root, 64)
+    (root / "tiny.yaml").write_text(GRID)
+    (root / "streams.py").write_text(STREAM)
+    settings = ("datasets=[streams]", "arms=[simclr]", "protocol.input_size=64", "protocol.epochs=1")
+    words = [sys.executable, "-m", "bench", "run", "--grid", root / "tiny.yaml", "--plugin", root / "streams.py"]
+    words += ["--data-root", places.data, "--results", places.results, "--device", "cpu"]
+    words += [word for setting in settings for word in ("--set", setting)]
+
+    def end(workers: int) -> tuple[int, str | None]:
+        command = f"mount -t tmpfs -o size=64k none /dev/shm && {shlex.join(map(str, words))} --workers {workers}"
+        code = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=ROOT, check=False).returncode
+        (record,) = map(read_record, places.records.glob("*.json"))
+        assert isinstance(record, Record)
+        return code, record.error
+
+    code, error = end(1)
+    assert code == 1
+    assert error
+    assert re.search(r"unable to .* No space left on device .*; where shared memory is full, fewer --workers", error)
+    assert end(0) == (0, None)
 
 
 def test_nothing_of_the_environment_is_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,9 @@
 """Images that stream are those that would live on the device, whatever the number of workers."""
 
+import os
+import re
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from PIL import Image
 from bench import distributed
 from bench.datasets import Split
 from bench.errors import UserError
-from bench.source import Order, Streaming, open_source
+from bench.source import Order, Streaming, WorkerDied, open_source
 from bench.views import MEAN, STD, View
 
 CPU = torch.device("cpu")
@@ -123,3 +127,45 @@ def test_processes_share_a_batch_as_one_would_see_it(tmp_path: Path, monkeypatch
             assert torch.equal(index, torch.cat([first, second]))
             for view, one, other in zip(views, ones, others, strict=True):
                 torch.testing.assert_close(view, torch.cat([one, other]))
+
+
+def test_a_lack_of_shared_memory_is_named_with_its_cure(tmp_path: Path) -> None:
+    """A limit to the size of files is one to the pieces of shared memory, too: torch makes them as files."""
+    stream = Streaming(folder(tmp_path, 4), torch.arange(4), 16, CPU, workers=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
+    try:
+        with pytest.raises(WorkerDied) as caught:
+            list(stream.plain(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.fullmatch(
+        r"a process that decodes images failed: RuntimeError: unable to \S+ file </torch_\w+> .*: File too large \(27\)"
+        r"; where shared memory is full, fewer --workers or a larger /dev/shm \(docker run --shm-size\) help",
+        str(caught.value),
+    ), str(caught.value)
+
+
+class Ends(torch.utils.data.Dataset[int]):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), self.number)
+        return index
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "cure"),
+    [
+        (signal.SIGBUS, "code -7 (Bus error)", "where shared memory is full, fewer --workers or a larger /dev/shm"),
+        (signal.SIGKILL, "code -9 (Killed)", "where memory is short, fewer --workers help"),
+    ],
+)
+def test_how_a_process_ended_tells_what_helps(number: int, how: str, cure: str) -> None:
+    with pytest.raises(WorkerDied) as caught:
+        list(Streaming([], torch.arange(0), 16, CPU, workers=1)._load(Ends(number)))
+    assert f"ended with {how}; {cure}" in str(caught.value)
