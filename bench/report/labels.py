@@ -52,6 +52,7 @@ def _label(arm: Arm, short: bool) -> str:
     if prior.startswith("file:"):
         prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
     notes = [prior.removeprefix("timm:")]
+    notes += [arm.rela.weights_key.strip(".")] if arm.rela.weights_key else []
     notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
     notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
     notes += ["trained map"] if arm.rela.train_map else []
