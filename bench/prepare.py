@@ -58,4 +58,5 @@ def _counts(images: ImageSet) -> str:
 
 def _weights(cell: Cell) -> tuple[str | int | None, ...]:
     """Return what names the weights of a cell's prior, and the size at which they must fit."""
-    return (cell.rela.prior, cell.rela.backbone, cell.rela.input_size) if cell.rela else ()
+    rela = cell.rela
+    return (rela.prior, rela.backbone, rela.weights_key, rela.input_size) if rela else ()

@@ -19,10 +19,11 @@ import numpy as np
 
 from bench.backbones import build_backbone
 from bench.datasets import Split, find_dataset, image_size
-from bench.errors import PluginError
+from bench.errors import PluginError, told
 from bench.places import Places
 from bench.plan import Task
 from bench.spec import Cell
+from priors import Prior
 from priors.catalogue import CATALOGUE
 
 NOISE_SIZE = 64  # pixels of a stand-in for images of no fixed size
@@ -64,13 +65,17 @@ def _noise(count: int, classes: int, size: int, seed: int) -> Split:
 def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
     """Return the tasks of the real grid that would fail here, by the reason.
 
-    Reasons: data or weights that are not here, a disk with too little room for what the cells write, a memory that
-    does not hold a dataset and its targets.
+    Reasons: data or weights that are not here, weights that do not load, a disk with too little room for what the cells
+    write, a memory that does not hold a dataset and its targets.
     """
     found: dict[str, list[Task]] = defaultdict(list)
+    unfit: dict[str | None, str] = {None: ""}  # by the prior's digest
     for task in tasks:
-        if task.missing:
-            found[task.missing].append(task)
+        digest = task.inputs.prior if task.inputs and not task.needs else None
+        if digest not in unfit and task.prior:
+            unfit[digest] = _unfit(task.prior)
+        if reason := task.missing or unfit[digest]:
+            found[reason].append(task)
     needs: dict[str, _Need] = defaultdict(lambda: _Need(0, 0, 0))
     for task in tasks:
         with suppress(PluginError):  # which is a reason by itself
@@ -88,6 +93,15 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
             reason = f"{task.cell.dataset}: images and targets take {_gb(need)} of memory and there are {_gb(memory)}"
             found[reason].append(task)
     return dict(found)
+
+
+def _unfit(prior: Prior) -> str:
+    """Return why a prior's weights do not load, "" when they do."""
+    try:
+        prior.model()
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        return told(error)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,8 @@ def _targets(tasks: Sequence[Task], needs: dict[str, _Need]) -> dict[str, int]:
         rela = task.cell.rela
         if rela:
             own = task.needs or (rela.prior == "rand")  # a prior of its own for each seed
-            shared = (task.cell.dataset, task.cell.train_images, task.cell.backbone, rela.prior, own and task.cell.seed)
+            which = (rela.prior, rela.weights_key, own and task.cell.seed)
+            shared = (task.cell.dataset, task.cell.train_images, task.cell.backbone, *which)
             found[task.cell.key()] = 0 if shared in made else needs[task.cell.key()].targets
             made.add(shared)
     return found

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 EVERY = "*"  # each method, arm or budget there is
@@ -112,12 +113,19 @@ class Rela(Model):
 
     prior: str
     backbone: str | None = None  # architecture of a `file:` prior
+    weights_key: str | None = None  # of a `file:` prior: behind which prefix its network is; None: the only one
     input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
     precision: Precision = "fp32"  # the prior's, when it makes the targets
     phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
     train_map: bool = False  # the reference leaves the linear map at its random initial value
     check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
     shuffle: bool = False  # control: each image gets the targets of another
+
+    @model_validator(mode="after")
+    def _key_of_a_file(self) -> "Rela":
+        if self.weights_key is not None and not self.prior.startswith("file:"):
+            raise ValueError(f"weights_key is for a prior file:<path>, and {self.prior!r} is none; leave it out")
+        return self
 
 
 class Arm(Model):
@@ -229,6 +237,8 @@ class Cell(Model):
         # Settings that came later are left out where they are off: what was run before them keeps its name.
         if not self.flops_of:
             del settings["flops_of"]
+        if self.rela and self.rela.weights_key is None:
+            del settings["rela"]["weights_key"]
         if self.rela and not self.rela.shuffle:
             del settings["rela"]["shuffle"]
         if self.rela and self.rela.precision == "fp32":

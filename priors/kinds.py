@@ -37,7 +37,8 @@ class Rand(Prior):
 class File(Prior):
     """`file:<path>`: weights as safetensors or as a state dict; the arm's `rela.backbone` names the architecture.
 
-    A relative path is looked up from here and in `<data root>/priors`. A classifier in the file is left out.
+    A relative path is looked up from here and in `<data root>/priors`. A classifier in the file is left out. Where the
+    file holds the network more than once, as a student and a teacher, `rela.weights_key` names the prefix of one.
     """
 
     def path(self) -> Path:
@@ -51,12 +52,16 @@ class File(Prior):
     def digest(self) -> str:
         path = self.path()
         stat = path.stat()
-        return f"{_sha256(path, stat.st_size, stat.st_mtime_ns)}-{self._architecture()}"
+        key = f"-{self._key()}" if self._key() is not None else ""
+        return f"{_sha256(path, stat.st_size, stat.st_mtime_ns)}-{self._architecture()}{key}"
 
     def model(self) -> nn.Module:
         model = self.untrained()
-        load_weights(model, self.path())
+        load_weights(model, self.path(), self._key())
         return model
+
+    def _key(self) -> str | None:
+        return self.cell.rela.weights_key if self.cell.rela else None
 
     def untrained(self) -> nn.Module:
         size = self.input_size or image_size(self.cell, self.places)

@@ -57,6 +57,7 @@ def _label(arm: Arm, short: bool) -> str:
     if arm.name or not arm.rela:
         return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
     notes = [prior_name(arm.rela)]
+    notes += [arm.rela.weights_key.strip(".")] if arm.rela.weights_key else []
     notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
     notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
     notes += ["trained map"] if arm.rela.train_map else []

@@ -50,6 +50,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
     Rela: {
         "prior": "DIGITS-T",
         "backbone": "resnet18",
+        "weights_key": "teacher",
         "input_size": 64,
         "precision": "bf16",
         "phase": 0.5,

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -208,3 +209,42 @@ def test_a_compressed_archive_is_not_unfolded(tmp_path: Path) -> None:
     load_weights(network(), path)
     path.write_bytes(repacked(STORED["zip"], lambda same: same, zipfile.ZIP_DEFLATED))
     refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty: get it again"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 9\n",
+            "is a pointer of Git LFS, not the weights: `git lfs pull` gets them",
+        ),
+        (b"<!DOCTYPE html>\n<html></html>", "is a web page, not the weights: get the file by its link for downloads"),
+        (b"\n <html lang=en>", "is a web page, not the weights"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page, not the weights"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ""])
+def test_what_a_download_left_in_place_of_weights_is_named(
+    tmp_path: Path, content: bytes, sentence: str, suffix: str
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path}: {sentence}")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zip"])
+def test_a_download_that_was_cut_short_is_to_be_made_again(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("x.safetensors" if form == "safetensors" else "x.pt")
+    path.write_bytes(STORED[form][:-50])
+    assert re.search("cut short, .*get it again", refusal(path))
+
+
+def test_names_without_end_take_no_time(tmp_path: Path) -> None:
+    """Mappings that share what they hold would be without number, and parts of a name as many as its letters."""
+    inner: Any = {"0.weight": torch.ones(1)}
+    for _ in range(60):
+        inner = {str(index): inner for index in range(60)}
+    path = tmp_path / "x.pt"
+    torch.save({"a": inner, "." * 300_000: torch.ones(1), ".".join(STATE) * 3000: torch.ones(1)}, path)
+    assert "lacks" in refusal(path)
