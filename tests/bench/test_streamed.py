@@ -101,6 +101,9 @@ def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tup
     assert [name for name, _ in later if name == "targets"] == []
     assert first.ledger is not None
     assert second.ledger is not None
+    assert first.references is not None
+    assert first.references.untrained is not None
+    assert first.references == second.references, "the untrained backbone, and a random prior, which is the same"
     cost, same = first.ledger.targets, second.ledger.targets
     assert cost is not None
     assert same == cost.model_copy(update={"cached": True})
