@@ -129,8 +129,8 @@ def _verdicts(found: Collected) -> Iterator[Block]:
         " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
         " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
         " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone;"
-        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells that"
-        " use it."
+        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells"
+        " that use it."
     )
     yield Paragraph(certainty(claims))
     yield from _shared(found)
