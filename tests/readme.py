@@ -1,7 +1,7 @@
 """What README and docs say of shipped results, made of the records by the report's own functions.
 
-`python -m tests.readme` writes it anew, between `<!-- results: GRID -->` and `<!-- end -->`; with `--check` it only names
-the files that differ.
+`python -m tests.readme` writes it anew, between `<!-- results: GRID -->` and `<!-- end -->`; with `--check` it only
+names the files that differ.
 """
 
 import re
