@@ -145,7 +145,7 @@ class Family:
         if any(len(values) < 2 for values, _ in parts):
             return None
         below = [part for part in parts if statistics.fmean(part[0]) <= part[1]]
-        undecided = sum(p > 1 - confidence for p in (self.wrong if below else self.right))
+        undecided = max(1, sum(p > 1 - confidence for p in (self.wrong if below else self.right)))
         level = (1 - confidence) / undecided / (len(parts) if below else 1)
         needed = [seeds_to_decide(values, limit, 1 - level) or math.inf for values, limit in below or parts]
         most = min(needed) if below else max(needed)

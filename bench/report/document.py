@@ -219,7 +219,8 @@ def _savings(found: Collected) -> Iterator[Block]:
         f" point, is taken to reach it with a chance of {REACHED_BY_CHANCE}, however many evaluations it has. At least,"
         " at most: a run that holds the target at its first evaluation had reached it at an unknown earlier step; where"
         " both sides had, they are not comparable. In brackets: 95 % of the medians when the seeds are drawn anew"
-        " (bootstrap), which few seeds make coarse. The highest target is the plain method's median at full budget."
+        " (bootstrap), which few seeds make coarse. The highest target is the plain method's median at full budget. The"
+        " figure leaves out what is only a bound."
     )
     yield TableBlock("savings", table)
     if has_savings(found):

@@ -139,6 +139,11 @@ def test_so_many_seeds_decide_a_claim_among_others(sign: int) -> None:
     assert all(one > other for one, other in pairwise(p_values))
 
 
+def test_a_mean_at_the_limit_is_decided_by_no_number_of_seeds() -> None:
+    family = Family([[([0.1, -0.1], 0.0)]])
+    assert [family.seeds(0, confidence) for confidence in (0.5, 0.95)] == [None, None]
+
+
 def test_a_claim_is_wrong_by_one_of_its_parts_at_half_the_level() -> None:
     values = [-0.03, 0.02, -0.02]
     needed = Family([[(values, 0.0), ([0.1, 0.2, 0.3], 0.0)]]).seeds(0, 0.95)
