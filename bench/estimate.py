@@ -54,7 +54,7 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
         source = "as given" if tflops else f"as this grid's records on {device.type} had"
         summary += f", {duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
     else:
-        summary += "; no time: no record of this grid on this device has a rate yet, --tflops gives one"
+        summary += "; no time: no record of this grid on this device was measured alone, --tflops gives a rate"
     print(summary)
     if any(task.cell.rela and task.cell.rela.phase == "adaptive" for task in tasks):
         print("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
