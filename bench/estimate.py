@@ -57,7 +57,7 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
         source = "as given" if tflops else f"as this grid's records on {device.type} had"
         summary += f", {duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
     elif not rate:
-        summary += "; no time: no record of this grid on this device has a rate yet, --tflops gives one"
+        summary += "; no time: no record of this grid on this device was measured alone, --tflops gives a rate"
     if unknown:
         summary += f"; what {unknown} of them take is not known: there are no images here to be counted"
     print(summary)
