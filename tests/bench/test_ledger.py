@@ -127,6 +127,8 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     assert record.ledger is not None
     assert record.ledger.seconds["train"] == EPOCH * RELA_STEP + 2 * EPOCH * BYOL_STEP == record.curve[-1].seconds
     assert record.ledger.seconds["targets"] == PASS + PRIOR
+    assert record.ledger.targets is not None
+    assert not record.ledger.targets.cached, "it made them itself"
     assert record.ledger.wall_seconds == sum(record.ledger.seconds.values())
 
 
