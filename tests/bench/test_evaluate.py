@@ -277,3 +277,19 @@ def test_features_are_of_plain_images_in_eval_mode_without_gradient() -> None:
     assert not found.train.requires_grad
     assert backbone.training, "the mode is put back"
     assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
+
+
+def test_the_strength_is_chosen_without_a_look_at_test_labels(features: Features) -> None:
+    """Then one probe is trained whatever they are, and each image has its one class in one of the ten turns of them."""
+    probe, right = Probe(recipe="lbfgs", l2=(1e-2, 10.0)), 0.0
+    train, labels, test, wanted = (
+        features.train[:150],
+        features.train_labels[:150],
+        features.test,
+        features.test_labels,
+    )
+    for turn in range(10):
+        turned = Features(train, labels, test, (wanted + turn) % 10)
+        ((accuracy,),) = linear_probe(turned, 10, probe, seed=0)
+        right += accuracy
+    assert right == pytest.approx(1.0, abs=1e-9)

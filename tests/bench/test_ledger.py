@@ -11,13 +11,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import experiment, source
 from bench.backbones import build_backbone
 from bench.datasets import datasets
 from bench.experiment import Limits, Watch, build_method, run_cell
+from bench.seeds import derive, generator
 from bench.source import Resident, Streaming
 from bench.views import MEAN, STD
 from methods import Batch, Method
@@ -26,13 +28,12 @@ from methods.rela import ReLA
 from priors.weights import read_state
 from tests.bench.colours import (
     BATCH,
+    CLASSES,
     COUNT,
     CPU,
     SIZE,
     TEST,
     Red,
-    colours,
-    pictures,
     registered,
     run,
     tasks_of,
@@ -126,10 +127,12 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     assert record.ledger is not None
     assert record.ledger.seconds["train"] == EPOCH * RELA_STEP + 2 * EPOCH * BYOL_STEP == record.curve[-1].seconds
     assert record.ledger.seconds["targets"] == PASS + PRIOR
+    assert record.ledger.targets is not None
+    assert not record.ledger.targets.cached, "it made them itself"
     assert record.ledger.wall_seconds == sum(record.ledger.seconds.values())
 
 
-def counted(method: Method, views: list[torch.Tensor], targets: torch.Tensor | None) -> int:
+def counted(method: Method, views: list[Tensor], targets: Tensor | None) -> int:
     """Return the FLOPs of a step by torch's own counter."""
     with FlopCounterMode(display=False) as counter:
         copy.deepcopy(method).loss(Batch(views, torch.zeros(BATCH, dtype=torch.int64), targets)).backward()  # type: ignore[no-untyped-call]
@@ -160,6 +163,18 @@ def test_each_flop_is_counted_once_and_where_it_belongs(tmp_path: Path) -> None:
     assert [point.images for point in rela.curve] == [3 * EPOCH // 2 * BATCH, 3 * EPOCH * BATCH]
 
 
+def learned(dataset: str, backbone: Path) -> list[tuple[Tensor, Tensor]]:
+    """Return features and labels of the training and the test images, by a cell's backbone."""
+    network = build_backbone("resnet_small", SIZE).module.eval()
+    network.load_state_dict(read_state(backbone))
+    found = []
+    for split in datasets.get(dataset)(dataset).read(Path()):
+        images = (np.asarray(split.images) / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+        with torch.no_grad():
+            found.append((network(torch.from_numpy(images).float()), torch.from_numpy(split.labels)))
+    return found
+
+
 @pytest.mark.parametrize("dataset", ["colours", "turned", "anyhow"])
 def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, tmp_path: Path) -> None:
     """Of `turned` the test images have the label of another class: who learned from them would be right.
@@ -169,21 +184,37 @@ def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, 
     protocol = "probe: {recipe: lbfgs, l2: [0.003]}, knn: {k: 3, temperature: 0.1}"
     (task,), places = tasks_of(tmp_path, "byol", dataset, protocol=protocol)
     score = run(task, places).curve[-1].score
-    backbone = build_backbone("resnet_small", SIZE).module.eval()
-    backbone.load_state_dict(read_state(places.backbone(task.id)))
-    features = []
-    for count in (COUNT, TEST):
-        images = (pictures(colours(count)) / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-        with torch.no_grad():
-            features.append(backbone(torch.from_numpy(images).float()).numpy())
-    classes = [split.labels for split in datasets.get(dataset)(dataset).read(tmp_path)]
+    (train, labels), (test, wanted) = learned(dataset, places.backbone(task.id))
     vote = KNeighborsClassifier(3, weights=lambda distance: np.exp((1 - distance) / 0.1), metric="cosine")
-    assert score.knn == pytest.approx(vote.fit(features[0], classes[0]).score(features[1], classes[1]))
-    scaler = StandardScaler().fit(features[0])
+    assert score.knn == pytest.approx(vote.fit(train, labels).score(test, wanted), abs=1.1 / TEST)
+    scaler = StandardScaler().fit(train)
     regression = LogisticRegression(C=1 / (0.003 * COUNT), tol=1e-8, max_iter=1000)
-    regression.fit(scaler.transform(features[0]), classes[0])
-    expected = regression.score(scaler.transform(features[1]), classes[1])
+    expected = regression.fit(scaler.transform(train), labels).score(scaler.transform(test), wanted)
     assert score.linear == (pytest.approx(expected, abs=1.1 / TEST),), "up to an image that is a near tie"
     right = [score.knn, *score.linear]
     assert {"colours": min(right) > 0.8, "turned": max(right) < 0.1, "anyhow": True}[dataset]
     assert [share * TEST for share in right] == pytest.approx([round(share * TEST) for share in right])
+
+
+def test_a_cell_draws_its_probe_by_its_own_seed(tmp_path: Path) -> None:
+    """The paper's probe in a plain loop, on labels that say nothing: another seed is right about others."""
+    (task,), places = tasks_of(
+        tmp_path, "byol", "anyhow", seed=7, protocol="probe: {epochs: 4, batch_size: 32, lr: 0.01}"
+    )
+    score = run(task, places).curve[-1].score
+    (train, labels), (test, wanted) = learned("anyhow", places.backbone(task.id))
+    expected = {}
+    for seed in (7, 0):
+        torch.manual_seed(derive(seed, "probe"))
+        layer = nn.Linear(128, CLASSES)
+        adam = torch.optim.Adam(layer.parameters(), lr=0.01)
+        right = []
+        for epoch in range(4):
+            for index in torch.split(torch.randperm(COUNT, generator=generator(seed, "probe", epoch)), 32):
+                adam.zero_grad()
+                cross_entropy(layer(train[index]), labels[index]).backward()
+                adam.step()
+            right.append((layer(test).argmax(1) == wanted).double().mean().item())
+        expected[seed] = right[1:]
+    assert score.linear == pytest.approx(expected[7], abs=1.1 / TEST), "up to an image that is a near tie"
+    assert score.linear != pytest.approx(expected[0], abs=1.1 / TEST)

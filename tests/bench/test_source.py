@@ -73,6 +73,21 @@ def test_each_view_of_each_step_of_each_seed_is_drawn_anew(law: View, streams: b
         assert int(distinct.sum()) == 8 * 7, "two views, two steps, two seeds"
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_view_is_cropped_once(streams: bool, tmp_path: Path) -> None:
+    """Of an image whose red is the column and whose green the row, the ranges of both tell the share of the area."""
+    rows, columns = np.indices((64, 64), dtype=np.uint8)
+    image = np.stack([4 * columns, 4 * rows, 0 * rows])
+    path = tmp_path / "ramp.png"
+    Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    law = View(crop=(0.25, 0.25), jitter=0.0, grey=0.0)
+    source = open_source(Split([path] if streams else image[None], np.arange(1)), 64, CPU, 0)
+    for _, views in source.batches((law, law), Same(1, 1.0, 1, 0), range(4)):
+        for view in views:
+            ranges = (view.amax(dim=(0, 2, 3)) - view.amin(dim=(0, 2, 3)))[:2] * torch.tensor(STD[:2])
+            assert float(ranges.prod()) == pytest.approx(0.25, abs=0.03)
+
+
 def test_plain_images_are_the_centre_squares_in_order(tmp_path: Path) -> None:
     paths = folder(tmp_path, 5)
     stream = open_source(Split(paths, np.arange(5)), 20, CPU, workers=0)

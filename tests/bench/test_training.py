@@ -1,6 +1,7 @@
 """What training does to the weights, by a law written out by hand; what each seed decides; who is in which mode."""
 
 import copy
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from bench.experiment import build_method
 from bench.meter import Clock
 from bench.places import Places
-from bench.seeds import generator
+from bench.seeds import derive, generator
 from bench.source import Order, Resident
 from bench.spec import Cell, Protocol, Rela
 from bench.targets import make_targets
@@ -127,6 +128,15 @@ class Drawing(Method):
         self.drawn.append(float(torch.rand(())))
         self.seen += batch.views
         return self.backbone(batch.views[0]).square().mean()
+
+
+def test_a_stream_has_its_number_by_the_formula_that_every_record_relies_on() -> None:
+    number = int(hashlib.sha256(b"3/order/0").hexdigest()[:16], 16) // 2
+    assert derive(3, "order", 0) == number
+    torch.testing.assert_close(
+        torch.rand(5, generator=generator(3, "order", 0)),
+        torch.rand(5, generator=torch.Generator().manual_seed(number)),
+    )
 
 
 def random_weights(module: nn.Module) -> dict[str, Tensor]:

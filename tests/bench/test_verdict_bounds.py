@@ -10,6 +10,7 @@ from bench.claims import statements
 from bench.report.claims import Judgement, judge
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, SECONDS, STEPS, Costs
+from bench.report.saving import Spending, saving
 from bench.store import write_record
 from tests.bench.test_saving import GRID, read
 
@@ -76,3 +77,21 @@ def test_as_many_seeds_are_asked_for_as_the_harder_question_needs(tmp_path: Path
     assert cost.seeds is not None
     assert accuracy.seeds != cost.seeds
     assert both.seeds == max(accuracy.seeds, cost.seeds)
+
+
+def test_a_saving_is_bounded_by_what_19_of_20_resamples_of_the_seeds_show() -> None:
+    """Medians of 25 seeds, of which each reaches the target at its second evaluation, by a bootstrap of our own."""
+    draw = np.random.default_rng(5)
+    seeds, below = tuple(range(25)), np.full(25, 0.2)
+    spent = draw.lognormal(0.0, 0.5, (2, 25))
+    ours, theirs = (
+        Spending(seeds, np.stack([below, below + 0.5], axis=1), np.stack([each / 2, each], axis=1)) for each in spent
+    )
+    found = saving(ours, theirs, 0.6)
+    assert found is not None
+    drawn = draw.integers(0, 25, (20_000, 25))
+    shares = 1 - np.median(spent[0][drawn], axis=1) / np.median(spent[1][drawn], axis=1)
+    low, near, far, high = np.quantile(shares, [0.025, 0.05, 0.95, 0.975])
+    assert found.low == pytest.approx(low, abs=(near - low) / 2)
+    assert found.high == pytest.approx(high, abs=(high - far) / 2)
+    assert found.share == pytest.approx(1 - np.median(spent[0]) / np.median(spent[1]))
