@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.backbones import build_backbone, initial_backbone
 from bench.datasets import image_size
-from bench.errors import MissingError, UserError, did_you_mean
+from bench.errors import MissingError, UserError, did_you_mean, told
 from bench.places import Places, expanded
 from bench.spec import Cell
 from priors.base import Prior, feature_dim, priors
@@ -151,7 +151,7 @@ class Timm(Prior):
         try:
             model = timm.create_model(self.argument, pretrained=True, **self.options)
         except Exception as error:  # the hub's client raises whatever its transport does
-            raise MissingError(f"prior {self.name!r} cannot be downloaded: {error}") from error
+            raise MissingError(f"prior {self.name!r} cannot be downloaded: {told(error)}") from error
         save_weights(model, self.path())
 
 
