@@ -235,7 +235,8 @@ def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
                     refused.append((path, error))
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
-                print(f"{paths[0].parent}: {begin + len(block):,} of {len(paths):,} files read", file=sys.stderr)
+                where = os.path.commonpath([paths[0], paths[-1]])
+                print(f"{where}: {begin + len(block):,} of {len(paths):,} files read", file=sys.stderr)
     if refused:
         others = ", ".join(str(path) for path, _ in refused[1:NAMED])
         more = f" (and {len(refused) - 1} more: {others}{', ...' * (len(refused) > NAMED)})" if others else ""
