@@ -107,7 +107,7 @@ FAULTS = (
     Fault(
         "images of evaluation not normalised",
         "bench/source.py",
-        "normalise(resize(images, size), mean, std)",
+        "normalise(resize(images, size, shorter), mean, std)",
         "resize(images, size)",
     ),
     Fault("targets standardised no more", "priors/targets.py", STANDARD, "standard = reduced"),
