@@ -19,6 +19,14 @@ class MissingError(UserError):
     """A dataset or a prior's weights that are not on this machine, and how to get them."""
 
 
+class NotMadeError(UserError):
+    """Results that are not there; `by` is the verb that makes them, and its words beyond those of the request."""
+
+    def __init__(self, sentence: str, *by: str) -> None:
+        super().__init__(sentence)
+        self.by = by
+
+
 def told(error: BaseException) -> str:
     """Return what kind of error a plugin or a library raised and the first line of what it says, as printable text."""
     kind = type(error).__name__
