@@ -2,7 +2,9 @@
 
 import re
 import sys
+import warnings
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import UserError
-from bench.places import expanded
+from bench.places import expanded, is_file
 from bench.process import keep_talking, leave_torchrun, make_deterministic, tune_process
+from bench.request import Request
 
 if TYPE_CHECKING:
     import torch
@@ -97,15 +100,19 @@ def run(
     from bench.executors import Resources
 
     asked = Resources.among(context.params)
-    if toy := _toy(grid, profile, settings, only):
+    request = Request(grid, profile, settings or (), plugin or (), data_root, results)
+    if toy := _toy(request, only):
         from bench.toy import print_states, run_toy
 
         if cell or executor != "local" or asked != Resources():
             raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
         if rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
+        elif dry_run:
+            print_states(toy, results)
         else:
-            (print_states if dry_run else run_toy)(toy, results)
+            run_toy(toy, results)
+            print(f"{request.command('report')}  makes a table and a plot of them")
         return
     if deterministic:
         make_deterministic()
@@ -123,10 +130,10 @@ def run(
     start(device)
     limits = Limits(checkpoint_seconds, cell_timeout)
     with first_then_others():
-        spec, places, tasks = _plan(grid, profile, settings, only, data_root, results)
+        spec, places, tasks = _plan(request, only)
         if download:
             _prepare(tasks, places)
-            spec, places, tasks = _plan(grid, profile, settings, only, data_root, results)
+            spec, places, tasks = _plan(request, only)
     if world() > 1 and (rehearse or dry_run):
         raise UserError(f"{'--rehearse' if rehearse else '--dry-run'} is for one process: leave torchrun out")
     tasks = chosen(tasks, places, cell or [], retry or [])
@@ -147,11 +154,14 @@ def run(
     tells = speaks()
     stop()
     if bad:
+        if tells and any(outcome.task.missing for outcome in bad):
+            print(f"{request.command('prepare')}  fetches what can be fetched", file=sys.stderr)
         raise typer.Exit(1)
     if queued:
-        print("`python -m bench status` shows how far they are, `cancel` takes them out of the queue")
+        print(f"{request.command('status')}  shows how far they are")
+        print(f"{request.command('cancel')}  takes them out of the queue")
     elif tells:
-        print(f"python -m bench report {spec.name}{' --rehearse' * rehearse}  makes tables and plots of them")
+        print(f"{request.command('report', *['--rehearse'] * rehearse)}  makes tables and plots of them")
     leave_torchrun()
 
 
@@ -219,7 +229,8 @@ def check(
     if update and (junit or against):
         raise UserError("--update only writes the baseline: leave out --junit and --against")
     _load_plugins(plugin)
-    gate = Gate(grid, profile, settings or [], baseline, update, seeds)
+    with Request(grid, profile, settings or (), plugin or (), data_root).naming_commands():
+        gate = Gate(grid, profile, settings or [], baseline, update, seeds)
     target = find_device(device)
     pace = []
     if against is not None:  # first, so that its mistakes cost no result
@@ -251,31 +262,47 @@ def report(
     plugin: PluginOption = None,
     rehearse: RehearseOption = False,
 ) -> None:
-    """Make tables and plots from records; trains nothing."""
-    from bench.report import write_report
+    """Make tables and plots from records; trains nothing. Exit code 1: something was left out."""
+    _load_plugins(plugin)
+    asked = Request(grid or "quickstart", profile, settings or (), plugin or (), results=results)
+    if grid is not None:
+        complete = _report(asked, rehearse, out)
+    else:
+        names = sorted(path.name for path in results.glob("*/") if any(path.glob("*.json")))
+        if not names:
+            raise UserError(f"--results {results}: no records there; `{asked.command('run')}` makes some")
+        complete = True
+        for name in names:
+            try:
+                complete = _report(replace(asked, grid=name), rehearse, out) and complete
+            except UserError as error:
+                complete = False
+                print(
+                    f"{results / name}: left out: {error}; where its grid is a file, or was run with --set or"
+                    " --plugin, `report` needs these",
+                    file=sys.stderr,
+                )
+    if not complete:
+        raise typer.Exit(1)
+
+
+def _report(request: Request, rehearse: bool, out: Path) -> bool:
+    """Write a grid's tables and plots, and return whether all of its plots could be drawn."""
+    from bench.report import NotDrawn, write_report
     from bench.report.toy import write_toy_report
     from bench.toy import ToyGrid
 
-    _load_plugins(plugin)
-    if grid is None:
-        names = sorted(path.name for path in results.glob("*/") if any(path.glob("*.json")))
-        if not names:
-            raise UserError(
-                f"--results {results}: no records there; `python -m bench run --grid quickstart` makes some"
-            )
-    else:
-        names = [grid]
-    for name in names:
-        try:
-            spec = _recorded(name, profile, settings, rehearse)
-            if isinstance(spec, ToyGrid):
-                print(write_toy_report(spec, results / spec.name, out / spec.name))
-            else:
-                print(write_report(spec, results / spec.name, out / spec.name))
-        except UserError as error:
-            if grid is not None:
-                raise
-            print(f"{results / name}: left out: {error}", file=sys.stderr)
+    spec, request = _recorded(request, rehearse)
+    records, folder = request.results / spec.name, out / spec.name
+    with request.naming_commands(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NotDrawn)
+        if isinstance(spec, ToyGrid):
+            print(write_toy_report(spec, records, folder))
+        else:
+            print(write_report(spec, records, folder))
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return not any(issubclass(warning.category, NotDrawn) for warning in caught)
 
 
 @app.command()
@@ -294,10 +321,12 @@ def export(
     from bench.toy import ToyGrid
 
     _load_plugins(plugin)
-    spec = _recorded(grid, profile, settings, rehearse)
+    spec, request = _recorded(Request(grid, profile, settings or (), plugin or (), results=results), rehearse)
     if isinstance(spec, ToyGrid):
         raise UserError(f"{spec.name} has settings instead of cells: `report` writes all that there is of it")
-    written = write_export(spec, results / spec.name, out / spec.name, [name.strip() for name in formats.split(",")])
+    names = [name.strip() for name in formats.split(",")]
+    with request.naming_commands():
+        written = write_export(spec, results / spec.name, out / spec.name, names)
     runs = sum(path.parent.parent.name == "tensorboard" for path in written)
     for path in written[: len(written) - runs]:
         print(path)
@@ -330,7 +359,8 @@ def status(
     plugin: PluginOption = None,
 ) -> None:
     """Show how far the cells of a grid are."""
-    if toy := _toy(grid, profile, settings, only):
+    request = Request(grid, profile, settings or (), plugin or (), data_root, results)
+    if toy := _toy(request, only):
         from bench.toy import print_states
 
         print_states(toy, results)
@@ -340,7 +370,7 @@ def status(
     from bench.progress import describe
 
     _load_plugins(plugin)
-    _, places, tasks = _plan(grid, profile, settings, only, data_root, results)
+    _, places, tasks = _plan(request, only)
     jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
     states = [state_of(task, places, jobs) for task in tasks]
     for task, state in zip(tasks, states, strict=True):
@@ -357,7 +387,7 @@ def cancel(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Take a grid's jobs out of the queue of its cluster; cells that run save themselves."""
-    if toy := _toy(grid, profile, settings):
+    if toy := _toy(Request(grid, profile, settings or ())):
         print(f"{toy.name} has no jobs")
         return
     from bench.executors.slurm import cancel
@@ -379,11 +409,12 @@ def prepare(
     plugin: PluginOption = None,
 ) -> None:
     """Fetch the data and weights of a grid, and nothing else."""
-    if toy := _toy(grid, profile, settings):
+    request = Request(grid, profile, settings or (), plugin or (), data_root, results)
+    if toy := _toy(request):
         print(f"{toy.name} draws its own data: nothing to fetch")
         return
     _load_plugins(plugin)
-    _, places, tasks = _plan(grid, profile, settings, None, data_root, results)
+    _, places, tasks = _plan(request)
     if not _prepare(tasks, places):
         raise typer.Exit(1)
 
@@ -412,42 +443,40 @@ def merge(sources: SourcesArgument, into: IntoOption, keep_first: KeepOption = F
         raise typer.Exit(1)
 
 
-def _toy(grid: str, profile: str | None, settings: list[str] | None, only: str | None = None) -> "ToyGrid | None":
-    """Return the study that `grid` names, None when it has cells."""
+def _toy(request: Request, only: str | None = None) -> "ToyGrid | None":
+    """Return the study that is asked for, None when it is a grid with cells."""
     from bench.toy import find_toy
 
-    toy = find_toy(grid, profile, settings or [])
+    toy = find_toy(request.grid, request.profile, request.settings)
     if toy and only is not None:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
 
 
-def _recorded(name: str, profile: str | None, settings: list[str] | None, rehearse: bool) -> "Grid | ToyGrid":
-    """Return the grid or study of a name as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed."""
+def _recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request]":
+    """Return the grid or study that records were made of, and what was asked to make them.
+
+    Its name may be as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed.
+    """
     from bench.cells import REHEARSAL, rehearsed
     from bench.grid import load_grid
 
-    base, _, in_name = name.removesuffix(REHEARSAL).partition("@")
-    profile = profile or in_name or None
-    if toy := _toy(base, profile, settings):
-        return toy
-    spec = load_grid(base, profile, settings or [])
-    return rehearsed(spec) if rehearse or name.endswith(REHEARSAL) else spec
+    if not is_file(expanded(request.grid)):
+        base, _, profile = request.grid.removesuffix(REHEARSAL).partition("@")
+        rehearse = rehearse or request.grid.endswith(REHEARSAL)
+        request = replace(request, grid=base, profile=request.profile or profile or None)
+    if toy := _toy(request):
+        return toy, request
+    spec = load_grid(request.grid, request.profile, request.settings)
+    return (rehearsed(spec) if rehearse else spec), request
 
 
-def _plan(
-    grid: str,
-    profile: str | None,
-    settings: list[str] | None,
-    only: str | None,
-    data_root: Path,
-    results: Path,
-) -> "tuple[Grid, Places, list[Task]]":
+def _plan(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":
     from bench.grid import load_grid
     from bench.places import Places
 
-    spec = load_grid(grid, profile, settings or [])
-    places = Places(data=data_root, results=results, grid=spec.name)
+    spec = load_grid(request.grid, request.profile, request.settings)
+    places = Places(data=request.data_root or Path("data"), results=request.results, grid=spec.name)
     return spec, places, _tasks(spec, only, places)
 
 

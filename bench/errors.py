@@ -29,6 +29,14 @@ class PluginError(MissingError):
     """A method, a prior or a dataset that breaks its contract, and how to mend it: it costs its own cells alone."""
 
 
+class NotMadeError(UserError):
+    """Results that are not there; `by` is the verb that makes them, and its words beyond those of the request."""
+
+    def __init__(self, sentence: str, *by: str) -> None:
+        super().__init__(sentence)
+        self.by = by
+
+
 def told(error: BaseException) -> str:
     """Return in one line of printable text what an error says, and what it says to have caused it."""
     cause = error

@@ -1,13 +1,12 @@
 """Grids: YAML, profiles and settings to a validated grid."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.cells import merge
 from bench.errors import UserError, did_you_mean
-from bench.places import expanded
+from bench.places import expanded, is_file
 from bench.spec import EVERY, Grid
 from bench.strict_yaml import read_yaml
 from bench.validation import validated
@@ -39,9 +38,8 @@ def find_grid(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     path = expanded(name)
-    with suppress(OSError):  # a name that is too long for a file's
-        if path.is_file():
-            return path
+    if is_file(path):
+        return path
     if path.suffix in {".yaml", ".yml"} or "/" in name:
         raise UserError(f"--grid {name}: no such file")
     raise UserError(f"unknown grid {name!r}{did_you_mean(name, shipped)}")

@@ -8,8 +8,8 @@ from bench.errors import UserError
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path that a user has named, with the home folder for its ~ or ~NAME. Raises UserError."""
-    if not str(path).startswith("~"):
+    """Return what a user has written as a path, with the home folder for its ~ or ~NAME. Raises UserError."""
+    if isinstance(path, Path) or not path.startswith("~"):
         return Path(path)
     try:
         return Path(path).expanduser()
@@ -17,6 +17,14 @@ def expanded(path: str | Path) -> Path:
         raise UserError(
             f"{path}: no home folder is known for {Path(path).parts[0]}; write ./{path} if it is a name"
         ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that is too long for a file's is none's."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from select import select
 from typing import Any, TextIO
 
@@ -80,6 +81,12 @@ def _dropping(number: int, stream: TextIO | None) -> TextIO:
         line_buffering=getattr(stream, "line_buffering", True),
         write_through=getattr(stream, "write_through", False),
     )
+
+
+def own_command() -> list[str]:
+    """Return the words that start this program in another process, as this one was started."""
+    script = Path(sys.argv[0])
+    return [sys.executable, *([str(script.absolute())] if script.name == "rela-bench" else ["-m", "bench"])]
 
 
 def launched() -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bench.errors import PluginError, UserError, did_you_mean, told
+from bench.places import is_file
 
 T = TypeVar("T")
 
@@ -95,11 +96,7 @@ class Registry(Generic[T]):
 
 def load_plugin(path: Path) -> None:
     """Import the Python file at `path`, which registers what it defines. Raises UserError when it cannot."""
-    try:
-        there = path.is_file()
-    except OSError:  # a name that is too long for a file's
-        there = False
-    if not there:
+    if not is_file(path):
         raise UserError(f"--plugin {path}: no such file")
     if path.suffix != ".py":  # Python would load compiled code, too
         raise UserError(f"--plugin {path}: not a Python file (it must end in .py)")

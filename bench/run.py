@@ -18,7 +18,7 @@ from bench.launches import ProcessError
 from bench.outcome import Outcome, with_status
 from bench.places import Places
 from bench.plan import Task
-from bench.process import launched
+from bench.process import launched, own_command
 from bench.train import Interrupted
 
 LOST = 70  # exit code of one of several processes that leaves its place to another one
@@ -28,7 +28,7 @@ OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflo
 
 def command(context: typer.Context) -> tuple[str, ...]:
     """Return the words that run the same grid in another process, for an executor to add `--cell` to."""
-    words = [sys.executable, "-m", "bench", "run"]
+    words = [*own_command(), "run"]
     left_out = OF_THE_CALL | {field.name for field in fields(Resources)}
     for option in context.command.params:
         value = context.params.get(option.name or "")

@@ -237,7 +237,6 @@ def run_toy(grid: ToyGrid, results: Path) -> None:
         print(f"{setting}: done in {seconds:.1f} s")
     before = sum(state == "done" for _, state in found)
     print(f"{len(found)} of {len(found)} settings done ({before} before), on the CPU; records in {folder}")
-    print(f"python -m bench report {grid.name}  makes a table and a plot of them")
 
 
 def _write(grid: ToyGrid, setting: Setting, folder: Path, curves: dict[str, Any], seconds: float) -> None:

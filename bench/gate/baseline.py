@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from bench.atomic import atomic_write
 from bench.cells import expand
-from bench.errors import UserError
+from bench.errors import NotMadeError, UserError
 from bench.report.facts import is_complete, ledger_of, linear
 from bench.spec import Budget, Grid, Model, Seed, digest
 from bench.store import Damaged, Record, read_model
@@ -155,12 +155,12 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
 
 def read_baseline(path: Path, grid: Grid) -> Baseline:
     """Return a file's baseline. Raises UserError when it holds none, or one of another grid or other settings."""
-    anew = f"`python -m bench check --grid {grid.name} --update` makes one"
+    anew = ("check", "--baseline", str(path.absolute()), "--update")
     found = read_model(path, Baseline, lambda baseline: True, SCHEMA)
     if isinstance(found, Damaged):
-        raise UserError(f"--baseline {path}: {found.reason}; {anew}")
+        raise NotMadeError(f"--baseline {path}: {found.reason}", *anew)
     if found.settings != settings_digest(grid):
-        raise UserError(f"--baseline {path}: made with other settings of grid {found.grid} than these; {anew}")
+        raise NotMadeError(f"--baseline {path}: made with other settings of grid {found.grid} than these", *anew)
     if len(found.seeds) < MIN_SEEDS:
-        raise UserError(f"--baseline {path}: of fewer than {MIN_SEEDS} seeds; {anew}")
+        raise NotMadeError(f"--baseline {path}: of fewer than {MIN_SEEDS} seeds", *anew)
     return found

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from bench.atomic import atomic_write
 from bench.process import keeping_all
 from bench.report.collect import collect
 from bench.report.document import report_document
@@ -10,9 +9,11 @@ from bench.report.frames import points_frame, results_frame, to_csv
 from bench.report.html import html_document
 from bench.report.latex import latex_document
 from bench.report.markdown import markdown_document
-from bench.report.plots import draw_plots
+from bench.report.plots import NotDrawn, draw_plots, own_settings, write_files
 from bench.report.terminal import terminal_text
 from bench.spec import Grid
+
+__all__ = ["NotDrawn", "write_report"]
 
 PLOTS = ("accuracy_vs_steps", "accuracy_vs_flops", "accuracy_vs_epochs", "saving_vs_target")
 
@@ -25,19 +26,15 @@ def write_report(grid: Grid, records: Path, out: Path) -> str:
     """
     found = collect(grid, records)
     document = report_document(found)
+    with own_settings():
+        page = html_document(document)
     files = {
         "report.md": markdown_document(document).encode(),
-        "index.html": html_document(document).encode(),
+        "index.html": page.encode(),
         "table.csv": to_csv(results_frame(found)),
         "points.csv": to_csv(points_frame(found)),
         "table.tex": latex_document(found).encode(),
         **draw_plots(found, PLOTS),
     }
-    for name in PLOTS:  # of an earlier report, when there is nothing to draw any more
-        for suffix in ("png", "svg"):
-            if f"{name}.{suffix}" not in files:
-                (out / f"{name}.{suffix}").unlink(missing_ok=True)
-    for name, content in files.items():
-        with atomic_write(out / name) as file:
-            file.write(content)
+    write_files(files, out, PLOTS)
     return terminal_text(found, [out / name for name in files])

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.cells import REHEARSAL, arms_on, expand
 from bench.datasets import short_name
-from bench.errors import UserError
+from bench.errors import NotMadeError
 from bench.report.costs import Costs
 from bench.report.facts import Summary, is_complete, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
@@ -165,7 +165,7 @@ def collect(grid: Grid, folder: Path) -> Collected:
         others = [f"{left_out} made with other settings"] * bool(left_out)
         others += [f"{len(damaged)} damaged, {damaged[0].path.name}: {damaged[0].reason}"] if damaged else []
         there = f" (there: {'; '.join(others)})" if others else ""
-        raise UserError(f"{folder}: no record of grid {grid.name}{there}; `python -m bench run` makes them")
+        raise NotMadeError(f"{folder}: no record of grid {grid.name}{there}", "run", *["--rehearse"] * rehearsal)
     group_of = _groups(grid, [record for record, _ in matched])
     used, replaced = _newest(matched, group_of)
     groups = tuple(dict.fromkeys(group_of.values()))

@@ -2,12 +2,18 @@
 
 import io
 import math
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.atomic import atomic_write
+from bench.errors import told
 from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
 from bench.report.facts import Summary, ledger_of, linear, total_flops
@@ -53,30 +59,60 @@ class Spot:
     accuracy: Summary
 
 
+class NotDrawn(UserWarning):
+    """Names a picture that could not be drawn, and says why."""
+
+
 def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
     """Return the plots as PNG and SVG by file name, nothing when no cell is done. Equal records, equal bytes."""
     if not found.done:
         return {}
+    figures = {
+        "accuracy_vs_steps": lambda: _figure(found, lambda record: ledger_of(record).steps, flops=False),
+        "accuracy_vs_flops": lambda: _figure(found, total_flops, flops=True),
+        "accuracy_vs_epochs": lambda: curve_figure(found, COLOURS, MARKERS),
+        "saving_vs_target": lambda: saving_figure(found, COLOURS, MARKERS),
+    }
+    there = {"accuracy_vs_epochs": has_curves, "saving_vs_target": has_savings}
+    return draw_files({name: figures[name] for name in names if name not in there or there[name](found)})
+
+
+def draw_files(figures: "Mapping[str, Callable[[], Figure]]") -> dict[str, bytes]:
+    """Return figures as PNG and SVG by file name; one that cannot be drawn is left out, with a warning NotDrawn."""
+    files: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        try:
+            with own_settings(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+                files |= image_files(name, figure())
+        except Exception as error:  # of matplotlib, its fonts or its files: a picture never costs a table
+            warnings.warn(f"{name} cannot be drawn: {told(error)}", NotDrawn, stacklevel=2)
+    return files
+
+
+def write_files(files: Mapping[str, bytes], out: Path, plots: Iterable[str]) -> None:
+    """Write a report's files to a folder, and remove those of the plots that are an earlier report's alone."""
+    for name in (f"{plot}.{suffix}" for plot in plots for suffix in ("png", "svg")):
+        if name not in files:
+            (out / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        with atomic_write(out / name) as file:
+            file.write(content)
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Let matplotlib go by its own defaults and this style meanwhile, whatever a user has set for it."""
+    if "matplotlib" not in sys.modules:
+        # Importing it reads these, and a file in the working directory, and may fail on what is there.
+        os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+        with chdir("/"):
+            import matplotlib
     import matplotlib
 
-    costs: dict[str, Callable[[Record], float]] = {
-        "accuracy_vs_steps": lambda record: ledger_of(record).steps,
-        "accuracy_vs_flops": total_flops,
-    }
-    drawn: dict[str, Callable[[Collected], bool]] = {"accuracy_vs_epochs": has_curves, "saving_vs_target": has_savings}
-    figures = {"accuracy_vs_epochs": curve_figure, "saving_vs_target": saving_figure}
-    files: dict[str, bytes] = {}
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        for name in names:
-            if name in costs:
-                figure = _figure(found, costs[name], flops=name == "accuracy_vs_flops")
-            elif drawn[name](found):
-                figure = figures[name](found, COLOURS, MARKERS)
-            else:
-                continue
-            files |= image_files(name, figure)
-    return files
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(defaults | STYLE):
+        yield
 
 
 def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "Figure":

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.atomic import atomic_write
-from bench.errors import UserError
+from bench.errors import NotMadeError
 from bench.report.facts import summarise
 from bench.report.markdown import escape_markdown, to_markdown
-from bench.report.plots import COLOURS, MARKERS, STYLE, image_files
+from bench.report.plots import COLOURS, MARKERS, draw_files, write_files
 from bench.report.tables import NONE, Entry, Table, one_line, plus_minus
 from bench.report.terminal import to_text
 from bench.store import Damaged, record_files
@@ -38,15 +37,11 @@ def write_toy_report(grid: ToyGrid, records: Path, out: Path) -> str:
     absent += [f"damaged: {one.path.name}: {one.reason}" for one in read if isinstance(one, Damaged)]
     absent += [f"left out: {one.id}: made with settings that the grid does not have" for one in _others(read, found)]
     if not found:
-        raise UserError(
-            f"{records}: no record of {grid.name}; `python -m bench run --grid {grid.name}` makes them"
-            + "".join(f"; {line}" for line in absent if not line.startswith("missing"))
-        )
+        others = "".join(f"; {line}" for line in absent if not line.startswith("missing"))
+        raise NotMadeError(f"{records}: no record of {grid.name}{others}", "run")
     table = toy_table(grid, found)
     files = {"report.md": _document(grid, found, table, absent).encode(), **draw_curves(grid, found)}
-    for name, content in files.items():
-        with atomic_write(out / name) as file:
-            file.write(content)
+    write_files(files, out, ["curves"])
     return "\n\n".join(
         [
             f"{grid.name}: {len(found)} of {len(planned)} settings done",
@@ -92,10 +87,7 @@ def toy_table(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> Table:
 
 def draw_curves(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> dict[str, bytes]:
     """Return the curves as PNG and SVG by file name. Equal records, equal bytes."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        return image_files("curves", _figure(grid, found))
+    return draw_files({"curves": lambda: _figure(grid, found)})
 
 
 def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":

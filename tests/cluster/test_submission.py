@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -29,7 +30,8 @@ from bench.listing import state_of
 from bench.outcome import Outcome
 from bench.places import Places
 from bench.plan import Task, plan
-from tests.bench.processes import ROOT, until
+from bench.process import own_command
+from tests.bench.processes import ROOT, bench, until
 
 GRID = """
 backbone: resnet_small
@@ -291,6 +293,19 @@ def test_what_slurm_refuses_is_one_sentence_and_what_it_took_before_stays(
         submit(places, tasks)
     assert capsys.readouterr().err == ""
     assert jobs_of(places).keys() == {task.id for task in tasks if not task.needs}
+
+
+def test_the_commands_that_are_printed_work(tmp_path: Path, stand_in: StandIn) -> None:
+    (tmp_path / "my grid.yaml").write_text(GRID)
+    words = ["--grid", tmp_path / "my grid.yaml", "--set", "name=mine", "--results", tmp_path / "r s"]
+    ran = bench("run", *words, "--data-root", tmp_path / "d", "--executor", "slurm")
+    assert ran.code == 0, ran.err
+    program = len(own_command())
+    status, cancelled = (shlex.split(line.partition("  ")[0])[program:] for line in ran.out.splitlines()[-2:])
+    assert status[0] == "status"
+    assert bench(*status).out.splitlines()[-1] == "12 waiting", "the stand-in has no queue"
+    assert cancelled[0] == "cancel"
+    assert bench(*cancelled) == (0, "mine has no jobs in the queue\n", "")
 
 
 def test_one_cell_is_a_job_and_that_is_said(

@@ -1,0 +1,106 @@
+"""Pictures: the same bytes whatever a user has set for matplotlib, and one that fails costs nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from bench.grid import load_grid
+from bench.report import write_report
+from bench.report.toy import write_toy_report
+from bench.toy import find_toy
+from tests.bench.processes import ROOT, bench
+
+HOSTILE = """
+text.usetex: True
+figure.facecolor: black
+axes.facecolor: "#222222"
+axes.prop_cycle: cycler("color", ["r", "g"])
+font.size: 20
+font.family: serif
+savefig.bbox: tight
+savefig.dpi: 50
+savefig.format: pdf
+svg.fonttype: none
+svg.hashsalt: mine
+axes.formatter.use_locale: True
+lines.linewidth: 9
+_internal.classic_mode: True
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reports of two shipped folders of records, one of cells and one of a study, as they should be."""
+    out = tmp_path_factory.mktemp("plain")
+    write_both(out)
+    return out
+
+
+def write_both(out: Path) -> None:
+    study = find_toy("paper_toy")
+    assert study
+    write_report(load_grid("cifar_small"), ROOT / "results" / "cifar_small", out / "cifar_small")
+    write_toy_report(study, ROOT / "results" / "paper_toy", out / "paper_toy")
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*.*")):
+        yield str(path.relative_to(folder)), path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("backend", "here"),
+    [("module://matplotlib_inline.backend_inline", HOSTILE.encode()), ("nonsense", b"\xff\x00: no text")],
+)
+def test_a_users_settings_change_no_byte(backend: str, here: bytes, plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(here)  # matplotlib looks in the working directory first
+    (tmp_path / "mine").write_text(HOSTILE)
+    for name in ("cifar_small", "paper_toy"):
+        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+    settings = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "mine"), "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", "report"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert dict(contents(tmp_path / "reports")) == dict(contents(plain))
+
+
+def test_nor_do_settings_of_the_process_and_they_stay(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text(HOSTILE)
+    with matplotlib.rc_context(fname=tmp_path / "mine"):
+        before = dict(matplotlib.rcParams)
+        write_both(tmp_path / "reports")
+        assert dict(matplotlib.rcParams) == before
+    assert dict(contents(tmp_path / "reports")) == dict(contents(plain))
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_table(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object, **more: object) -> None:
+        raise RuntimeError("Failed to process string with tex because latex could not be found")
+
+    shutil.copytree(plain, tmp_path / "reports")
+    for path in (tmp_path / "reports").glob("*/*.*"):
+        path.write_text("of an earlier report")
+    for name in ("saving_figure", "_figure"):
+        monkeypatch.setattr(f"bench.report.plots.{name}", fails)
+    monkeypatch.setattr("bench.report.toy._figure", fails)
+    for name, pictures in (("cifar_small", ["accuracy_vs_steps", "saving_vs_target"]), ("paper_toy", ["curves"])):
+        ran = bench("report", name, "--results", ROOT / "results", "--reports", tmp_path / "reports")
+        assert ran.code == 1
+        for picture in pictures:
+            assert f"warning: {picture} cannot be drawn: RuntimeError: Failed to process string with tex" in ran.err
+            assert not list((tmp_path / "reports" / name).glob(f"{picture}.*")), "an earlier picture is not this one"
+    left = dict(contents(tmp_path / "reports"))
+    assert left == {name: content for name, content in contents(plain) if not name.endswith((".png", ".svg"))}
