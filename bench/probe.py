@@ -145,18 +145,8 @@ def logistic_regression(
     scaled = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
     bias = torch.zeros(1, 1, classes, device=features.device, requires_grad=True)
     if start:
-        with torch.no_grad():
-            scaled.copy_(steep * (basis[1].T @ start.weight[0]))
-            bias.copy_(start.bias)
-    optimiser = torch.optim.LBFGS(
-        [scaled, bias],
-        max_iter=PASSES,
-        max_eval=PASSES,
-        tolerance_grad=TOLERANCE,
-        tolerance_change=1e-9,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+        scaled.data, bias.data = steep * (basis[1].T @ start.weight[0]), start.bias.clone()
+    optimiser = _l_bfgs([scaled, bias])
     rows = max(1, SCORES // classes)
 
     def loss() -> Tensor:
@@ -177,6 +167,18 @@ def logistic_regression(
     gradient = max(float(each.grad.abs().max()) for each in (scaled, bias) if each.grad is not None)
     passes = int(optimiser.state[scaled]["func_evals"])
     return Minimum((basis[1] @ (scaled.detach() / steep))[None], bias.detach(), passes, gradient)
+
+
+def _l_bfgs(searched: list[Tensor]) -> torch.optim.LBFGS:
+    return torch.optim.LBFGS(
+        searched,
+        max_iter=PASSES,
+        max_eval=PASSES,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=1e-9,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
 
 
 @torch.no_grad()

@@ -66,8 +66,8 @@ def find_or_make_references(
 ) -> References:
     """Return a cell's references; None for one whose features are not finite. The cache holds them after.
 
-    Of several runners one evaluates a network, and the others wait; `check` is called meanwhile and before each one,
-    and may raise to stop there.
+    Of several runners one evaluates a network, and the others wait; `check` is called meanwhile and may raise to stop
+    there.
     """
     cell = task.cell
     untrained = Network(
@@ -87,7 +87,6 @@ def find_or_make_references(
             networks["prior"] = model
     scores = {}
     for name, network in networks.items():
-        check()
         path = _path(places.cache, task, network, images)
         scores[name] = _found(path) or _make(path, task, network, images, clock, check)
     return References(**scores)

@@ -205,7 +205,7 @@ def test_a_cell_that_fails_is_red_and_says_why(stored: Path, monkeypatch: pytest
         raise ValueError("no targets")
 
     monkeypatch.setattr(ReLA, "loss", fails)
-    monkeypatch.setattr("bench.experiment.knn_accuracy", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("bench.experiment.score", lambda *arguments: 1 / 0)
     code, out, _ = run_check(stored, "--seeds", "1")
     assert code == 1
     assert re.search(r"byol 50%\s+result\s+there\s+seed 0 failed: ZeroDivisionError", out)
