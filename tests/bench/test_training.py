@@ -187,6 +187,7 @@ def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_hav
     assert torch.equal(found[0][2], found[1][2])
     assert found[0][0] != found[2][0]
     assert not set(found[0][1]) & set(found[2][1])
+    assert found[0][1] == [float(torch.rand((), generator=generator(0, "step", step))) for step in range(6)]
     assert len(set(found[0][1])) == 6
     assert found[0][0][:COUNT] != found[0][0][COUNT:], "two epochs of a seed"
     views = [found[which][2].flatten(1) for which in (0, 2)]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.backbones import build_backbone
 from bench.datasets import load_dataset
+from bench.errors import UserError
 from bench.places import Places
 from bench.seeds import generator
 from bench.views import augment
@@ -111,3 +112,11 @@ def test_it_takes_over_when_the_rela_phase_ends(name: str, images: Tensor) -> No
 def test_it_says_in_its_docstring_where_it_is_from(name: str) -> None:
     assert (methods.get(name).__doc__ or "").strip()
     assert all(view.crop is not None for view in methods.get(name).views)
+
+
+def test_a_parameter_has_the_kind_of_its_default_and_a_whole_number_may_stand_for_any() -> None:
+    found = methods.get("byol").resolved({"momentum": 1}, "here")
+    assert (found["momentum"], type(found["momentum"]), found["projection"]) == (1.0, float, 256)
+    for wrong in ({"momentum": True}, {"momentum": "0.9"}, {"projection": 2.0}, {"moment": 0.9}):
+        with pytest.raises(UserError, match="here: params"):
+            methods.get("byol").resolved(wrong, "here")
