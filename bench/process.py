@@ -63,7 +63,8 @@ def keep_talking() -> None:
     os.close(number)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # to the end of the process
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="backslashreplace")
+        with suppress(io.UnsupportedOperation):  # of one that was read already
+            sys.stdin.reconfigure(errors="backslashreplace")
     if sys.stdout is sys.__stdout__:  # else it is a caller's own
         sys.stdout = _dropping(1, sys.stdout)
     if sys.stderr is sys.__stderr__:
