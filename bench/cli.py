@@ -268,7 +268,10 @@ def report(
     if grid is not None:
         complete = _report(asked, rehearse, out)
     else:
-        names = sorted(path.name for path in results.glob("*/") if any(path.glob("*.json")))
+        from bench.store import record_files
+
+        there = results.iterdir() if results.exists() else ()
+        names = sorted(path.name for path in there if path.is_dir() and record_files(path))
         if not names:
             raise UserError(f"--results {results}: no records there; `{asked.command('run')}` makes some")
         complete = True

@@ -15,6 +15,7 @@ from bench.report.costs import FLOP, TARGETS
 from bench.report.document import linear_caption, marks, settings
 from bench.report.facts import linear
 from bench.report.markdown import escape_markdown, to_markdown
+from bench.report.references import reference_table
 from bench.report.saving import smallest_table
 from bench.report.tables import accuracy_table, gain_table
 
@@ -36,7 +37,8 @@ def text_of(found: Collected) -> str:
         return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
     (family,) = found.families
     table = accuracy_table(found, family, linear)
-    parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None), verdicts(claims)]
+    parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
+    parts += ["By the same probe, for comparison:", to_markdown(reference_table(found)), verdicts(claims)]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))
     parts.append(escape_markdown(certainty(claims), None))
     parts.append("\n".join(f"- {escape_markdown(line, None)}" for line in rooms(found, claims)))

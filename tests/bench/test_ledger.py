@@ -105,7 +105,8 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
     assert [point.seconds for point in record.curve] == [half, end]
     assert ledger.seconds["train"] == end
     assert ledger.seconds["targets"] == ledger.targets.seconds == PASS + 3 * PRIOR
-    assert ledger.seconds["eval"] == 2 * 2 * PASS
+    references = 2 * 2 * PASS + (3 + 3) * PRIOR  # the untrained backbone and the prior, on training and test images
+    assert ledger.seconds["eval"] == 2 * 2 * PASS + references
     counting = PRIOR + RELA_LOSS + RELA_LOSS + BYOL_LOSS  # of FLOPs: of the prior and of a step of each kind
     assert ledger.seconds["other"] == counting + 2 * SAVING
     assert ledger.wall_seconds == sum(ledger.seconds.values())

@@ -88,7 +88,7 @@ def test_a_part_of_cifar10_is_one_in_every_output(bench: Any, tmp_path: Path) ->
     markdown = markdown_document(report_document(collected)).replace("\\", "")
     assert f"{PART}: all training images that were there" in markdown
     rows = [row for row in markdown.splitlines() if row.startswith("| CIFAR")]
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert all(row.startswith(f"| {PART} |") for row in rows), rows
     bench("cifar10", "export", "--format", "csv,latex", "--out", str(tmp_path / "exports"))
     for suffix in ("csv", "tex"):

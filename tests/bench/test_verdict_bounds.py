@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.claims import statements
-from bench.report.claims import Judgement, judge
+from bench.report import claims
+from bench.report.claims import Judgement
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, SECONDS, STEPS, Costs
 from bench.report.saving import Spending, saving
@@ -36,8 +36,7 @@ def collected(folder: Path, share: float | None, margin: float = 0.01) -> Collec
 def judged(folder: Path, share: float | None, margin: float = 0.01) -> Judgement:
     """Return what becomes of the claim in seconds of training."""
     found = collected(folder, share, margin)
-    judgements = judge(found, statements(found.grid)[0], found.groups[0])
-    return next(one for one in judgements if (one.ledger, one.currency) == (ALONE, SECONDS))
+    return next(one for one in claims.judged(found)[0] if (one.ledger, one.currency) == (ALONE, SECONDS))
 
 
 def test_a_cost_is_decided_by_its_bounds(tmp_path: Path) -> None:
@@ -82,10 +81,11 @@ def test_as_many_seeds_are_asked_for_as_the_harder_question_needs(tmp_path: Path
 def test_a_saving_is_bounded_by_what_19_of_20_resamples_of_the_seeds_show() -> None:
     """Medians of 25 seeds, of which each reaches the target at its second evaluation, by a bootstrap of our own."""
     draw = np.random.default_rng(5)
-    seeds, below = tuple(range(25)), np.full(25, 0.2)
+    seeds, below, first = tuple(range(25)), np.full(25, 0.2), np.tile([1.0, 0.0], (25, 1))
     spent = draw.lognormal(0.0, 0.5, (2, 25))
     ours, theirs = (
-        Spending(seeds, np.stack([below, below + 0.5], axis=1), np.stack([each / 2, each], axis=1)) for each in spent
+        Spending(seeds, np.stack([below, below + 0.5], axis=1), np.stack([each / 2, each], axis=1), first)
+        for each in spent
     )
     found = saving(ours, theirs, 0.6)
     assert found is not None

@@ -90,7 +90,7 @@ def test_a_run_of_a_thousand_steps_at_a_falling_loss_never_switches() -> None:
 @pytest.mark.parametrize("text", [(ROOT / "README.md").read_text("utf-8"), AdaptiveSwitch.__doc__])
 def test_texts_say_after_how_many_steps_the_adaptive_phase_ends(text: str) -> None:
     listed = re.search(
-        r"at a constant loss of ([\d.,\sand]+?) (?:the adaptive phase ends )?after ([\d,\sand]+) steps", text, re.I
+        r"at a constant loss of ([\d.,\sand]+?) (?:the adaptive\sphase ends )?after ([\d,\sand]+)\ssteps", text, re.I
     )
     assert listed
     losses, steps = (re.findall(r"\d[\d.,]*\d|\d", part) for part in listed.groups())
