@@ -112,8 +112,9 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
     if few and len(result.done) > 1:
         for record, cost in zip(result.done, spent, strict=True):
             sd = probe_sd(score_of(record))
-            spread = "" if sd is None else f" ± {100 * sd:.1f}"
-            text = f"{name}, seed {record.cell.seed}: {100 * linear(record):.1f}{spread} % (± over the probe's epochs)"
+            value = f"{100 * linear(record):.1f}"
+            value += " %" if sd is None else f" ± {100 * sd:.1f} % (± over the probe's epochs)"
+            text = f"{name}, seed {record.cell.seed}: {value}"
             marks.append(Mark(cost, 100 * linear(record), f"{text}\n{form(cost)} {unit}\ncell {record.id}", small=True))
     return marks
 

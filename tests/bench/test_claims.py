@@ -103,8 +103,9 @@ def test_half_the_cost_on_real_images_and_where_it_breaks() -> None:
 
 def test_shuffled_targets_do_not_reproduce_the_claim() -> None:
     of = collect(load_grid("cifar_small"), RECORDS)
-    shuffled = [one.verdict for each in judged(of) for one in each if one.claim.name.endswith("shuffled targets")]
-    assert set(shuffled) == {"not reproduced"}
+    shuffled = [one for each in judged(of) for one in each if one.claim.name.endswith("shuffled targets")]
+    assert {one.verdict for one in shuffled if one.currency.exact} == {"not reproduced"}
+    assert "reproduced" not in {one.verdict for one in shuffled}
 
 
 @pytest.mark.parametrize(

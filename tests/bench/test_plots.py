@@ -93,10 +93,13 @@ def test_a_picture_that_cannot_be_drawn_costs_no_table(
     shutil.copytree(plain, tmp_path / "reports")
     for path in (tmp_path / "reports").glob("*/*.*"):
         path.write_text("of an earlier report")
-    for name in ("saving_figure", "_figure"):
+    for name in ("saving_figure", "curve_figure", "_figure"):
         monkeypatch.setattr(f"bench.report.plots.{name}", fails)
     monkeypatch.setattr("bench.report.toy._figure", fails)
-    for name, pictures in (("cifar_small", ["accuracy_vs_steps", "saving_vs_target"]), ("paper_toy", ["curves"])):
+    for name, pictures in (
+        ("cifar_small", ["accuracy_vs_steps", "accuracy_vs_epochs", "saving_vs_target"]),
+        ("paper_toy", ["curves"]),
+    ):
         ran = bench("report", name, "--results", ROOT / "results", "--reports", tmp_path / "reports")
         assert ran.code == 1
         for picture in pictures:
