@@ -45,7 +45,7 @@ class Request:
             options.append(("--results", _path(self.results)))
         words = [_path(grid)] if verb in BY_POSITION else ["--grid", _path(grid)]
         words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
-        return shlex.join([*_program(), verb, *words, *more])
+        return shlex.join([*program(), verb, *words, *more])
 
     @contextmanager
     def naming_commands(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class Request:
             raise UserError(f"{error}; `{self.command(*error.by)}` makes it") from error
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """Return this program as a user would write it: by its name alone where a shell finds it."""
     python, *rest = own_command()
     if rest[0] != "-m":

@@ -11,8 +11,7 @@ import pytest
 import typer
 
 from bench import cli
-from bench.process import own_command
-from bench.request import Request
+from bench.request import Request, program
 from methods import methods
 from tests.bench.processes import ROOT, Ran, bench
 
@@ -64,8 +63,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def printed(ran: Ran) -> list[list[str]]:
     """Return the words of each command in what was said, without those of the program."""
-    program = shlex.join(own_command())
-    found = re.findall(rf"(?:^|`){re.escape(program)} (.+?)(?:`|  |$)", ran.out + ran.err, re.MULTILINE)
+    by = re.escape(shlex.join(program()))
+    found = re.findall(rf"(?:^|`){by} (.+?)(?:`|  |$)", ran.out + ran.err, re.MULTILINE)
     return [shlex.split(words) for words in found]
 
 
@@ -177,7 +176,7 @@ def test_report_without_a_name_says_what_it_leaves_out(here: Path) -> None:
 @pytest.mark.parametrize("verb", ["run", "status", "prepare", "report", "export", "cancel", "check"])
 def test_every_verb_takes_what_it_is_given(verb: str, here: Path) -> None:
     request = Request("~/g.yaml", "p", ["a=-1"], [Path("~p.py")], Path("-d"), Path("r s"))
-    words = shlex.split(request.command(verb))[len(own_command()) :]
+    words = shlex.split(request.command(verb))[len(program()) :]
     given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words[1:]).params  # type: ignore[attr-defined]
     assert given["grid"] == str(Path.home() / "g.yaml")
     assert (given["profile"], given["settings"]) == ("p", ["a=-1"])
