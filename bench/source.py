@@ -165,6 +165,8 @@ class Streaming:
             **batching,
         )
         before, others = signal.getsignal(signal.SIGCHLD), set(active_children())
+        if getattr(before, "__module__", "").startswith("torch."):  # of a loader that is not ours
+            before = signal.SIG_DFL
         workers: set[BaseProcess] = set()
         try:
             images = iter(loader)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from bench.cells import expand
 from bench.datasets import DatasetInfo, base, datasets
@@ -311,6 +312,8 @@ def _streams(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_streams")
 def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after another loader, a plugin's, say, has had torch watch over workers from then on."""
+    assert len(list(DataLoader([1, 2], num_workers=1))) == 2  # type: ignore[arg-type]
     methods.get("byol")
     monkeypatch.setitem(methods._items, "bad", Killer)
     settings = ("datasets=[streams]", "arms=[bad, simclr]", "protocol.epochs=30")
