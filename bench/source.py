@@ -6,9 +6,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -164,13 +163,13 @@ class Streaming:
             worker_init_fn=_settle,
             **batching,
         )
-        before, others = signal.getsignal(signal.SIGCHLD), set(active_children())
+        before = signal.getsignal(signal.SIGCHLD)
         if getattr(before, "__module__", "").startswith("torch."):  # of a loader that is not ours
             before = signal.SIG_DFL
-        workers: set[BaseProcess] = set()
+        workers: Sequence[BaseProcess] = ()
         try:
             images = iter(loader)
-            workers = set(active_children()) - others
+            workers = getattr(images, "_workers", ())  # active_children() leaves out those that have ended already
             if threading.current_thread() is threading.main_thread():
                 # Torch raises the death of a worker wherever this process happens to be, once for each child that ends,
                 # be it in the midst of dealing with the first. Without its handler, asking for the next images does.
@@ -184,7 +183,7 @@ class Streaming:
             raise
 
 
-def _died(error: Exception, workers: Iterable[BaseProcess]) -> WorkerDied | None:
+def _died(error: Exception, workers: Sequence[BaseProcess]) -> WorkerDied | None:
     """Return what an error says of the processes that decode images, and what helps; None when it is another one."""
     ended = wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
     for worker in workers:
@@ -245,7 +244,9 @@ class _Crops(Dataset[Tensor]):
         for view in self.views:
             assert view.crop is not None
             box = crop_boxes(1, image.shape[1], image.shape[2], view.crop, draw)
-            crops.append(resized_crops(image[None], box, self.size)[0])
+            top, left, height, width = box[0].tolist()
+            inside = image[None, :, top : top + height, left : left + width]  # far fewer pixels to resize
+            crops.append(resized_crops(inside, box * torch.tensor([0, 0, 1, 1]), self.size)[0])
         return torch.stack(crops).mul_(255).round_().to(torch.uint8)
 
     def __len__(self) -> int:

@@ -1,10 +1,12 @@
 """Images that stream are those that would live on the device, whatever the number of workers."""
 
+import multiprocessing
 import os
 import re
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +186,17 @@ def test_how_a_process_ended_tells_what_helps(number: int, how: str, cure: str) 
     with pytest.raises(WorkerDied) as caught:
         list(Streaming([], torch.arange(0), 16, CPU, workers=1)._load(Ends(number)))
     assert f"ended with {how}; {cure}" in str(caught.value)
+
+
+def test_a_process_that_ended_before_it_was_looked_for_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = torch.utils.data.DataLoader.__iter__
+
+    def late(loader: torch.utils.data.DataLoader[int]) -> Any:
+        before, images = set(multiprocessing.active_children()), begin(loader)
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.join()
+        return images
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", late)
+    with pytest.raises(WorkerDied, match=r"ended with code -9 \(Killed\)"):
+        list(Streaming([], torch.arange(0), 16, CPU, workers=1)._load(Ends(signal.SIGKILL)))
