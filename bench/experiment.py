@@ -195,6 +195,7 @@ class _Running:
                 flops_not_counted=NOT_COUNTED,
                 side_by_side=self.clock.side_by_side,
                 other_load=self._other_load(),
+                skipped_steps=self.trainer.skipped_steps(),
             ),
             references=self.references,
             provenance=provenance(self.device),

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release(device: torch.device) -> None:
     """Give back to the GPU what a cell has left: blocks kept for reuse, and pools of CUDA graphs."""
     if device.type == "cuda":
-        torch.compiler.reset()
+        if "torch._inductor.cudagraph_trees" in sys.modules:  # to reset the compiler is to import it, seconds long
+            torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.evaluate import Features
+from bench.graphs import Recorded
 from bench.seeds import derive, generator
 from bench.spec import Probe
 from bench.store import Moved, Solved
@@ -47,16 +48,24 @@ def _adam(features: Features, classes: int, probe: Probe, seeds: list[int]) -> l
     device, count = features.train.device, len(features.train)
     weight, bias = (start.to(device).requires_grad_() for start in _initial(seeds, features.train.shape[1], classes))
     optimiser = torch.optim.Adam([weight, bias], lr=probe.lr, fused=True)
+
+    def step(index: Tensor) -> Tensor:
+        # Torch warns of a step that could be recorded and is not.
+        optimiser.param_groups[0]["capturable"] = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        optimiser.zero_grad()
+        scores = torch.baddbmm(bias, features.train[index], weight)
+        loss = cross_entropy(scores.flatten(0, 1), features.train_labels[index].flatten())
+        (loss * len(seeds)).backward()  # type: ignore[no-untyped-call]  # so that each probe has the gradient of its own mean
+        optimiser.step()
+        return loss.detach()
+
+    recorded = Recorded(step, device)
     earlier = round(EARLIER * probe.epochs)
     looks: dict[int, Tensor] = {}  # after an epoch, each probe's loss on training images and accuracy (2, seeds)
     for epoch in range(probe.epochs):
         orders = [torch.randperm(count, generator=generator(each, "probe", epoch)) for each in seeds]
         for index in torch.split(torch.stack(orders).to(device), probe.batch_size, dim=1):
-            scores = torch.baddbmm(bias, features.train[index], weight)
-            loss = cross_entropy(scores.flatten(0, 1), features.train_labels[index].flatten())
-            (loss * len(seeds)).backward()  # type: ignore[no-untyped-call]  # so that each probe has the gradient of its own mean
-            optimiser.step()
-            optimiser.zero_grad()
+            recorded(index)
         if any(end - LAST_EPOCHS <= epoch < end for end in (earlier, probe.epochs)):
             loss, _ = _judged(features.train, features.train_labels, weight, bias)
             looks[epoch] = torch.stack([loss, _judged(features.test, features.test_labels, weight, bias)[1]])

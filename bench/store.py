@@ -152,6 +152,7 @@ class Ledger(Company):
     targets: TargetCost | None
     flops_not_counted: str
     joules: dict[str, Joules] | None = None
+    skipped_steps: Count | None = None  # of fp16, for gradients that were not finite: they changed no parameter
 
     @property
     def flops_with_targets(self) -> int:

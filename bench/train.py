@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bench.device import autocast
-from bench.distributed import mean, parallel, world
+from bench.distributed import mean, parallel, share, world
 from bench.flops import step_flops
+from bench.graphs import Recorded
 from bench.meter import Clock
 from bench.seeds import derive
 from bench.source import Order, Source
@@ -78,7 +79,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
         self.step = 0
         self.kind = ""  # of step that `step_loss` was made for
-        self.step_loss: torch.nn.Module
+        self.gradients: Callable[[Batch], Tensor]  # of such a step, left in the parameters; returns the loss
         self.loss = float("nan")
         self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
         self.counts: dict[str, int] = {}
@@ -98,27 +99,24 @@ class Trainer:
                 kind = self.method.kind
                 if kind != self.kind:
                     self.kind = kind
-                    self.step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())
+                    self.gradients = self._gradients()
                 if self.method.views != views:  # at the start, and where the ReLA phase ends
                     views = self.method.views
                     steps = range(self.step, until)
                     batches = self.source.batches(self._without_blur(views), self.order, steps)
                 index, images = next(batches)
-                targets = self.targets[index] if self.targets is not None and kind == "rela" else None
+                targets = self._targets(index) if kind == "rela" else None
                 batch = Batch(images, self.source.labels[index], targets)
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
                 _seed(derive(self.order.seed, "step", self.step))
-                with autocast(self.device, self.protocol.precision):
-                    loss = self.step_loss(batch)
-                self.scaler.scale(loss).backward()
+                loss = self.gradients(batch)
                 self.scaler.step(self.optimiser)
                 self.scaler.update()
-                self.optimiser.zero_grad()
                 self.method.after_step()
                 self.step += 1
                 self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
-                self.sums[kind] = self.sums.get(kind, 0.0) + loss.detach().double()
+                self.sums[kind] = self.sums.get(kind, 0.0) + loss.double()
                 self.counts[kind] = self.counts.get(kind, 0) + 1
                 if self.step % self.order.steps_per_epoch == 0 or self.step == until:
                     self.loss = mean(loss).item()
@@ -145,6 +143,11 @@ class Trainer:
             self._count("method", Batch(images, self.source.labels[index]))
         return self.spent.step_flops["method"]
 
+    def skipped_steps(self) -> int:
+        """Return how many steps changed no parameter, because their gradients in fp16 were not finite."""
+        taken = [int(state["step"]) for state in self.optimiser.state.values()]
+        return self.step - max(taken, default=0)
+
     def state(self) -> dict[str, Any]:
         """Return all that a later run needs to go on as if nothing had happened: tensors and plain values."""
         return {
@@ -168,6 +171,12 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
 
+    def _targets(self, index: Tensor) -> Tensor | None:
+        """Return the targets of a step's images; those in a file are found without waiting for the device's index."""
+        if isinstance(self.targets, Mapped):
+            return self.targets[self.order(self.step)[share(self.order.batch_size)]]
+        return None if self.targets is None else self.targets[index]
+
     def _count(self, kind: str, batch: Batch) -> None:
         """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is."""
         with self.clock.phase("other"):
@@ -178,6 +187,23 @@ class Trainer:
     def _leaves_unused(self) -> bool:
         """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
         return isinstance(self.method, ReLA) and (self.method.in_phase or self.method.map.weight.requires_grad)
+
+    def _gradients(self) -> Callable[[Batch], Tensor]:
+        """Return what computes the loss of a batch and its gradients, recorded where the method allows it."""
+        step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())
+        targets = self.kind == "rela"
+
+        def work(labels: Tensor, *images: Tensor) -> Tensor:
+            batch = Batch(list(images[:-1]), labels, images[-1]) if targets else Batch(list(images), labels)
+            self.optimiser.zero_grad()
+            with autocast(self.device, self.protocol.precision):
+                loss: Tensor = step_loss(batch)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        recordable = self.method.recordable and self.protocol.compile is None and world() == 1
+        call = Recorded(work, self.device) if recordable else work
+        return lambda batch: call(batch.labels, *batch.views, *([] if batch.targets is None else [batch.targets]))
 
     def _compiled(self) -> torch.nn.Module:
         """Return the method's loss, compiled where the protocol says so."""

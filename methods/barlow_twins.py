@@ -18,6 +18,7 @@ class BarlowTwins(Method):
     """
 
     version = 2
+    recordable = True
     views = BYOL.views
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 8192, off_diagonal: float = 0.005) -> None:

@@ -56,6 +56,11 @@ class Method(nn.Module):
         """The kind of the next step: steps of one kind take the same FLOPs, which are counted once."""
         return "method"
 
+    @property
+    def recordable(self) -> bool:
+        """Whether `loss` decides, draws and keeps nothing on the host: a GPU then records it as a CUDA graph."""
+        return False
+
     def loss(self, batch: Batch) -> Tensor:
         """Return the scalar loss of a batch."""
         raise NotImplementedError(f"{type(self).__name__} has no method `loss`")

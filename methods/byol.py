@@ -16,6 +16,7 @@ class BYOL(Method):
     256 -> 2d -> 256 and a constant momentum of 0.99, as in ReLA's public code. Views: appendix B.
     """
 
+    recordable = True
     views = (View(blur=1.0), View(blur=0.1, solarise=0.2))
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 256, momentum: float = 0.99) -> None:

@@ -85,6 +85,10 @@ class ReLA(Method):
     def kind(self) -> str:
         return "rela" if self.in_phase else self.method.kind
 
+    @property
+    def recordable(self) -> bool:
+        return self.in_phase or self.method.recordable
+
     def loss(self, batch: Batch) -> Tensor:
         if not self.in_phase:
             return self.method.loss(batch)

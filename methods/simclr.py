@@ -21,6 +21,7 @@ class SimCLR(Method):
     no blur (appendix B.9).
     """
 
+    recordable = True
     views = (VIEW, VIEW)
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 128, temperature: float = 0.5) -> None:

@@ -16,6 +16,7 @@ class SimSiam(Method):
     2048 -> 512 -> 2048 (section 3). Views: those of MoCo v2 (section 3).
     """
 
+    recordable = True
     views = MoCo.views
 
     def __init__(self, backbone: nn.Module, dim: int, projection: int = 2048, bottleneck: int = 512) -> None:

@@ -15,6 +15,7 @@ class Supervised(Method):
     1512.03385, section 3.4). `classes` may exceed those of the dataset: an output that no label has only shrinks.
     """
 
+    recordable = True
     views = (View(jitter=0.0, grey=0.0),)
 
     def __init__(self, backbone: nn.Module, dim: int, classes: int = 1000) -> None:

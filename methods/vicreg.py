@@ -20,6 +20,7 @@ class VICReg(Method):
     """
 
     version = 2
+    recordable = True
     views = BYOL.views
 
     def __init__(

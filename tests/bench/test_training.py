@@ -244,3 +244,18 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
             learned.append((record.curve[-1].loss, record.curve[-1].score, read_state(places.backbone(task.id))))
     assert learned[0][:2] == learned[1][:2]
     assert all(torch.equal(value, learned[1][2][key]) for key, value in learned[0][2].items())
+
+
+def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: Resident) -> None:
+    """Gradients beyond 65,504 are infinite in fp16; the scaler begins at a factor of 65,536 and halves it each time."""
+    of = cell(precision="fp16")
+    method = method_of(of)
+    trainer = trainer_of(of, method, source)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    norm, skipped = trainer.weight_norm(), 0
+    while True:
+        trainer.train(trainer.step + 1, lambda: None)
+        if trainer.weight_norm() != norm:
+            break
+        skipped += 1
+    assert trainer.skipped_steps() == skipped > 0
