@@ -14,7 +14,7 @@ def find_device(name: str) -> torch.device:
     """Return the device that `--device` names; of several processes of `torchrun`, each has its own GPU.
 
     On a GPU, fp32 is fp32 from here on: by torch's defaults, convolutions would round to TF32 and products would not.
-    Raises UserError on an unknown name, and without a CUDA device where one is asked for.
+    Raises UserError on an unknown name, and without the CUDA device that is asked for.
     """
     if name not in {"auto", "cpu", "cuda"}:
         raise UserError(f"--device {name}: must be auto, cpu or cuda")
@@ -23,7 +23,10 @@ def find_device(name: str) -> torch.device:
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
     torch.backends.cudnn.allow_tf32 = False
     if there and in_torchrun():
-        return torch.device("cuda", whole_number("LOCAL_RANK"))
+        rank, gpus = whole_number("LOCAL_RANK"), torch.cuda.device_count()
+        if rank >= gpus:
+            raise UserError(f"LOCAL_RANK is {rank}, and torch sees {gpus} GPUs here: start at most {gpus} processes")
+        return torch.device("cuda", rank)
     return torch.device("cuda" if there else "cpu")
 
 

@@ -36,8 +36,7 @@ class Mapped:
         return self.shape[0]
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the rows float32 (B, k) of an index int64 (B,), on the device; waits for an index that is on a GPU."""
-        index = index.cpu()
+        """Return the rows float32 (B, k) of an index int64 (B,) on the CPU; they are on the device."""
         if self._order is not None:
             index = self._order[index]
         rows = torch.from_numpy(self._rows[index.numpy()])

@@ -26,6 +26,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; Pillow runs Ghostscript on another one
 MAX_PIXELS = 89_478_485  # beyond which Pillow warns of a bomb
 MAX_BYTES = 500_000_000
+SMALL = 2**14  # bytes of a file that one thread reads sooner than several, which wait for Python's lock in turns
 BLOCK = 256  # images that are in memory beside the others
 PROGRESS_SECONDS = 10.0
 NAMED = 5  # of the damaged files
@@ -219,13 +220,14 @@ def ignored(base: Path) -> Counter[str]:
 
 
 def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
-    """Yield what `read` makes of each file, in order, on all cores; every 10 seconds a line says how far it is.
+    """Yield what `read` makes of each file, in order, large ones on all cores; each 10 seconds a line says where it is.
 
     Raises UserError at the end when `read` did so, naming the files: nothing is yielded of these.
     """
     refused: list[tuple[Path, UserError]] = []
     told = time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    small = bool(paths) and paths[0].is_file() and paths[0].stat().st_size < SMALL
+    with ThreadPoolExecutor(1 if small else os.cpu_count()) as pool:
         for begin in range(0, len(paths), BLOCK):
             block = paths[begin : begin + BLOCK]
             for path, future in [(path, pool.submit(read, path)) for path in block]:

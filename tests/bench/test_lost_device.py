@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.device import find_device
+from bench.errors import UserError
 from bench.memory import OutOfMemory, is_out_of_memory
 from bench.store import read_records
 from tests.bench.processes import ROOT
@@ -89,3 +90,13 @@ def test_fp32_is_fp32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device("cuda").type == "cuda"
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_more_processes_than_gpus_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"^LOCAL_RANK is 1, and torch sees 1 GPUs here: start at most 1 processes$"):
+        find_device("cuda")
