@@ -46,14 +46,14 @@ def longest(seconds: Sequence[float], needs: Sequence[int | None]) -> list[int]:
 
 def costs(grid: str, data: Path) -> tuple[list[str], list[float], list[int | None]]:
     """Return each cell's name, its FLOPs of training, and the index of the cell that it needs."""
-    from bench.budget import total_steps
-    from bench.cells import expand
-    from bench.datasets import find_dataset, image_size
-    from bench.estimate import flops_per_image
-    from bench.grid import load_grid
-    from bench.places import Places
-    from bench.plan import plan
-    from bench.progress import describe
+    from bench.core.paths import Places
+    from bench.data import find_dataset, image_size
+    from bench.data.sampler import total_steps
+    from bench.grid.expand import expand
+    from bench.grid.load import load_grid
+    from bench.plan.estimate import flops_per_image
+    from bench.plan.graph import plan
+    from bench.run.progress import describe
 
     spec = load_grid(grid)
     places, cells = Places(data, Path("results"), spec.name), expand(spec)

@@ -1,6 +1,7 @@
 """Self-supervised methods, one small file each; `base.py` has the contract."""
 
-from bench.distributed import gather
+from bench.core.distributed import gather
+from bench.data.augment import View
 from methods.base import Batch, Method, Momentum, Queue, methods
 
-__all__ = ["Batch", "Method", "Momentum", "Queue", "gather", "methods"]
+__all__ = ["Batch", "Method", "Momentum", "Queue", "View", "gather", "methods"]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.errors import PluginError, UserError, did_you_mean
-from bench.registry import Registry
-from bench.views import View
+from bench.core.errors import PluginError, UserError, did_you_mean
+from bench.core.registry import Registry
+from bench.data.augment import View
 
 _signature: Callable[[Any], inspect.Signature] = cache(inspect.signature)
 
@@ -96,7 +96,7 @@ class Method(nn.Module):
         method = cls(backbone, dim, **given | tuples)
         views = getattr(method, "views", None)
         if not (isinstance(views, tuple | list) and views and all(isinstance(view, View) for view in views)):
-            raise _broken(cls, f"views is {views!r:.80}; make it a tuple of bench.views.View, one for each view")
+            raise _broken(cls, f"views is {views!r:.80}; make it a tuple of bench.data.augment.View, one for each view")
         return method
 
 

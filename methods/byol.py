@@ -4,7 +4,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
-from bench.views import View
+from bench.data.augment import View
 from methods.base import Batch, Method, Momentum, methods
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import weight_norm
 
-from bench.views import View
+from bench.data.augment import View
 from methods.base import Batch, Method, Momentum, methods
 
 

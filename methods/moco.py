@@ -5,8 +5,8 @@ from lightly.models.modules import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from bench.distributed import gather
-from bench.views import View
+from bench.core.distributed import gather
+from bench.data.augment import View
 from methods.base import Batch, Method, Momentum, Queue, methods
 
 VIEW = View(crop=(0.2, 1.0), saturation=0.4, blur=0.5)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from bench.distributed import mean
-from bench.views import View
+from bench.core.distributed import mean
+from bench.data.augment import View
 from methods.base import Batch, Method
 
 FAST, SLOW, THRESHOLD = 0.001, 0.01, 0.995

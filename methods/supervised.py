@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.views import View
+from bench.data.augment import View
 from methods.base import Batch, Method, methods
 
 

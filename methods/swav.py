@@ -8,8 +8,8 @@ from lightly.models.modules import SwaVProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.distributed import gather
-from bench.views import View
+from bench.core.distributed import gather
+from bench.data.augment import View
 from methods.base import Batch, Method, Queue, methods
 
 VIEW = View(crop=(0.14, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from bench.errors import MissingError, UserError, did_you_mean
-from bench.places import Places
-from bench.registry import Registry
-from bench.spec import Cell
-from bench.views import MEAN, STD
+from bench.core.errors import MissingError, UserError, did_you_mean
+from bench.core.paths import Places
+from bench.core.registry import Registry
+from bench.data.augment import MEAN, STD
+from bench.grid.schema import Cell
 from priors.catalogue import CATALOGUE
 
 

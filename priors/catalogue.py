@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.views import MEAN, STD
+from bench.data.augment import MEAN, STD
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP = "Radford et al. 2021, https://github.com/openai/CLIP"
@@ -37,7 +37,7 @@ class Entry:
         options: for `timm.create_model`.
         file: the weights, in `<data root>/priors`; "": the name with `.safetensors`.
         url: where weights that are not timm's are downloaded, as a state dict.
-        sha256: of the tensors in use (`priors.weights.digest_state`), where they are known; others are refused then.
+        sha256: of the tensors in use (`bench.models.weights.digest_state`), where known; others are refused then.
     """
 
     name: str

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bench.backbones import build_backbone, initial_backbone
-from bench.datasets import image_size
-from bench.errors import MissingError, UserError, did_you_mean, told
-from bench.places import Places, expanded
-from bench.spec import Cell
+from bench.core.errors import MissingError, UserError, did_you_mean, told
+from bench.core.paths import Places, expanded
+from bench.data import image_size
+from bench.grid.schema import Cell
+from bench.models.backbones import build_backbone, initial_backbone
+from bench.models.weights import load_weights, save_weights
 from priors.base import Prior, feature_dim, priors
-from priors.weights import load_weights, save_weights
 
 
 @priors.register("rand")

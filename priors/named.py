@@ -12,14 +12,14 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from bench.backbones import build_backbone
-from bench.errors import MissingError, UserError
-from bench.places import Places
-from bench.spec import Cell, digest
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import Places
+from bench.grid.schema import Cell, digest
+from bench.models.backbones import build_backbone
+from bench.models.weights import digest_state, fitting_state, load_weights, save_weights
 from priors.base import Prior, priors
 from priors.catalogue import CATALOGUE, Entry
 from priors.kinds import Timm
-from priors.weights import digest_state, fitting_state, load_weights, save_weights
 
 TIMEOUT = 60  # seconds without an answer
 

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from bench.process import tune_process
-from bench.registry import load_plugin
+from bench.core.environment import tune_process
+from bench.core.registry import load_plugin
 
 tune_process()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from bench.provenance import provenance
+from bench.measure.provenance import provenance
 from bench.report.markdown import escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,14 +58,14 @@ FAULTS = (
     # no faults: the gate must stay green
     Fault(
         "other memory layout",
-        "bench/experiment.py",
+        "bench/train/cell.py",
         "method.to(device).to(memory_format=torch.channels_last)",
         "method.to(device)",
         True,
     ),
     Fault(
         "the loss in double precision",
-        "bench/train.py",
+        "bench/train/loop.py",
         "self.scaler.scale(loss)",
         "self.scaler.scale(loss.double())",
         True,
@@ -73,59 +73,64 @@ FAULTS = (
     # no fault either, but every record is another one: all the means stay, and the seeds do not repeat
     Fault(
         "other random numbers throughout",
-        "bench/seeds.py",
+        "bench/core/seeds.py",
         "map(str, (seed, *purpose))",
         'map(str, ("other", seed, *purpose))',
     ),
     # the hardest to see
-    Fault("no flip", "bench/views.py", "flip: float = 0.5", "flip: float = 0.0"),
-    Fault("weight decay off", "bench/train.py", "weight_decay=protocol.weight_decay", "weight_decay=0.0"),
+    Fault("no flip", "bench/data/augment.py", "flip: float = 0.5", "flip: float = 0.0"),
+    Fault("weight decay off", "bench/train/loop.py", "weight_decay=protocol.weight_decay", "weight_decay=0.0"),
     Fault("SimCLR temperature 0.5 to 0.4", "methods/simclr.py", "temperature: float = 0.5", "temperature: float = 0.4"),
-    Fault("kNN temperature x10", "bench/evaluate.py", "cosine / knn.temperature", "cosine / (10 * knn.temperature)"),
+    Fault(
+        "kNN temperature x10",
+        "bench/evaluate/features.py",
+        "cosine / knn.temperature",
+        "cosine / (10 * knn.temperature)",
+    ),
     Fault(
         "probe for half of its epochs",
-        "bench/probe.py",
+        "bench/evaluate/linear_probe.py",
         "range(probe.epochs)",
         "range(probe.epochs // 2, probe.epochs)",
     ),
     Fault(
         "the same images in every epoch",
-        "bench/budget.py",
+        "bench/data/sampler.py",
         'generator(seed, "order", epoch)',
         'generator(seed, "order")',
     ),
-    Fault("no colour jitter", "bench/views.py", "jitter: float = 0.8", "jitter: float = 0.0"),
-    Fault("no random greyscale", "bench/views.py", "grey: float = 0.2", "grey: float = 0.0"),
-    Fault("hue jitter off", "bench/views.py", "hue: float = 0.1", "hue: float = 0.0"),
-    Fault("no crop", "bench/views.py", "= (0.08, 1.0)", "= (1.0, 1.0)"),
+    Fault("no colour jitter", "bench/data/augment.py", "jitter: float = 0.8", "jitter: float = 0.0"),
+    Fault("no random greyscale", "bench/data/augment.py", "grey: float = 0.2", "grey: float = 0.0"),
+    Fault("hue jitter off", "bench/data/augment.py", "hue: float = 0.1", "hue: float = 0.0"),
+    Fault("no crop", "bench/data/augment.py", "= (0.08, 1.0)", "= (1.0, 1.0)"),
     Fault(
         "views not normalised",
-        "bench/views.py",
+        "bench/data/augment.py",
         "return normalise(views)",
         "return views.to(memory_format=torch.channels_last)",
     ),
     Fault(
         "images of evaluation not normalised",
-        "bench/source.py",
+        "bench/data/loader.py",
         "normalise(resize(images, size, shorter), mean, std)",
         "resize(images, size)",
     ),
-    Fault("targets standardised no more", "priors/targets.py", STANDARD, "standard = reduced"),
+    Fault("targets standardised no more", "bench/targets/reduce.py", STANDARD, "standard = reduced"),
     Fault(
         "targets of other images",
-        "bench/targets.py",
+        "bench/targets/make.py",
         "values = targets.values.to(device)",
         "values = targets.values.to(device).flip(0)",
     ),
     Fault(
         "prior sees images that are not normalised",
-        "bench/targets.py",
+        "bench/targets/make.py",
         "size, prior.mean, prior.std, first)",
         "size, (0.0,) * 3, (1.0,) * 3, first)",
     ),
     Fault(
         "prior in train mode",
-        "bench/targets.py",
+        "bench/targets/make.py",
         "to(memory_format=torch.channels_last).eval()",
         "to(memory_format=torch.channels_last).train()",
     ),
@@ -134,20 +139,20 @@ FAULTS = (
     Fault("momentum network never updated", "methods/byol.py", "self.teacher.update(self.student)", "pass"),
     Fault("gradient through the target", "methods/byol.py", BYOL_LOSS, BYOL_LOSS.replace("teacher", "student")),
     Fault("one view used twice", "methods/byol.py", "x0, x1 = batch.views", "x0, x1 = batch.views[0], batch.views[0]"),
-    Fault("optimiser misses the backbone", "bench/train.py", TRAINED, NAMED.format('"backbone" not')),
-    Fault("optimiser misses the heads", "bench/train.py", TRAINED, NAMED.format('"backbone"')),
-    Fault("learning rate x3", "bench/train.py", "lr=protocol.lr", "lr=3 * protocol.lr"),
-    Fault("learning rate /3", "bench/train.py", "lr=protocol.lr", "lr=protocol.lr / 3"),
-    Fault("features taken in train mode", "bench/evaluate.py", "backbone.eval()", "backbone.train()"),
+    Fault("optimiser misses the backbone", "bench/train/loop.py", TRAINED, NAMED.format('"backbone" not')),
+    Fault("optimiser misses the heads", "bench/train/loop.py", TRAINED, NAMED.format('"backbone"')),
+    Fault("learning rate x3", "bench/train/loop.py", "lr=protocol.lr", "lr=3 * protocol.lr"),
+    Fault("learning rate /3", "bench/train/loop.py", "lr=protocol.lr", "lr=protocol.lr / 3"),
+    Fault("features taken in train mode", "bench/evaluate/features.py", "backbone.eval()", "backbone.train()"),
     Fault(
         "probe trained on the test images",
-        "bench/evaluate.py",
+        "bench/evaluate/features.py",
         "Features(parts[0], train.labels,",
         "Features(parts[1], test.labels,",
     ),
     Fault(
         "training labels shifted by one class",
-        "bench/experiment.py",
+        "bench/train/cell.py",
         "data.train.labels[index]))",
         "(data.train.labels[index] + 1) % 10))",
     ),
@@ -155,26 +160,26 @@ FAULTS = (
     Fault("ReLA's loss squared error", "methods/rela.py", RELA_LOSS, RELA_MSE),
     Fault("ReLA never switches", "methods/rela.py", "if over:", "if False:"),
     Fault("ReLA switches at once", "methods/rela.py", "= 0 if phase_steps == 0 else None", "= 0"),
-    Fault("budget halved", "bench/budget.py", "count * budget + 1e-9", "count * budget / 2 + 1e-9"),
+    Fault("budget halved", "bench/data/sampler.py", "count * budget + 1e-9", "count * budget / 2 + 1e-9"),
     Fault(
         "batch halved",
-        "bench/experiment.py",
+        "bench/train/cell.py",
         "cell.budget, cell.protocol.batch_size, cell.seed)",
         "cell.budget, cell.protocol.batch_size // 2, cell.seed)",
     ),
     Fault(
         "last, short batch kept",
-        "bench/budget.py",
+        "bench/data/sampler.py",
         "return images_per_epoch(count, budget) // batch_size",
         "return -(-images_per_epoch(count, budget) // batch_size)",
     ),
     Fault(
         "FLOP of the targets not counted",
-        "bench/targets.py",
+        "bench/targets/make.py",
         "yield part, flops * len(batch)",
         "yield part, 0",
     ),
-    Fault("seeds ignored", "bench/seeds.py", "map(str, (seed, *purpose))", "map(str, (0, *purpose))"),
+    Fault("seeds ignored", "bench/core/seeds.py", "map(str, (seed, *purpose))", "map(str, (0, *purpose))"),
 )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- mutation: begin -->", "<!-- mutation: end -->"
 KILLED = {"killed", "timeout"}
-FIRST = "bench.budget.x_steps_per_epoch__*"  # a handful: to make all mutants, and to see which tests go where
+FIRST = "bench.data.sampler.x_steps_per_epoch__*"  # a handful: to make all mutants, and to see which tests go where
 
 
 def mutmut(*words: str, quiet: bool = False) -> str:

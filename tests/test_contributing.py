@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import Record, read_records
+from bench.store.record import Record, read_records
 
 ROOT = Path(__file__).parent.parent
 GRID = """

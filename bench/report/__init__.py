@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from bench.process import keeping_all
+from bench.core.environment import keeping_all
+from bench.grid.schema import Grid
 from bench.report.collect import collect
 from bench.report.document import report_document
 from bench.report.frames import points_frame, results_frame, to_csv
@@ -11,7 +12,6 @@ from bench.report.latex import latex_document
 from bench.report.markdown import markdown_document
 from bench.report.plots import NotDrawn, draw_plots, own_settings, write_files
 from bench.report.terminal import terminal_text
-from bench.spec import Grid
 
 __all__ = ["NotDrawn", "write_report"]
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from bench.grid.schema import arm_name
 from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.collect import Collected, Group, Result, curve_of
 from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
@@ -12,7 +13,6 @@ from bench.report.plots import UNITS
 from bench.report.references import references
 from bench.report.saving import WAYS, Saving, saved, savings
 from bench.report.tables import UNLEARNED, number, one_line, plus_minus, whole
-from bench.spec import arm_name
 
 ACCURACY = "Linear accuracy, % of test images"
 MOST = 20  # seeds of a cell that a point names, and that are drawn beside their mean

@@ -5,16 +5,16 @@ import statistics
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.claims import Statement, statements
+from bench.core.stats import APART, Answer, Family, Parts, interval, stands_apart
+from bench.grid.claims import Statement, statements
+from bench.grid.schema import arm_name
 from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, LEDGERS, PRIOR, SECONDS, TARGETS, Costs, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.origin import counted
 from bench.report.tables import NONE, Entry, Table, number
-from bench.spec import arm_name
-from bench.stats import APART, Answer, Family, Parts, interval, stands_apart
-from bench.store import Record
+from bench.store.record import Record
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
 NO_BASELINE = "inconclusive: the baseline did not learn"

@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.cells import REHEARSAL, arms_on, expand
-from bench.datasets import short_name
-from bench.errors import NotMadeError
+from bench.core.errors import NotMadeError
+from bench.data import short_name
+from bench.grid.expand import REHEARSAL, arms_on, expand
+from bench.grid.schema import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
 from bench.report.costs import Costs
 from bench.report.facts import Summary, is_complete, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
-from bench.spec import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
-from bench.store import Damaged, Record, read_records
+from bench.store.record import Damaged, Record, read_records
 
 
 @dataclass(frozen=True)

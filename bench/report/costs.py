@@ -7,7 +7,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bench.store import Point, Record
+from bench.store.record import Point, Record
 
 if TYPE_CHECKING:
     from bench.report.collect import Collected

@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+from bench.grid.schema import arm_name
 from bench.report.collect import Collected, Group, curve_of
 from bench.report.costs import FLOP, TARGETS
 from bench.report.labels import percent
 from bench.report.saving import savings
 from bench.report.tables import one_line
-from bench.spec import arm_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

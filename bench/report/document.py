@@ -5,8 +5,9 @@ A section is a function that yields blocks, its heading first, and a name in SEC
 
 from collections.abc import Callable, Iterable, Iterator
 
-from bench.cells import protocol_of
-from bench.claims import statements
+from bench.grid.claims import statements
+from bench.grid.expand import protocol_of
+from bench.grid.schema import CONFIDENCE, MARGIN, arm_name
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -63,8 +64,7 @@ from bench.report.tables import (
     run_table,
     spread_table,
 )
-from bench.spec import CONFIDENCE, MARGIN, arm_name
-from bench.store import OTHER_WORK, Record
+from bench.store.record import OTHER_WORK, Record
 
 NOTHING = "No cell is done yet."
 NOT_LEARNED = (

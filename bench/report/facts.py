@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.stats import deviation
-from bench.store import ByAdam, Company, Ledger, Record, Score
+from bench.core.stats import deviation
+from bench.store.record import ByAdam, Company, Ledger, Record, Score
 
 LEAST_RANK = 2.0  # of features that tell two classes apart: what is common to all images, and what is not
 TOLERANCE = 0.02  # of the wall time, that the phases may miss

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.spec import Arm, Grid, Rela, arm_name, is_plain
+from bench.grid.schema import Arm, Grid, Rela, arm_name, is_plain
 
 
 @dataclass(frozen=True)

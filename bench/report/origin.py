@@ -10,7 +10,7 @@ from bench.report.collect import Collected, Result
 from bench.report.facts import reason
 from bench.report.labels import percent
 from bench.report.tables import one_line
-from bench.store import Record
+from bench.store.record import Record
 
 
 def absences(found: Collected) -> list[tuple[str, list[str]]]:

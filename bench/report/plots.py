@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.atomic import atomic_write
-from bench.errors import told
+from bench.core.errors import told
+from bench.core.files import atomic_write
+from bench.grid.schema import Arm, arm_name
 from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
 from bench.report.facts import Summary, ledger_of, linear, total_flops
@@ -21,8 +22,7 @@ from bench.report.labels import percent
 from bench.report.references import references
 from bench.report.saving import has_savings
 from bench.report.tables import UNLEARNED, one_line
-from bench.spec import Arm, arm_name
-from bench.store import Record
+from bench.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from bench.report.collect import Collected, Group
 from bench.report.facts import Summary, score_linear, score_of, summarise
 from bench.report.labels import prior_name
 from bench.report.tables import NONE, Entry, Table, plus_minus
-from bench.store import Moved, Score, Solved
+from bench.store.record import Moved, Score, Solved
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from bench.core.stats import interval, run_of
+from bench.grid.schema import CONFIDENCE, MARGIN, Arm, arm_name
 from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.tables import NONE, Entry, Table
-from bench.spec import CONFIDENCE, MARGIN, Arm, arm_name
-from bench.stats import interval, run_of
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from bench.grid.schema import arm_name
 from bench.report.collect import Collected, Group, Result, curve_of, may_be_baseline, pairs
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, TARGETS
 from bench.report.facts import (
@@ -22,8 +23,7 @@ from bench.report.facts import (
     wall_seconds,
 )
 from bench.report.labels import Family, arm_labels, percent
-from bench.spec import arm_name
-from bench.store import Record
+from bench.store.record import Record
 
 NONE = "—"  # not planned, or not measured
 DAGGER = "†"  # fewer seeds than planned

@@ -8,7 +8,7 @@ import torch
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead, SimCLRProjectionHead
 from torch import Tensor, nn
 
-from bench.backbones import build_backbone
+from bench.models.backbones import build_backbone
 
 TARGETS = 128  # the dimension of ReLA's targets
 

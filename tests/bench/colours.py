@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.cells import expand
-from bench.datasets import DatasetInfo, Split, base, datasets
-from bench.experiment import Watch, run_cell
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.store import Record
-from bench.views import MEAN, STD, View
+from bench.core.paths import Places
+from bench.data import DatasetInfo, Split, dataset, datasets
+from bench.data.augment import MEAN, STD, View
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import Task, plan
+from bench.store.record import Record
+from bench.train.cell import Watch, run_cell
 from priors import Prior, priors
 
 COUNT, TEST, SIZE, BATCH, CLASSES = 96, 120, 8, 16, 4
@@ -103,7 +103,7 @@ class Red(Prior):
 @contextmanager
 def registered() -> Iterator[None]:
     """Know the datasets and the prior for as long as the context lasts."""
-    base._loaded.clear()
+    dataset._loaded.clear()
     named = {"colours": Colours, "turned": Turned, "anyhow": Anyhow, "colour_files": ColourFiles}
     list(datasets), list(priors)  # the names that come with the code are there before these
     datasets._items.update(named)
@@ -114,7 +114,7 @@ def registered() -> Iterator[None]:
         for name in named:
             del datasets._items[name]
         del priors._items["red"]
-        base._loaded.clear()
+        dataset._loaded.clear()
 
 
 def write_files(root: Path) -> None:

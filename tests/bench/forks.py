@@ -79,8 +79,8 @@ def run(order: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    from bench.cli import main
-    from bench.process import tune_process
+    from bench.cli.main import main
+    from bench.core.environment import tune_process
 
     tune_process()
     import priors.catalogue  # noqa: F401

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.cli import main
+from bench.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side", "other_load"}
@@ -32,7 +32,7 @@ arms:
 protocol: {epochs: 4, batch_size: 32, input_size: 8, evaluate_at: [0.5], probe: {epochs: 3}, knn: {k: 5}}
 """
 STREAM = """
-from bench.datasets import DatasetInfo, datasets
+from bench.data import DatasetInfo, datasets
 
 @datasets.register("streams")
 class Streams(DatasetInfo):

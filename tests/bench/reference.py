@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench.backbones import build_backbone
+from bench.models.backbones import build_backbone
 
 
 class Images(Dataset[list[Tensor]]):

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.process import tune_process
+from bench.core.environment import tune_process
 
 tune_process()  # as the program does, before torch is imported
 # ruff: noqa: E402
@@ -15,21 +15,21 @@ tune_process()  # as the program does, before torch is imported
 import torch
 from torch import nn
 
-from bench import evaluate
-from bench.cells import expand
-from bench.datasets import folder
-from bench.experiment import build_method
-from bench.grid import load_grid
-from bench.meter import Clock, peak_memory
-from bench.places import Places
-from bench.probe import linear_probe
-from bench.source import Order, Streaming
-from bench.spec import Knn, Probe
-from bench.targets import features
-from bench.train import Trainer
+from bench.core.paths import Places
+from bench.data import folder
+from bench.data.loader import Order, Streaming
+from bench.evaluate import features as evaluate
+from bench.evaluate.linear_probe import linear_probe
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Knn, Probe
+from bench.measure.clock import Clock, peak_memory
+from bench.targets.make import features
+from bench.targets.rows import Mapped, write_rows
+from bench.targets.stream import stream_targets
+from bench.train.cell import build_method
+from bench.train.loop import Trainer
 from priors import Prior
-from priors.mapped import Mapped, write_rows
-from priors.streamed import stream_targets
 
 CPU = torch.device("cpu")
 SIZE, DIM, BATCH, STEPS, WORKERS = 32, 128, 64, 24, 1

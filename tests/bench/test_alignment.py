@@ -10,10 +10,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from bench import distributed
-from bench.datasets import Split
-from bench.datasets.folder import Paths
-from bench.source import Order, open_source
+from bench.core import distributed
+from bench.data import Split
+from bench.data.folder import Paths
+from bench.data.loader import Order, open_source
 from methods import Batch
 from methods.byol import BYOL
 from methods.rela import ReLA
@@ -48,8 +48,8 @@ def _registered() -> Iterator[None]:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of the images; a prior sees them in batches of 40."""
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    monkeypatch.setattr("bench.source.SMALL_IMAGES", 40)
-    monkeypatch.setattr("bench.source.LARGE_IMAGES", 40)
+    monkeypatch.setattr("bench.data.loader.SMALL_IMAGES", 40)
+    monkeypatch.setattr("bench.data.loader.LARGE_IMAGES", 40)
     write_files(tmp_path)
     return tmp_path
 

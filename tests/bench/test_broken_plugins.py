@@ -9,14 +9,14 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner
 
-from bench.cells import expand
-from bench.cli import app
-from bench.datasets import base, datasets
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.registry import load_plugin
-from bench.store import Record, read_records
+from bench.cli.main import app
+from bench.core.paths import Places
+from bench.core.registry import load_plugin
+from bench.data import dataset, datasets
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import Task, plan
+from bench.store.record import Record, read_records
 from methods import Method, methods
 from priors import priors
 
@@ -25,8 +25,8 @@ import enum
 import numpy as np
 import torch
 from torch import nn
-from bench.datasets import DatasetInfo, Split, datasets
-from bench.views import View
+from bench.data import DatasetInfo, Split, datasets
+from bench.data.augment import View
 from methods import Batch, Method, methods
 from priors import Prior, priors
 
@@ -60,7 +60,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         list(registry)
         monkeypatch.setattr(registry, "_items", dict(registry._items))
     yield
-    base._loaded.clear()
+    dataset._loaded.clear()
 
 
 def bench(tmp_path: Path, verb: str, *words: str) -> Any:
@@ -121,11 +121,17 @@ def test_a_parameter_that_no_grid_can_set_is_named(parameters: str, sentence: st
         (METHOD.format(parameters="backbone, dim") + "    version = '2'", "version is '2'; make it a whole number"),
         (
             METHOD.format(parameters="backbone, dim") + "    views = ()",
-            "views is (); make it a tuple of bench.views.View",
+            "views is (); make it a tuple of bench.data.augment.View",
         ),
-        (METHOD.format(parameters="backbone, dim") + "    views = View()", "make it a tuple of bench.views.View"),
+        (
+            METHOD.format(parameters="backbone, dim") + "    views = View()",
+            "make it a tuple of bench.data.augment.View",
+        ),
         (METHOD.format(parameters="backbone, dim") + "    views = (1, 2)", "views is (1, 2); make it a tuple"),
-        ("methods.register('mine')(type('Mine', (Method,), {}))", "views is None; make it a tuple of bench.views.View"),
+        (
+            "methods.register('mine')(type('Mine', (Method,), {}))",
+            "views is None; make it a tuple of bench.data.augment.View",
+        ),
         ("methods.register('mine')(nn.Linear)", "must be a subclass of Method"),
         ("methods.register('mine')(3)", "must be a subclass of Method"),
         (METHOD.format(parameters="backbone, dim") + "        raise SystemExit('no GPU')", "SystemExit: no GPU"),

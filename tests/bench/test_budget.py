@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bench.budget import epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
-from bench.errors import UserError
-from bench.source import Order
-from bench.spec import Cell, Protocol
+from bench.core.errors import UserError
+from bench.data.loader import Order
+from bench.data.sampler import epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
+from bench.grid.schema import Cell, Protocol
 
 
 def cell(budget: float, **protocol: object) -> Cell:

@@ -18,13 +18,13 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from bench.cli import main
-from bench.errors import UserError
-from bench.gate.baseline import SHIPPED, Baseline, Sample, read_baseline
-from bench.gate.compare import FALSE_ALARMS, Finding, compare, holm, same_seeds
-from bench.gate.pace import Pace, measure_pace
-from bench.grid import load_grid
-from bench.report.check import check_markdown, check_text, write_junit
+from bench.check.baseline import SHIPPED, Baseline, Sample, read_baseline
+from bench.check.compare import FALSE_ALARMS, Finding, compare, holm, same_seeds
+from bench.check.pace import Pace, measure_pace
+from bench.check.report import check_markdown, check_text, write_junit
+from bench.cli.main import main
+from bench.core.errors import UserError
+from bench.grid.load import load_grid
 from methods import Batch
 from methods.rela import ReLA
 from tests.faults import FAULTS, ROOT
@@ -190,7 +190,9 @@ def test_what_cannot_be_written_costs_no_comparison(
 def test_a_fault_in_the_targets_is_seen_though_good_ones_are_cached(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.targets.reduce_features", lambda features, dim: (torch.zeros(len(features), dim), dim))
+    monkeypatch.setattr(
+        "bench.targets.make.reduce_features", lambda features, dim: (torch.zeros(len(features), dim), dim)
+    )
     code, out, _ = run_check(stored, "--junit", str(tmp_path / "junit.xml"))
     assert code == 1
     assert re.search(r"rela 50%\s+empty targets\s+\d+\s+128", out)
@@ -205,7 +207,7 @@ def test_a_cell_that_fails_is_red_and_says_why(stored: Path, monkeypatch: pytest
         raise ValueError("no targets")
 
     monkeypatch.setattr(ReLA, "loss", fails)
-    monkeypatch.setattr("bench.experiment.score", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("bench.train.cell.score", lambda *arguments: 1 / 0)
     code, out, _ = run_check(stored, "--seeds", "1")
     assert code == 1
     assert re.search(r"byol 50%\s+result\s+there\s+seed 0 failed: ZeroDivisionError", out)

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkpoint as checkpoints
-from bench.cells import expand
-from bench.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from bench.experiment import Watch, run_cell
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.runner import run_tasks
-from bench.store import Point, Score, read_record, record_path
-from bench.train import Interrupted
+from bench.core.errors import Interrupted
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.models.weights import read_state
+from bench.plan.graph import Task, plan
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Point, Score, read_record, record_path
+from bench.train import checkpoint as checkpoints
+from bench.train.cell import Watch, run_cell
+from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from methods import methods
 from methods.byol import BYOL
-from priors.weights import read_state
 
 CPU = torch.device("cpu")
 GRID = """

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from bench.claims import statements
-from bench.errors import UserError
-from bench.grid import load_grid
+from bench.core.errors import UserError
+from bench.grid.claims import statements
+from bench.grid.load import load_grid
 from bench.report.claims import certainty, claim_sentence, judged, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, IMAGES, PRIOR, STEPS, TARGETS

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.cli import main
-from bench.store import read_records
+from bench.cli.main import main
+from bench.store.record import read_records
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
@@ -123,7 +123,7 @@ def test_a_broken_plugin_is_named(content: str, tmp_path: Path) -> None:
 def test_every_verb_has_help_without_loading_torch(verb: str) -> None:
     code = (
         f"import sys; sys.argv = ['bench', '{verb}', '--help']\n"
-        "from bench.cli import main\n"
+        "from bench.cli.main import main\n"
         "try: main()\n"
         "finally: assert not {'torch', 'pandas', 'matplotlib'} & sys.modules.keys()\n"
     )

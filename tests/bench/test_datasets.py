@@ -14,22 +14,22 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from bench.datasets import (
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import Places
+from bench.core.registry import Registry, load_plugin
+from bench.data import (
     DatasetInfo,
     ImageSet,
     Split,
     balanced_part,
-    base,
+    dataset,
     dataset_digest,
     dataset_facts,
     find_dataset,
     load_dataset,
 )
-from bench.datasets.base import datasets
-from bench.datasets.folder import Paths, read_image
-from bench.errors import MissingError, UserError
-from bench.places import Places
-from bench.registry import Registry, load_plugin
+from bench.data.dataset import datasets
+from bench.data.folder import Paths, read_image
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -37,7 +37,7 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    base._loaded.clear()
+    dataset._loaded.clear()
 
 
 def places(root: Path) -> Places:
@@ -46,7 +46,7 @@ def places(root: Path) -> Places:
 
 def load(name: str, root: Path) -> ImageSet:
     """Load as a new process would: from disk."""
-    base._loaded.clear()
+    dataset._loaded.clear()
     return load_dataset(name, places(root))
 
 
@@ -612,7 +612,7 @@ def test_a_set_that_code_makes_is_made_anew_when_the_code_has_changed(
     """Its cache has no files to tell by: it would go on with the images of the code as it was."""
     code = """
 import numpy as np
-from bench.datasets import DatasetInfo, Split, datasets
+from bench.data import DatasetInfo, Split, datasets
 
 @datasets.register("mine")
 class Mine(DatasetInfo):
@@ -931,7 +931,7 @@ def test_more_images_than_there_are() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    registry: Registry[Any] = Registry("thing", package="bench.datasets")
+    registry: Registry[Any] = Registry("thing", package="bench.data")
     registry.register("x")(load_digits)
     registry.register("x")(load_digits)  # the same module again, as a reload does
     with pytest.raises(UserError, match="thing 'x' is defined twice"):

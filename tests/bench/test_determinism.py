@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cells import expand
-from bench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from bench.datasets import load_dataset
-from bench.device import threads
-from bench.experiment import build_method
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.places import Places
-from bench.source import Order, Resident
-from bench.spec import Cell
-from bench.train import Trainer
-from bench.views import View
+from bench.core.device import threads
+from bench.core.paths import Places
+from bench.data import load_dataset
+from bench.data.augment import View
+from bench.data.loader import Order, Resident
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell
+from bench.measure.clock import Clock
+from bench.train.cell import build_method
+from bench.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bench.train.loop import Trainer
 from methods import methods
 
 ROOT = Path(__file__).parent.parent.parent
@@ -157,7 +157,7 @@ def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: Resid
 
 DETERMINISTIC = """
 import os, sys
-from bench.cli import main
+from bench.cli.main import main
 try:
     main()
 except SystemExit as done:

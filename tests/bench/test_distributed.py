@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import Record, read_records
+from bench.store.record import Record, read_records
 from tests.bench.processes import Forks, events
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,7 +123,7 @@ def test_processes_of_torchrun_share_a_grid_with_another_runner(tmp_path: Path, 
 
 
 def test_a_batch_that_cannot_be_shared_is_one_sentence(tmp_path: Path) -> None:
-    from bench import distributed
+    from bench.core import distributed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "world", lambda: 3)

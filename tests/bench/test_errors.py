@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
-from bench.errors import UserError, told
+from bench.core.errors import UserError, told
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
 TRACE = f"""Traceback (most recent call last):

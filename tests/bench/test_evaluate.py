@@ -15,16 +15,16 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from bench import evaluate
-from bench.datasets import Split
-from bench.evaluate import Features, extract, knn_accuracy
-from bench.probe import curvature, linear_probe, logistic_regression
-from bench.score import effective_rank, score
-from bench.seeds import derive, generator
-from bench.source import open_source
-from bench.spec import Knn, Probe, Protocol
-from bench.store import ByAdam, Moved, Solved
-from bench.views import MEAN, STD
+from bench.core.seeds import derive, generator
+from bench.data import Split
+from bench.data.augment import MEAN, STD
+from bench.data.loader import open_source
+from bench.evaluate import features as evaluate
+from bench.evaluate.features import Features, extract, knn_accuracy
+from bench.evaluate.linear_probe import curvature, linear_probe, logistic_regression
+from bench.evaluate.score import effective_rank, score
+from bench.grid.schema import Knn, Probe, Protocol
+from bench.store.record import ByAdam, Moved, Solved
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +152,12 @@ def test_a_logistic_regression_is_scikit_learns(l2: float, features: Features, m
     assert np.mean(predicted == reference.predict(features.test.double())) > 0.98
     assert found.gradient < 3e-4
     assert found.passes < 250
-    monkeypatch.setattr("bench.probe.SCORES", 10 * 250)  # 250 images at a time
+    monkeypatch.setattr("bench.evaluate.linear_probe.SCORES", 10 * 250)  # 250 images at a time
     again = logistic_regression(features.train, labels, 10, l2, basis)
     assert objective(features.train, labels, again.weight[0], again.bias[0, 0], l2) == pytest.approx(ours, abs=2e-4)
     warm = logistic_regression(features.train, labels, 10, l2, basis, start=found)
     assert warm.passes < 4, "what starts at the minimum is there"
-    monkeypatch.setattr("bench.probe.PASSES", 3)
+    monkeypatch.setattr("bench.evaluate.linear_probe.PASSES", 3)
     short = logistic_regression(features.train, labels, 10, l2, basis)
     stopped = Solved(l2=l2, at_edge=False, passes=short.passes, gradient=short.gradient)
     assert not stopped.converged

@@ -18,14 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from typer.testing import CliRunner
 
-from bench.cells import expand
-from bench.cli import app
-from bench.errors import UserError
-from bench.export import FORMATS, write_export
-from bench.export.columns import COLUMNS
-from bench.grid import load_grid
-from bench.spec import Grid, Inputs, cell_id
-from bench.store import (
+from bench.cli.main import app
+from bench.core.errors import UserError
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Grid, Inputs, cell_id
+from bench.report.export import FORMATS, write_export
+from bench.report.export.columns import COLUMNS
+from bench.store.record import (
     ByAdam,
     Ledger,
     Moved,
@@ -337,7 +337,7 @@ def test_profiles_and_rehearsals_are_named_as_in_a_report_and_torch_is_not_loade
     shutil.copytree(ROOT / "results" / "cifar_small", tmp_path / "results" / "cifar_small@mini@rehearsal")
     code = (
         "import sys\n"
-        "from bench.cli import app\n"
+        "from bench.cli.main import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'torch', 'tensorflow', 'matplotlib'} & sys.modules.keys()\n"
     )

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bench.cells import expand
-from bench.datasets import DatasetInfo, base, datasets
-from bench.errors import UserError
-from bench.experiment import Limits
-from bench.grid import load_grid
-from bench.memory import sentence
-from bench.outcome import Outcome, with_status
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.run import check_retry
-from bench.runner import run_tasks
-from bench.store import Record, read_record, record_path
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.data import DatasetInfo, dataset, datasets
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure.memory import sentence
+from bench.plan.graph import Task, plan
+from bench.plan.state import Outcome, with_status
+from bench.run.control import check_retry
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Record, read_record, record_path
+from bench.train.cell import Limits
 from methods import Batch, methods
 from methods.byol import BYOL
 from priors import Prior, priors
@@ -180,8 +180,8 @@ def test_a_bad_cell_is_recorded_and_the_next_one_runs(
 
 def test_the_estimate_is_that_of_a_line_through_two_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 GB before the first step, 8 GB and 2 GB more at 128 images: 8 GB for 128, so 6 GB are enough for 96."""
-    monkeypatch.setattr("bench.memory.peak_memory", lambda device: 8 * 10**9)
-    monkeypatch.setattr("bench.memory._total", lambda device: 8 * 10**9)
+    monkeypatch.setattr("bench.measure.memory.peak_memory", lambda device: 8 * 10**9)
+    monkeypatch.setattr("bench.measure.memory._total", lambda device: 8 * 10**9)
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2000000000 bytes.")
     text = sentence(error, CPU, "training in batches of 128", 128, 2 * 10**9)
     assert text.endswith(
@@ -307,7 +307,7 @@ def _streams(tmp_path: Path) -> Iterator[None]:
     images(tmp_path, 64)
     yield
     del datasets._items["streams"]
-    base._loaded.clear()
+    dataset._loaded.clear()
 
 
 @pytest.mark.usefixtures("_streams")

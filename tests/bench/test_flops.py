@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbones import build_backbone, resnet_small
-from bench.cells import expand
-from bench.estimate import flops_per_image
-from bench.flops import count_flops, step_flops
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.source import Order, Resident
-from bench.spec import Protocol
-from bench.train import Trainer
+from bench.data.loader import Order, Resident
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Protocol
+from bench.measure.clock import Clock
+from bench.measure.flops import count_flops, step_flops
+from bench.models.backbones import build_backbone, resnet_small
+from bench.plan.estimate import flops_per_image
+from bench.train.loop import Trainer
 from methods import Batch, methods
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""`bench.grid`: what is a grid, and the one sentence on what is not."""
+"""`bench.grid.load`: what is a grid, and the one sentence on what is not."""
 
 import random
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.cells import expand, select
-from bench.errors import UserError
-from bench.grid import GRIDS, MAX_BYTES, load_grid
-from bench.spec import Cell, Grid
-from bench.toy import find_toy
+from bench.core.errors import UserError
+from bench.grid.expand import expand, select
+from bench.grid.load import GRIDS, MAX_BYTES, load_grid
+from bench.grid.schema import Cell, Grid
+from bench.toy.study import find_toy
 from methods import methods
 
 BASE: dict[str, Any] = {

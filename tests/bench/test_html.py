@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bench.cells import expand
-from bench.grid import load_grid
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Grid, Published, cell_id
 from bench.report.charts import front
 from bench.report.collect import collect
 from bench.report.costs import ALONE, TARGETS
@@ -22,8 +23,7 @@ from bench.report.document import report_document
 from bench.report.html import html_document, sort_keys
 from bench.report.saving import has_savings
 from bench.report.tables import NONE, Entry, Table
-from bench.spec import Grid, Published, cell_id
-from bench.store import Record, Score, read_records, write_record
+from bench.store.record import Record, Score, read_records, write_record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from bench.cells import expand
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.spec import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
+from bench.plan.graph import plan
 
 CELL = Cell(
     arm="x",
@@ -185,7 +185,7 @@ def test_where_data_and_results_lie_changes_no_id(tmp_path: Path) -> None:
 def test_an_id_is_the_same_in_another_process() -> None:
     """Python's own `hash` of a string is salted; this one must not be."""
     code = (
-        "from bench.cells import expand; from bench.grid import load_grid; import hashlib;"
+        "from bench.grid.expand import expand; from bench.grid.load import load_grid; import hashlib;"
         "print(hashlib.sha256(''.join(c.key() for c in expand(load_grid('paper_table1'))).encode()).hexdigest())"
     )
     root = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def test_an_id_is_the_same_in_another_process() -> None:
 
 def test_the_protocols_version_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = CELL.key(), cell_id(CELL, INPUTS)
-    monkeypatch.setattr("bench.spec.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    monkeypatch.setattr("bench.grid.schema.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
     after = CELL.key(), cell_id(CELL, INPUTS)
     assert before[0] != after[0]
     assert before[1] != after[1]

@@ -31,7 +31,7 @@ protocol: {epochs: 6, batch_size: 24, input_size: 8, blur: false, probe: {epochs
 SLOW = """
 import time
 from pathlib import Path
-from bench import source
+from bench.data import loader as source
 
 read = source.read_image
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.cells import expand
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.progress import Display
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Grid
+from bench.plan.graph import plan
 from bench.report.claims import NO_BASELINE, judged
 from bench.report.collect import collect
 from bench.report.costs import ALONE, STEPS
@@ -21,9 +21,9 @@ from bench.report.html import html_document
 from bench.report.markdown import markdown_document
 from bench.report.saving import savings, smallest_table
 from bench.report.terminal import terminal_text
-from bench.runner import run_tasks
-from bench.spec import Cell, Grid
-from bench.store import ByAdam, Moved, Record, References, Score, Solved, read_record, record_path, write_record
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import ByAdam, Moved, Record, References, Score, Solved, read_record, record_path, write_record
 from methods import Batch, methods
 from methods.simsiam import SimSiam
 from tests.bench.test_report import GRID, grid_of, probe_of, record_of, rows_of

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import experiment, source
-from bench.backbones import build_backbone
-from bench.datasets import datasets
-from bench.experiment import Limits, Watch, build_method, run_cell
-from bench.seeds import derive, generator
-from bench.source import Resident, Streaming
-from bench.views import MEAN, STD
+from bench.core.seeds import derive, generator
+from bench.data import datasets
+from bench.data import loader as source
+from bench.data.augment import MEAN, STD
+from bench.data.loader import Resident, Streaming
+from bench.models.backbones import build_backbone
+from bench.models.weights import read_state
+from bench.train import cell as experiment
+from bench.train.cell import Limits, Watch, build_method, run_cell
 from methods import Batch, Method
 from methods.byol import BYOL
 from methods.rela import ReLA
-from priors.weights import read_state
 from tests.bench.colours import (
     BATCH,
     CLASSES,
@@ -92,8 +93,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_clock")
 @pytest.mark.parametrize("dataset", ["colours", "colour_files"])
 def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.source.SMALL_IMAGES", 40)  # three batches
-    monkeypatch.setattr("bench.source.LARGE_IMAGES", 40)
+    monkeypatch.setattr("bench.data.loader.SMALL_IMAGES", 40)  # three batches
+    monkeypatch.setattr("bench.data.loader.LARGE_IMAGES", 40)
     write_files(tmp_path)
     protocol = "evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}"
     (task,), places = tasks_of(tmp_path, RELA, dataset, protocol=protocol)

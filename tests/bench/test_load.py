@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import load, meter
-from bench.cells import expand
-from bench.experiment import Limits, Watch, run_cell
-from bench.grid import load_grid
-from bench.load import Reading, cpu_seconds, load_reader, taken
-from bench.meter import Clock, Spent
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.store import OTHER_LOAD, Ledger
-from bench.train import Interrupted
+from bench.core.errors import Interrupted
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure import clock as meter
+from bench.measure import load
+from bench.measure.clock import Clock, Spent
+from bench.measure.load import Reading, cpu_seconds, load_reader, taken
+from bench.plan.graph import Task, plan
+from bench.store.record import OTHER_LOAD, Ledger
+from bench.train.cell import Limits, Watch, run_cell
 from tests.bench.processes import python, until
 
 CPU = torch.device("cpu")

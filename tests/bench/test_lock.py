@@ -8,14 +8,14 @@ from threading import Thread
 
 import pytest
 
-from bench import lock
-from bench.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
+from bench.core import lock
+from bench.core.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
 from tests.bench.processes import python
 
 COUNTS = """
 import sys
 from pathlib import Path
-from bench import lock
+from bench.core import lock
 lock.POLL = 0.001
 place, counter = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(int(sys.argv[3])):
@@ -27,7 +27,7 @@ for _ in range(int(sys.argv[3])):
 HOLDS = """
 import sys
 from pathlib import Path
-from bench.lock import take
+from bench.core.lock import take
 held = take(Path(sys.argv[1]))
 print(held.number, flush=True)
 sys.stdin.read()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.log import CellLog
+from bench.run.events import CellLog
 
 
 def test_each_line_is_whole_after_a_line_that_was_cut(tmp_path: Path) -> None:

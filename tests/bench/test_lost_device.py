@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.device import find_device
-from bench.errors import UserError
-from bench.memory import OutOfMemory, is_out_of_memory
-from bench.store import read_records
+from bench.core.device import find_device
+from bench.core.errors import UserError
+from bench.measure.memory import OutOfMemory, is_out_of_memory
+from bench.store.record import read_records
 from tests.bench.processes import ROOT
 
 GRID = """
@@ -24,14 +24,14 @@ protocol: {epochs: 2, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k
 """
 # On a CPU nothing is ever lost: what CUDA does to a process is told to the runner by the method that does it.
 PLUGIN = """
-import bench.runner
+import bench.run.runner
 from methods import methods
 from methods.byol import BYOL
 
 @methods.register("asserts")
 class Asserts(BYOL):
     def after_step(self):
-        bench.runner.is_lost = lambda device: True
+        bench.run.runner.is_lost = lambda device: True
         raise RuntimeError("CUDA error: device-side assert triggered")
 """
 

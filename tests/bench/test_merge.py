@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.atomic import atomic_write
-from bench.cells import expand
-from bench.cli import app
-from bench.errors import UserError
-from bench.grid import load_grid
-from bench.merge import copy_files, plan_merge
-from bench.places import Places
-from bench.spec import Cell, Inputs, cell_id
-from bench.store import Ledger, Point, Record, Score, TargetCost, read_records, write_record
-from bench.toy import ToyRecord, find_toy
+from bench.cli.main import app
+from bench.cli.merge import copy_files, plan_merge
+from bench.core.errors import UserError
+from bench.core.files import atomic_write
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Inputs, cell_id
+from bench.store.record import Ledger, Point, Record, Score, TargetCost, read_records, write_record
+from bench.toy.study import ToyRecord, find_toy
 
 ROOT = Path(__file__).parent.parent.parent
 CELLS = expand(load_grid("cifar_small"))
@@ -320,7 +320,7 @@ def test_the_shipped_records_merge_without_torch(tmp_path: Path) -> None:
     into = tmp_path / "into"
     code = (
         f"import sys; sys.argv = ['bench', 'results', 'merge', 'results', '--into', {str(into)!r}]\n"
-        "from bench.cli import main\n"
+        "from bench.cli.main import main\n"
         "try: main()\n"
         "finally: assert not {'torch', 'pandas', 'matplotlib'} & sys.modules.keys()\n"
     )

@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.cells import expand
-from bench.cli import app
-from bench.datasets import base, datasets
-from bench.errors import UserError
-from bench.estimate import duration
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.rehearsal import obstacles
+from bench.cli.main import app
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.data import dataset, datasets
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.estimate import duration
+from bench.plan.graph import plan
+from bench.plan.rehearsal import obstacles
 from bench.report.collect import collect
 from bench.report.document import report_document
 from bench.report.markdown import markdown_document
 from bench.report.terminal import terminal_text
-from bench.store import read_records
+from bench.store.record import read_records
 
 GRID = """
 backbone: resnet_small
@@ -37,7 +37,7 @@ protocol: {epochs: 1, batch_size: 4, input_size: 8, blur: false, probe: {epochs:
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    base._loaded.clear()
+    dataset._loaded.clear()
 
 
 def make(root: Path, name: str, classes: int, size: int, train: int = 3, test: int = 1) -> Path:
@@ -122,7 +122,7 @@ def test_list_says_what_was_counted(bench: Any, tmp_path: Path) -> None:
 
 PLUGIN = """
 import numpy as np
-from bench.datasets import DatasetInfo, Split, datasets
+from bench.data import DatasetInfo, Split, datasets
 
 @datasets.register("NAME")
 class Mine(DatasetInfo):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cells import expand
-from bench.errors import UserError
-from bench.grid import load_grid
-from bench.places import Places, expanded
+from bench.core.errors import UserError
+from bench.core.paths import Places, expanded
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
 from priors.kinds import File
 from tests.bench.processes import ROOT, bench
 

@@ -1,4 +1,4 @@
-"""`bench.plan`: which cells run, in which order, and what stands in their way."""
+"""`bench.plan.graph`: which cells run, in which order, and what stands in their way."""
 
 import json
 import shutil
@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.backbones import build_backbone
-from bench.cells import expand, select
-from bench.errors import UserError
-from bench.grid import load_grid
-from bench.listing import state_of
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.registry import load_plugin
+from bench.cli.listing import state_of
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.core.registry import load_plugin
+from bench.grid.expand import expand, select
+from bench.grid.load import load_grid
+from bench.models.backbones import build_backbone
+from bench.models.weights import save_weights
+from bench.plan.graph import Task, plan
 from methods import methods
 from priors.kinds import Trained
-from priors.weights import save_weights
 
 GRID = """
 backbone: resnet_small

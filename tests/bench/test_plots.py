@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from bench.grid import load_grid
+from bench.grid.load import load_grid
 from bench.report import write_report
-from bench.report.toy import write_toy_report
-from bench.toy import find_toy
+from bench.toy.report import write_toy_report
+from bench.toy.study import find_toy
 from tests.bench.processes import ROOT, bench
 
 HOSTILE = """
@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_table(
         path.write_text("of an earlier report")
     for name in ("saving_figure", "curve_figure", "_figure"):
         monkeypatch.setattr(f"bench.report.plots.{name}", fails)
-    monkeypatch.setattr("bench.report.toy._figure", fails)
+    monkeypatch.setattr("bench.toy.report._figure", fails)
     for name, pictures in (
         ("cifar_small", ["accuracy_vs_steps", "accuracy_vs_epochs", "saving_vs_target"]),
         ("paper_toy", ["curves"]),

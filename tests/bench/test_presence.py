@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench import experiment
-from bench.cells import expand
-from bench.experiment import Watch, run_cell
-from bench.grid import load_grid
-from bench.machine import identity
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.presence import present
+from bench.core.machine import identity
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure.presence import present
+from bench.plan.graph import Task, plan
+from bench.train import cell as experiment
+from bench.train.cell import Watch, run_cell
 from tests.bench.processes import python
 
 CPU = torch.device("cpu")
@@ -35,8 +35,8 @@ import os
 import sys
 from pathlib import Path
 import torch
-from bench.places import Places
-from bench.presence import present
+from bench.core.paths import Places
+from bench.measure.presence import present
 data, results, cell, *cores = sys.argv[1:]
 if cores:
     os.sched_setaffinity(0, map(int, cores))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.device import find_device
-from bench.errors import UserError
-from bench.process import SIDE_BY_SIDE, TORCHRUN, in_torchrun, side_by_side
+from bench.core.device import find_device
+from bench.core.environment import SIDE_BY_SIDE, TORCHRUN, in_torchrun, side_by_side
+from bench.core.errors import UserError
 from tests.bench.processes import ROOT, bench, folder
 
 TALK = """
 import os, sys
-from bench.process import keep_talking
+from bench.core.environment import keep_talking
 keep_talking()
 open(sys.argv[1], "w").write("the work")
 for line in range(9999):

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbones import build_backbone
-from bench.cells import expand
-from bench.datasets import load_dataset
-from bench.evaluate import Features, extract
-from bench.experiment import build_method, part_of
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.runner import run_tasks
-from bench.score import score
-from bench.source import open_source
-from bench.spec import Cell
-from bench.store import Record, References, read_record, record_path
-from priors.weights import save_weights
+from bench.core.paths import Places
+from bench.data import load_dataset
+from bench.data.loader import open_source
+from bench.evaluate.features import Features, extract
+from bench.evaluate.score import score
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell
+from bench.models.backbones import build_backbone
+from bench.models.weights import save_weights
+from bench.plan.graph import Task, plan
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Record, References, read_record, record_path
+from bench.train.cell import build_method, part_of
 
 GRID = """
 backbone: resnet_small

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UserError
-from bench.registry import Registry
+from bench.core.errors import UserError
+from bench.core.registry import Registry
 from methods import Method
 
 METHOD = """
-from bench.views import View
+from bench.data.augment import View
 from methods import Method
 
 class Mine(Method):

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.budget import total_steps
-from bench.cells import expand, rehearsed
-from bench.cli import app
-from bench.datasets import Split, dataset_digest, datasets, load_dataset
-from bench.errors import UserError
-from bench.grid import GRIDS, load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.rehearsal import lay_out, obstacles, stage
+from bench.cli.main import app
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.data import Split, dataset_digest, datasets, load_dataset
+from bench.data.sampler import total_steps
+from bench.grid.expand import expand, rehearsed
+from bench.grid.load import GRIDS, load_grid
+from bench.grid.schema import Cell
+from bench.plan.graph import plan
+from bench.plan.rehearsal import lay_out, obstacles, stage
 from bench.report.collect import collect
-from bench.spec import Cell
-from bench.store import read_records
+from bench.store.record import read_records
 from priors import find_prior
 from priors.kinds import Untrained
 

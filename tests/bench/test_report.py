@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.cells import expand
-from bench.errors import UserError
-from bench.grid import load_grid
+from bench.core.errors import UserError
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Grid, Inputs, cell_id
 from bench.report import write_report
 from bench.report.collect import collect
 from bench.report.document import report_document
@@ -23,8 +24,7 @@ from bench.report.latex import escape_latex, latex_document
 from bench.report.markdown import escape_markdown, markdown_document
 from bench.report.tables import number
 from bench.report.terminal import terminal_text
-from bench.spec import Cell, Grid, Inputs, cell_id
-from bench.store import Ledger, Point, Record, Score, TargetCost, write_record
+from bench.store.record import Ledger, Point, Record, Score, TargetCost, write_record
 
 NASTY = r"50%_of #1 & $x$ {a} <b>|~^\n*[c]"
 GRID = """
@@ -613,7 +613,7 @@ def test_report_is_quick(tmp_path: Path, grid: Grid) -> None:
     code = """
 import sys
 from pathlib import Path
-from bench.grid import load_grid
+from bench.grid.load import load_grid
 from bench.report import write_report
 assert not {"matplotlib", "pandas"} & set(sys.modules)
 folder = Path(sys.argv[1])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from bench import cli
-from bench.request import Request, program
+from bench.cli import main as cli
+from bench.cli.request import Request, program
 from methods import methods
 from tests.bench.processes import ROOT, Ran, bench
 

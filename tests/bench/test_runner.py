@@ -8,24 +8,24 @@ import torch
 import torchvision.transforms as T
 from torch import Tensor
 
-from bench.budget import total_steps
-from bench.cells import expand
-from bench.datasets import load_dataset
-from bench.evaluate import Features, knn_accuracy
-from bench.experiment import Watch, build_method, part_of, run_cell
-from bench.grid import load_grid
-from bench.outcome import Outcome
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.runner import run_tasks
-from bench.source import open_source
-from bench.store import Record, read_record, record_path
-from bench.train import Interrupted
-from bench.views import MEAN, STD, View
+from bench.core.errors import Interrupted
+from bench.core.paths import Places
+from bench.data import load_dataset
+from bench.data.augment import MEAN, STD, View
+from bench.data.loader import open_source
+from bench.data.sampler import total_steps
+from bench.evaluate.features import Features, knn_accuracy
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.models.weights import read_state
+from bench.plan.graph import Task, plan
+from bench.plan.state import Outcome
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Record, read_record, record_path
+from bench.targets.reduce import load_targets, reduce_features
+from bench.train.cell import Watch, build_method, part_of, run_cell
 from methods import Batch, Method, methods
-from priors.targets import load_targets, reduce_features
-from priors.weights import read_state
 
 GRID = """
 backbone: resnet_small

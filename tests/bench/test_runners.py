@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.cells import expand
-from bench.grid import load_grid
-from bench.listing import state_of
-from bench.places import Places
-from bench.plan import plan
+from bench.cli.listing import state_of
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import plan
 from tests.bench.processes import GRID, Forks, events, folder, left, strays, until
 
 SHORT = GRID.replace("epochs: 4", "epochs: 1").replace("evaluate_at: [0.5], ", "")

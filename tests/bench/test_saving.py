@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cells import expand
-from bench.claims import statements
-from bench.grid import load_grid
+from bench.grid.claims import statements
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Arm, Cell, Grid, Inputs, cell_id
 from bench.report.claims import certainty, judged, rooms, targets_table, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs
@@ -26,8 +27,7 @@ from bench.report.saving import (
     spending,
     targets,
 )
-from bench.spec import Arm, Cell, Grid, Inputs, cell_id
-from bench.store import Ledger, Point, Record, Score, TargetCost, write_record
+from bench.store.record import Ledger, Point, Record, Score, TargetCost, write_record
 
 GRID = """
 backbone: resnet_small

@@ -8,22 +8,22 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.cells import expand
-from bench.estimate import _measured_rate
-from bench.export.columns import tidy_frame
-from bench.grid import load_grid
-from bench.places import Places
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.estimate import _measured_rate
 from bench.report import write_report
 from bench.report.claims import judged, targets_table, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, SECONDS, STEPS, TARGETS
 from bench.report.document import report_document
+from bench.report.export.columns import tidy_frame
 from bench.report.facts import phase_seconds, wall_seconds
 from bench.report.frames import results_frame
 from bench.report.markdown import markdown_document
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import NONE, Table, cost_table
-from bench.store import Record, write_record
+from bench.store.record import Record, write_record
 from tests.bench.test_saving import GRID, pick, record_of
 
 ALL_SHARED = "Seconds and joules of 36 of 36 finished cells were not measured alone, and count nowhere"

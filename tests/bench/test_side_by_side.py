@@ -12,21 +12,21 @@ import pytest
 import torch
 import typer
 
-from bench import cli
-from bench.cells import expand
-from bench.errors import UserError
-from bench.executors import Resources, executors, find_executor
-from bench.executors.local import cpu_environments, gpu_environments, with_counts
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.outcome import Outcome
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.registry import load_plugin
-from bench.run import chosen, command
-from bench.runner import run_tasks
-from bench.store import Ledger, Record, read_record, read_records
+from bench.cli import main as cli
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.core.registry import load_plugin
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure.clock import Clock
+from bench.plan.graph import Task, plan
+from bench.plan.state import Outcome
+from bench.run.control import chosen, command
+from bench.run.executors import Resources, executors, find_executor
+from bench.run.executors.local import cpu_environments, gpu_environments, with_counts
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Ledger, Record, read_record, read_records
 from tests.bench.processes import GRID, Forks, events, folder, left, strays, until
 
 CPU = torch.device("cpu")
@@ -326,7 +326,7 @@ def test_processes_end_when_their_parent_was_killed(server: Forks, tmp_path: Pat
 
 
 MINE = """
-from bench.executors import Executor, executors
+from bench.run.executors import Executor, executors
 
 @executors.register("mine")
 class Mine(Executor):
@@ -350,7 +350,7 @@ MoCo.after_step = after_step
 """
 FULL = """
 import resource, signal
-from bench.process import launched
+from bench.core.environment import launched
 
 if launched():
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import distributed
-from bench.datasets import Split
-from bench.errors import UserError
-from bench.source import Order, Streaming, WorkerDied, open_source
-from bench.views import MEAN, STD, View
+from bench.core import distributed
+from bench.core.errors import UserError
+from bench.data import Split
+from bench.data.augment import MEAN, STD, View
+from bench.data.loader import Order, Streaming, WorkerDied, open_source
 
 CPU = torch.device("cpu")
 VIEWS = (View(), View(blur=0.5))

@@ -8,23 +8,23 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.budget import total_steps
-from bench.cells import expand
-from bench.device import threads
-from bench.experiment import build_method
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.outcome import to_run
-from bench.places import Places
-from bench.plan import Task, plan
+from bench.core.device import threads
+from bench.core.paths import Places
+from bench.core.seeds import generator
+from bench.data.augment import augment
+from bench.data.loader import Order, Resident
+from bench.data.sampler import total_steps
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, cell_id
+from bench.measure.clock import Clock
+from bench.plan.graph import Task, plan
+from bench.plan.state import to_run
 from bench.report import write_report
-from bench.seeds import generator
-from bench.source import Order, Resident
-from bench.spec import Cell, cell_id
-from bench.store import read_records, record_path
-from bench.targets import make_targets
-from bench.train import Trainer
-from bench.views import augment
+from bench.store.record import read_records, record_path
+from bench.targets.make import make_targets
+from bench.train.cell import build_method
+from bench.train.loop import Trainer
 from methods import methods
 from priors import find_prior
 from tests.bench.bare import TARGETS, bare

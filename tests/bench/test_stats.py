@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.stats import APART, Answer, Family, holm, interval, p_above, run_of, seeds_to_decide, stands_apart
+from bench.core.stats import APART, Answer, Family, holm, interval, p_above, run_of, seeds_to_decide, stands_apart
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])

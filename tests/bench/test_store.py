@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.atomic import WriteError, atomic_write
-from bench.cells import expand
-from bench.grid import load_grid
-from bench.spec import Inputs, cell_id
-from bench.store import Damaged, Point, Record, Score, read_record, read_records, write_record
+from bench.core.files import WriteError, atomic_write
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Inputs, cell_id
+from bench.store.record import Damaged, Point, Record, Score, read_record, read_records, write_record
 
 
 def record() -> Record:

@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.budget import epoch_indices
-from bench.cells import expand
-from bench.datasets import DatasetInfo, base, datasets
-from bench.datasets.folder import Paths
-from bench.experiment import Watch, run_cell
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.source import Order, Streaming
-from bench.store import Record
-from bench.targets import make_targets
-from bench.train import Interrupted
-from bench.views import View
-from priors.mapped import Mapped
-from priors.streamed import load_rows, stream_targets
-from priors.weights import read_state
+from bench.core.errors import Interrupted
+from bench.core.paths import Places
+from bench.data import DatasetInfo, dataset, datasets
+from bench.data.augment import View
+from bench.data.folder import Paths
+from bench.data.loader import Order, Streaming
+from bench.data.sampler import epoch_indices
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure.clock import Clock
+from bench.models.weights import read_state
+from bench.plan.graph import Task, plan
+from bench.store.record import Record
+from bench.targets.make import make_targets
+from bench.targets.rows import Mapped
+from bench.targets.stream import load_rows, stream_targets
+from bench.train.cell import Watch, run_cell
 
 CPU = torch.device("cpu")
 COUNT = 600
@@ -45,7 +45,7 @@ protocol: {epochs: 2, batch_size: 24, input_size: 8, blur: false, probe: {epochs
 def _streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A dataset that streams."""
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    base._loaded.clear()
+    dataset._loaded.clear()
 
     @datasets.register("streams")
     class Streams(DatasetInfo):
@@ -53,7 +53,7 @@ def _streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     yield
     del datasets._items["streams"]
-    base._loaded.clear()
+    dataset._loaded.clear()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tup
 def test_a_cell_that_is_stopped_between_two_shards_goes_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.targets.stream_targets", in_small_shards)
+    monkeypatch.setattr("bench.targets.make.stream_targets", in_small_shards)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     (task, _), places = planned(root, tmp_path / "whole", monkeypatch)
@@ -153,7 +153,7 @@ def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], P
     assert streamed is not None
     assert isinstance(streamed.values, Mapped)
     assert task.prior is not None
-    train = base.load_dataset("streams", places).train
+    train = dataset.load_dataset("streams", places).train
     source = Streaming(Paths(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
     in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, CPU, Clock(CPU))
     torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.errors import UserError
-from bench.grid import GRIDS, load_grid
-from bench.strict_yaml import read_yaml
+from bench.core.errors import UserError
+from bench.grid.load import GRIDS, load_grid
+from bench.grid.strict_yaml import read_yaml
 
 BASE = "backbone: resnet_small\ndatasets: [digits]\nseeds: [0]\narms: [byol]\n"
 

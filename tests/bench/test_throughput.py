@@ -16,8 +16,8 @@ from time import perf_counter
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.executors.local import cores
-from bench.store import Record, read_records
+from bench.run.executors.local import cores
+from bench.store.record import Record, read_records
 
 ROOT = Path(__file__).parent.parent.parent
 WAYS = {

@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
-from bench import gaussians
-from bench.cli import main
-from bench.errors import UserError
-from bench.gaussians import Weights, descend, draw, evaluate, initial, logits, relabel, sgd_step, study, train_prior
-from bench.grid import load_grid
-from bench.report.toy import write_toy_report
-from bench.store import Damaged
-from bench.toy import Setting, ToyGrid, ToyRecord, find_toy, read_toy
+from bench.cli.main import main
+from bench.core.errors import UserError
+from bench.grid.load import load_grid
+from bench.store.record import Damaged
+from bench.toy import train as gaussians
+from bench.toy.report import write_toy_report
+from bench.toy.study import Setting, ToyGrid, ToyRecord, find_toy, read_toy
+from bench.toy.train import Weights, descend, draw, evaluate, initial, logits, relabel, sgd_step, study, train_prior
 
 ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {
@@ -377,7 +377,7 @@ def test_a_report_and_a_dry_run_need_no_torch(words: list[str], path: Path) -> N
     words = [str(path.parent / word) if word == "reports" else word for word in words]
     code = (
         f"import sys; sys.argv = {['bench', *words, str(path), '--results', str(path.parent / 'results')]!r}\n"
-        "from bench.cli import main\n"
+        "from bench.cli.main import main\n"
         "try: main()\n"
         "finally: assert 'torch' not in sys.modules\n"
     )

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.experiment import build_method
-from bench.meter import Clock
-from bench.places import Places
-from bench.seeds import derive, generator
-from bench.source import Order, Resident
-from bench.spec import Cell, Protocol, Rela
-from bench.targets import make_targets
-from bench.train import Trainer
-from bench.views import View, augment
+from bench.core.paths import Places
+from bench.core.seeds import derive, generator
+from bench.data.augment import View, augment
+from bench.data.loader import Order, Resident
+from bench.grid.schema import Cell, Protocol, Rela
+from bench.measure.clock import Clock
+from bench.models.weights import read_state
+from bench.targets.make import make_targets
+from bench.targets.reduce import reduce_features
+from bench.train.cell import build_method
+from bench.train.loop import Trainer
 from methods import Batch, Method
 from methods.base import Momentum
 from methods.rela import ReLA
 from priors import find_prior
-from priors.targets import reduce_features
-from priors.weights import read_state
 from tests.bench.colours import registered, run, tasks_of
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""`bench.views` against torchvision, scipy and lightly."""
+"""`bench.data.augment` against torchvision, scipy and lightly."""
 
 import math
 from collections import Counter
@@ -19,9 +19,9 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F2
 
-from bench import views
-from bench.device import threads
-from bench.views import MEAN, STD, View, augment, augment_each, normalise, resize
+from bench.core.device import threads
+from bench.data import augment as views
+from bench.data.augment import MEAN, STD, View, augment, augment_each, normalise, resize
 
 PLAIN = View(jitter=0, grey=0)  # crop and flip only
 EVERYTHING = View(jitter=0.8, grey=0.3, blur=0.5, solarise=0.3)

@@ -15,17 +15,17 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.backbones import build_backbone
-from bench.datasets import load_dataset
-from bench.distributed import is_first, start, stop, synchronise_batch_norm
-from bench.meter import Clock
-from bench.places import Places
-from bench.process import leave_torchrun
-from bench.seeds import generator
-from bench.source import Order, Resident
-from bench.spec import Protocol
-from bench.train import Trainer
-from bench.views import View
+from bench.core.distributed import is_first, start, stop, synchronise_batch_norm
+from bench.core.environment import leave_torchrun
+from bench.core.paths import Places
+from bench.core.seeds import generator
+from bench.data import load_dataset
+from bench.data.augment import View
+from bench.data.loader import Order, Resident
+from bench.grid.schema import Protocol
+from bench.measure.clock import Clock
+from bench.models.backbones import build_backbone
+from bench.train.loop import Trainer
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 

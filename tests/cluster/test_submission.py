@@ -19,18 +19,18 @@ from typing import IO, Any
 
 import pytest
 
-from bench import slurm_job
-from bench.cells import expand
-from bench.errors import UserError
-from bench.executors import Resources, Work, find_executor
-from bench.executors.slurm import Job, cancel, grouped, jobs_of
-from bench.experiment import Limits
-from bench.grid import load_grid
-from bench.listing import state_of
-from bench.outcome import Outcome
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.process import own_command
+from bench.cli.listing import state_of
+from bench.core.environment import own_command
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import Task, plan
+from bench.plan.state import Outcome
+from bench.run import slurm_job
+from bench.run.executors import Resources, Work, find_executor
+from bench.run.executors.slurm import Job, cancel, grouped, jobs_of
+from bench.train.cell import Limits
 from tests.bench.processes import ROOT, bench, until
 
 GRID = """
@@ -172,7 +172,7 @@ def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(places: 
 class Narrow(pickle.Unpickler):
     """Loads a pickle that names nothing but what is known."""
 
-    KNOWN = frozenset({("submitit.core.utils", "DelayedSubmission"), ("bench.slurm_job", "run")})
+    KNOWN = frozenset({("submitit.core.utils", "DelayedSubmission"), ("bench.run.slurm_job", "run")})
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -377,7 +377,7 @@ def test_a_job_without_a_queue_is_not_queued() -> None:
 
 
 class Jobs:
-    """`bench.slurm_job` in a process of its own, with a script in the place of the cell."""
+    """`bench.run.slurm_job` in a process of its own, with a script in the place of the cell."""
 
     def __init__(self, folder: Path, stand_in: StandIn) -> None:
         self.folder, self.stand_in = folder, stand_in
@@ -387,7 +387,7 @@ class Jobs:
     def start(self, cell: str, setting: str = "", **environment: str) -> subprocess.Popen[bytes]:
         (self.folder / "cell.py").write_text(textwrap.dedent(cell))
         words = [sys.executable, str(self.folder / "cell.py"), str(self.folder)]
-        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.slurm_job as job; {setting}"
+        job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.run.slurm_job as job; {setting}"
         job += f"job.run({words!r}, 1, {str(self.folder / 'saved')!r})"
         slurm = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", **environment}
         return subprocess.Popen([sys.executable, "-c", job], env=os.environ | slurm, stderr=subprocess.DEVNULL)

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import probe, train
-from bench.cells import expand
-from bench.grid import load_grid
-from bench.outcome import Outcome
-from bench.places import Places
-from bench.plan import Task, plan
-from bench.progress import Display
-from bench.runner import run_tasks
-from bench.store import Record, read_record, record_path
-from bench.train import Interrupted
+from bench.core.errors import Interrupted
+from bench.core.paths import Places
+from bench.evaluate import linear_probe as probe
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import Task, plan
+from bench.plan.state import Outcome
+from bench.run.progress import Display
+from bench.run.runner import run_tasks
+from bench.store.record import Record, read_record, record_path
+from bench.train import loop as train
 from methods import methods
 from methods.byol import BYOL
 from tests.methods.test_conformance import SMALL

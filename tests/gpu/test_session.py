@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.cells import expand, select
-from bench.grid import load_grid
-from bench.store import Record, read_record
+from bench.grid.expand import expand, select
+from bench.grid.load import load_grid
+from bench.store.record import Record, read_record
 from tests.gpu.page import page
 from tests.gpu.session import CELLS, Session, pack, unpack
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.cells import expand
-from bench.experiment import build_method
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.source import Order, Resident
-from bench.train import Trainer
+from bench.data.loader import Order, Resident
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.measure.clock import Clock
+from bench.train.cell import build_method
+from bench.train.loop import Trainer
 from tests.bench.bare import TARGETS, bare
 from tests.bench.reference import Reference
 

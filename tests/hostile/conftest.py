@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from bench.errors import LONGEST, UserError
+from bench.core.errors import LONGEST, UserError
 
 T = TypeVar("T")
 ROOM = 2 << 30  # bytes of address space that a reader may take beside what the process has

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.datasets.registered import MAX_IDX, _idx, _unpickle
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data.sets.registered import MAX_IDX, _idx, _unpickle
 
 BATCH = {
     b"batch_label": b"training batch 1 of 5",

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.checkpoint import MAGIC, VERSION, load_checkpoint
-from bench.datasets import base, dataset_digest, load_dataset
-from bench.meter import Clock
-from bench.places import Places
-from bench.source import Order, Resident
-from bench.spec import Protocol
-from bench.store import Point, Score
-from bench.train import Trainer
-from bench.views import View
+from bench.core.paths import Places
+from bench.data import dataset, dataset_digest, load_dataset
+from bench.data.augment import View
+from bench.data.loader import Order, Resident
+from bench.grid.schema import Protocol
+from bench.measure.clock import Clock
+from bench.store.record import Point, Score
+from bench.targets.reduce import Cost, Targets, digest_of, load_targets
+from bench.targets.stream import _read_shard, load_rows
+from bench.train.checkpoint import MAGIC, VERSION, load_checkpoint
+from bench.train.loop import Trainer
 from methods import Batch, Method
-from priors.streamed import _read_shard, load_rows
-from priors.targets import Cost, Targets, digest_of, load_targets
 
 COST = {"seconds": 1.5, "flops": 10**12, "images": 3}
 VALUES = torch.arange(6.0).reshape(3, 2)
@@ -138,7 +138,7 @@ def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) ->
             folder.mkdir(parents=True)
             Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(folder / "0.png")
     places = Places(fuzz.place, fuzz.place / "results", "g")
-    base._loaded.clear()
+    dataset._loaded.clear()
     before = load_dataset("mine", places)
     (path,) = (fuzz.place / "cache" / "datasets").iterdir()
     whole = path.read_bytes()
@@ -155,9 +155,9 @@ def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) ->
 
     def reads(content: bytes) -> bool:
         path.write_bytes(content)
-        base._loaded.clear()
+        dataset._loaded.clear()
         assert len(dataset_digest("mine", places)) == 16
-        base._loaded.clear()
+        dataset._loaded.clear()
         found = load_dataset("mine", places)
         assert found.digest == before.digest
         assert np.array_equal(np.asarray(found.train.images), np.asarray(before.train.images))

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from bench.cells import expand, rehearsed, select
-from bench.errors import UserError
-from bench.grid import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.toy import find_toy
-from bench.validation import MAX_CELLS
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.grid.expand import expand, rehearsed, select
+from bench.grid.load import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
+from bench.grid.validate import MAX_CELLS
+from bench.plan.graph import plan
+from bench.toy.study import find_toy
 
 GRID: dict[str, Any] = {
     "title": "A test",

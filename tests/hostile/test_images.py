@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import default_loader
 
-from bench.cells import expand
-from bench.datasets import DatasetInfo, base, dataset_digest, datasets, load_dataset
-from bench.datasets.folder import MAX_PIXELS, files, read_image
-from bench.errors import UserError
-from bench.grid import load_grid
-from bench.places import Places
-from bench.plan import plan
-from bench.prepare import prepare_tasks
-from bench.rehearsal import lay_out
-from bench.source import open_source
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.data import DatasetInfo, dataset_digest, datasets, load_dataset
+from bench.data import dataset as base
+from bench.data.folder import MAX_PIXELS, files, read_image
+from bench.data.loader import open_source
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.plan.graph import plan
+from bench.plan.prepare import prepare_tasks
+from bench.plan.rehearsal import lay_out
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UserError
-from bench.registry import load_plugin
+from bench.core.errors import UserError
+from bench.core.registry import load_plugin
 from methods import methods
 
 PLUGIN = b'''"""A plugin."""
 
 from torch import Tensor
 
-from bench.views import View
+from bench.data.augment import View
 from methods import Batch, Method, methods
 
 

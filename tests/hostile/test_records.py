@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from bench.cells import expand
-from bench.errors import UserError
-from bench.grid import load_grid
-from bench.listing import _last_event
+from bench.cli.listing import _last_event
+from bench.core.errors import UserError
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Inputs, cell_id
 from bench.report.claims import judged, verdict_table
 from bench.report.collect import collect
-from bench.spec import Cell, Inputs, cell_id
-from bench.store import Damaged, Ledger, Point, Record, Score, TargetCost, read_record, write_record
-from bench.toy import ToyRecord, find_toy, read_toy
+from bench.store.record import Damaged, Ledger, Point, Record, Score, TargetCost, read_record, write_record
+from bench.toy.study import ToyRecord, find_toy, read_toy
 
 PIECES = tuple(
     piece if isinstance(piece, bytes) else piece.encode()
@@ -155,7 +155,7 @@ def test_what_is_not_a_file_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
-    read = f"from bench.store import *; print(type(read_record(Path({str(tmp_path / 'pipe.json')!r}))).__name__)"
+    read = f"from bench.store.record import *; print(type(read_record(Path({str(tmp_path / 'pipe.json')!r}))).__name__)"
     ran = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, timeout=120, check=True)
     assert ran.stdout == "Damaged\n"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import nn
 
-from bench.errors import UserError
-from priors.weights import digest_state, fitting_state, load_weights, read_state
+from bench.core.errors import UserError
+from bench.models.weights import digest_state, fitting_state, load_weights, read_state
 
 PIECES = (
     *(

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.backbones import build_backbone
-from bench.datasets import load_dataset
-from bench.errors import UserError
-from bench.places import Places
-from bench.seeds import generator
-from bench.views import augment
+from bench.core.errors import UserError
+from bench.core.paths import Places
+from bench.core.seeds import generator
+from bench.data import load_dataset
+from bench.data.augment import augment
+from bench.models.backbones import build_backbone
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 

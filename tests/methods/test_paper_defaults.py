@@ -14,25 +14,25 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.utils.parametrize import is_parametrized
 from torchvision.models import ResNet
 
-from bench.backbones import build_backbone
-from bench.budget import epoch_indices, total_steps
-from bench.cells import expand
-from bench.datasets import image_size, short_name
-from bench.grid import load_grid
-from bench.meter import Clock
-from bench.places import Places
-from bench.probe import LAST_EPOCHS
-from bench.source import Order, Resident
-from bench.spec import Cell, Probe, Protocol, Rela, makes_prior
-from bench.train import Trainer
-from bench.views import MEAN, STD, View
+from bench.core.paths import Places
+from bench.data import image_size, short_name
+from bench.data.augment import MEAN, STD, View
+from bench.data.loader import Order, Resident
+from bench.data.sampler import epoch_indices, total_steps
+from bench.evaluate.linear_probe import LAST_EPOCHS
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Probe, Protocol, Rela, makes_prior
+from bench.measure.clock import Clock
+from bench.models.backbones import build_backbone
+from bench.targets.reduce import reduce_features
+from bench.train.loop import Trainer
 from methods import Batch
 from methods.byol import BYOL
 from methods.dino import DINO
 from methods.rela import FAST, SLOW, THRESHOLD, VIEW, AdaptiveSwitch, ReLA
 from priors import Prior
 from priors.catalogue import CATALOGUE
-from priors.targets import reduce_features
 
 CPU = torch.device("cpu")
 NOWHERE = Places(Path("data"), Path("results"), "grid")

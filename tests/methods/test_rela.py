@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.budget import total_steps
-from bench.cells import expand
-from bench.grid import load_grid
+from bench.data.sampler import total_steps
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
 from methods import Batch, methods
 from methods.rela import VIEW, AdaptiveSwitch, ReLA
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.backbones import build_backbone
-from bench.meter import Clock
-from bench.source import Order, Resident
-from bench.spec import Protocol
-from bench.train import Trainer
+from bench.data.loader import Order, Resident
+from bench.grid.schema import Protocol
+from bench.measure.clock import Clock
+from bench.models.backbones import build_backbone
+from bench.train.loop import Trainer
 from methods import Batch, methods
 from methods.base import Method
 from methods.rela import ReLA

@@ -17,22 +17,22 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bench.backbones import build_backbone
-from bench.errors import MissingError, UserError
-from bench.grid import load_grid
-from bench.listing import listing
-from bench.places import Places
-from bench.plan import plan
-from bench.prepare import prepare_tasks
-from bench.registry import load_plugin
-from bench.source import Resident
-from bench.spec import Cell, Protocol, Rela
+from bench.cli.listing import listing
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import Places
+from bench.core.registry import load_plugin
+from bench.data.loader import Resident
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Protocol, Rela
+from bench.models.backbones import build_backbone
+from bench.models.weights import read_state, save_tensors, save_weights
+from bench.plan.graph import plan
+from bench.plan.prepare import prepare_tasks
+from bench.targets.reduce import reduce_features
 from priors import Prior, find_prior, priors
 from priors.catalogue import CATALOGUE, Entry
 from priors.kinds import Timm
 from priors.named import Named, NamedTimm, build
-from priors.targets import reduce_features
-from priors.weights import read_state, save_tensors, save_weights
 
 OF_TIMM = [entry for entry in CATALOGUE.values() if (entry.model or "").startswith("timm:")]
 SMALL = "IN21K-MobileNetV3"  # of timm's, the quickest

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.backbones import build_backbone
-from bench.errors import MissingError, UserError
-from bench.places import Places
-from bench.spec import Cell, Protocol, Rela
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import Places
+from bench.grid.schema import Cell, Protocol, Rela
+from bench.models.backbones import build_backbone
+from bench.models.weights import load_weights, read_state, save_weights
 from priors import find_prior, priors
 from priors.kinds import Trained
-from priors.weights import load_weights, read_state, save_weights
 
 VIT = "vit_tiny_patch16_224"  # a transformer: its weights fit one input size alone
 

@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.meter import Clock
-from bench.source import LARGE_IMAGES
-from priors.mapped import Mapped
-from priors.streamed import SHARD, Moments, load_rows, stream_targets
-from priors.targets import Targets, digest_of, load_targets, reduce_features
-from priors.weights import save_tensors
+from bench.core.errors import UserError
+from bench.data.loader import LARGE_IMAGES
+from bench.measure.clock import Clock
+from bench.models.weights import save_tensors
+from bench.targets.reduce import Targets, digest_of, load_targets, reduce_features
+from bench.targets.rows import Mapped
+from bench.targets.stream import SHARD, Moments, load_rows, stream_targets
 
 CPU = torch.device("cpu")
 BATCH, COUNT, WIDTH, ASKED, IN_SHARD = 50, 730, 12, 5, 200  # four shards, the last one of 130 images
@@ -127,8 +127,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
 from test_streamed import BATCH, COUNT, WIDTH, ASKED, IN_SHARD, CPU, batches_of, features
-from bench.meter import Clock
-from priors.streamed import stream_targets
+from bench.measure.clock import Clock
+from bench.targets.stream import stream_targets
 
 def deadly(first):
     for number, batch in enumerate(batches_of(features(COUNT, WIDTH))(first)):

@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from priors.targets import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
+from bench.targets.reduce import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
 
 
 def features(count: int, dim: int) -> Tensor:

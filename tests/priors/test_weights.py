@@ -14,18 +14,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from typer.testing import CliRunner
 
-from bench.backbones import build_backbone
-from bench.cells import expand
-from bench.cli import app
-from bench.datasets import load_dataset
-from bench.errors import MissingError, UserError
-from bench.grid import load_grid
-from bench.places import Places
-from bench.spec import Cell, Rela, trained_on
-from bench.store import read_records
-from bench.views import normalise
+from bench.cli.main import app
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import Places
+from bench.data import load_dataset
+from bench.data.augment import normalise
+from bench.grid.expand import expand
+from bench.grid.load import load_grid
+from bench.grid.schema import Cell, Rela, trained_on
+from bench.models.backbones import build_backbone
+from bench.models.weights import load_weights, read_state, save_tensors, save_weights
+from bench.store.record import read_records
 from priors import find_prior
-from priors.weights import load_weights, read_state, save_tensors, save_weights
 
 
 class Payload:

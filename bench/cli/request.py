@@ -1,0 +1,70 @@
+"""What commands on a grid are asked, and the lines for a shell that ask another command the same."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.core.environment import own_command
+from bench.core.errors import NotMadeError, UserError
+from bench.core.paths import expanded
+
+# Options that a verb does not have, or means something else by.
+WITHOUT = {
+    "report": {"--data-root"},
+    "export": {"--data-root"},
+    "cancel": {"--data-root", "--plugin"},
+    "check": {"--results"},
+}
+BY_POSITION = {"report", "export"}  # take the grid as an argument
+
+
+@dataclass(frozen=True)
+class Request:
+    """A grid, what changes it, and where its plugins, data and records lie: each as the option of its name has it."""
+
+    grid: str
+    profile: str | None = None
+    settings: Sequence[str] = ()
+    plugin: Sequence[Path] = ()
+    data_root: Path | None = None
+    results: Path = Path("results")
+
+    def command(self, verb: str, *more: str) -> str:
+        """Return the line for a shell that asks `verb` the same, with further words behind it."""
+        grid = self.grid if not self.grid.startswith("~") else str(expanded(self.grid))
+        options = [("--profile", self.profile)] if self.profile else []
+        options += [("--set", setting) for setting in self.settings]
+        options += [("--plugin", _path(path)) for path in self.plugin]
+        if self.data_root not in {None, expanded(os.environ.get("BENCH_DATA") or "data")}:
+            options.append(("--data-root", _path(self.data_root)))
+        if self.results != Path("results"):
+            options.append(("--results", _path(self.results)))
+        words = [_path(grid)] if verb in BY_POSITION else ["--grid", _path(grid)]
+        words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
+        return shlex.join([*program(), verb, *words, *more])
+
+    @contextmanager
+    def naming_commands(self) -> Iterator[None]:
+        """Have errors that tell of something not made name the command that makes it."""
+        try:
+            yield
+        except NotMadeError as error:
+            raise UserError(f"{error}; `{self.command(*error.by)}` makes it") from error
+
+
+def program() -> list[str]:
+    """Return this program as a user would write it: by its name alone where a shell finds it."""
+    python, *rest = own_command()
+    if rest[0] != "-m":
+        python, rest = rest[0], []
+    name = Path(python).name
+    return [name if shutil.which(name) == python else python, *rest]
+
+
+def _path(path: Path | str | None) -> str:
+    """Return a path as a word that is neither taken for an option nor for a home folder."""
+    return f"./{path}" if str(path).startswith(("-", "~")) else str(path)

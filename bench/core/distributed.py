@@ -1,0 +1,212 @@
+"""Several processes that train one cell together, each on its share of every batch (`torchrun`).
+
+All of them run the same plan. The first one alone makes targets, evaluates, writes and talks; the others wait for it.
+A batch, its order and its augmentation are those of one process, so that the number of processes changes no result
+beyond the rounding of sums.
+"""
+
+import math
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from lightly.utils import dist as lightly_dist
+from torch import Tensor, distributed, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.core.device import find_device
+from bench.core.environment import in_torchrun, launched
+from bench.core.errors import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
+
+
+def start(name: str) -> None:
+    """Join the processes that `torchrun` started, if it did, on the device that `--device` names."""
+    if not in_torchrun():
+        return
+    device = find_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Gloo beside NCCL: what the host has to know never waits for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # After a restart, the store of `torchrun` may still hold the addresses of the processes that were before.
+    store, rank, size = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def world() -> int:
+    """Return how many processes train a cell together."""
+    return int(lightly_dist.world_size())
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes."""
+    return bool(lightly_dist.rank() == 0)
+
+
+def share(count: int) -> slice:
+    """Return the rows of a batch of `count` that are this process's; all in one process. Raises UserError."""
+    processes, rank = world(), lightly_dist.rank()
+    if count % processes:
+        raise UserError(
+            f"a batch of {count} is not a multiple of {processes} processes; change protocol.batch_size or their number"
+        )
+    size = count // processes
+    return slice(rank * size, (rank + 1) * size)
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes in the order of the global batch, with gradient; in one process `rows`.
+
+    A loss that compares samples with one another gathers what it compares; each process then has the loss of the
+    global batch, and the harness averages gradients over processes.
+    """
+    return torch.cat(lightly_dist.gather(rows)) if world() > 1 else rows
+
+
+def mean(value: Tensor) -> Tensor:
+    """Return a value's mean over processes, without gradient."""
+    if world() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / world()
+
+
+def any_of(flag: bool) -> bool:
+    """Return whether the flag is set in any process; all of them ask at the same time."""
+    return bool(largest(float(flag)))
+
+
+def largest(value: float | None) -> float | None:
+    """Return the largest value of all processes, None if any of them has none; all of them ask at the same time."""
+    if world() == 1:
+        return value
+    values = torch.tensor(math.inf if value is None else value, dtype=torch.float64)
+    distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
+    return None if values.isinf() else values.item()
+
+
+def of_first(value: T) -> T:
+    """Return the first process's value in all of them, which ask at the same time."""
+    if world() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]
+
+
+def wait() -> None:
+    """Wait for all processes, on the host."""
+    any_of(False)
+
+
+@contextmanager
+def first_then_others() -> Iterator[None]:
+    """Let the first process through, and the others after it: they find what it has made."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+
+
+def launch() -> str | None:
+    """Return what names this call of `torchrun` or of `run --jobs`, through all its restarts of processes.
+
+    None without one.
+    """
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else launched()
+
+
+def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module:
+    """Return a module whose backward pass averages gradients over processes; the same one in one process.
+
+    `unused` tells that some parameters get no gradient in some steps.
+    """
+    if world() == 1:
+        return module
+    with warnings.catch_warnings():
+        # Its successor is not in the oldest torch that is supported. Buffers are equal as it is, and a queue is large.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=unused,
+            gradient_as_bucket_view=True,
+        )
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Let every batch norm inside the module take its statistics over all processes; nothing changes in one process."""
+    if world() == 1:
+        return
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # replaces what is inside
+        return
+    for each in module.modules():
+        if isinstance(each, _BatchNorm):
+            each.__class__ = GlobalBatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """A value's sum over processes, with gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
+        return _Sum._add(value)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return _Sum._add(gradient)
+
+    @staticmethod
+    def _add(value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch norm over the batch of all processes, on the CPU, for which torch has none."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            plain: Tensor = super().forward(input)
+            return plain
+        dims = [d for d in range(input.dim()) if d != 1]
+        shape = [-1 if d == 1 else 1 for d in range(input.dim())]
+        count = world() * input.numel() // input.shape[1]
+        mean = _Sum.apply(input.sum(dims)) / count
+        centred = input - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(dims)) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            assert self.momentum is not None
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked += 1
+        out: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return out * self.weight.view(shape) + self.bias.view(shape) if self.affine else out

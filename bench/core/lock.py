@@ -1,0 +1,155 @@
+"""Locks: which of several runners on one folder, on one machine or on many, works on something.
+
+A lock is a file `<place>.<number>` that its holder touches every few seconds. Who wants the place makes the file with
+the next number, and only once the last one is released, has not been touched for a minute, or is that of a process of
+this machine which is gone. That a file is made by one process alone (O_CREAT with O_EXCL) holds on NFS from version 3
+on, where locks may not. Its age is that beside a file made now in the same folder, so machines' clocks need not agree.
+No lock is ever removed before there is a later one: a holder that was thought dead sees that, and stops.
+"""
+
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from bench.core.machine import identity, is_here, lives
+
+BEAT = 5.0  # seconds between two touches
+STALE = 60.0  # seconds after which a lock that was not touched is free
+POLL = 1.0  # seconds between two looks at a lock that is waited for
+
+
+class Lost(Exception):
+    """Another runner has taken over: this one was silent for too long."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, and how long ago it said so."""
+
+    name: str  # host:pid
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.name}, heartbeat {self.seconds:.0f} s ago"
+
+
+class Lock:
+    """A lock that this process holds, until it is released. A thread touches its file."""
+
+    def __init__(self, place: Path, number: int) -> None:
+        self.place, self.number = place, number
+        self.path = _file(place, number)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise Lost unless the lock is still this process's."""
+        if _last(self.place) != self.number:
+            raise Lost(f"{self.place}: another runner has taken over")
+
+    def release(self) -> None:
+        """Let others have the place."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(OSError):
+            os.utime(self.path, (0, 0))
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT):
+            with suppress(OSError):  # the next one may succeed
+                os.utime(self.path)
+
+
+def take(place: Path) -> Lock | Holder:
+    """Lock a place, or return who has it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    last = _last(place)
+    if found := _holder(place, last):
+        return found
+    number = last + 1
+    try:
+        file = os.open(_file(place, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:  # somebody was faster
+        return holder(place) or Holder("another runner", 0.0)
+    with os.fdopen(file, "w") as out:
+        out.write(json.dumps(identity()))
+    lock = Lock(place, number)
+    if _last(place) != number:  # somebody was faster, and the lock seen here is long gone
+        lock.release()
+        return holder(place) or Holder("another runner", 0.0)
+    for old in _numbers(place):
+        if old < number:
+            _file(place, old).unlink(missing_ok=True)
+    return lock
+
+
+def wait_for(place: Path, meanwhile: Callable[[], None]) -> Lock:
+    """Lock a place once it is free; `meanwhile` is called now and then and may raise to give up."""
+    while isinstance(found := take(place), Holder):
+        meanwhile()
+        time.sleep(POLL)
+    return found
+
+
+def holder(place: Path) -> Holder | None:
+    """Return who has a place; None when it is free."""
+    return _holder(place, _last(place))
+
+
+def _holder(place: Path, number: int) -> Holder | None:
+    """Return who has the lock with this number; None when it is nobody's any more."""
+    if not number:
+        return None
+    try:
+        with _file(place, number).open("rb") as file:  # opening makes NFS look, where `stat` may not
+            touched = os.fstat(file.fileno()).st_mtime
+            content = file.read(10_000)
+    except OSError:
+        return None
+    seconds = _now(place.parent) - touched
+    try:
+        told = json.loads(content)
+        name, gone = f"{told['host']}:{told['pid']}", is_here(told) and not lives(told)
+    except (ValueError, LookupError, TypeError):  # it is being written
+        name, gone = "another runner", False
+    return None if touched == 0 or seconds > STALE or gone else Holder(name, max(seconds, 0.0))
+
+
+def _file(place: Path, number: int) -> Path:
+    return place.with_name(f"{place.name}.{number}")
+
+
+def _numbers(place: Path) -> list[int]:
+    """Return the numbers of the locks that are there."""
+    names = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    return [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(place.name)}\.(\d+)", name))]
+
+
+def _last(place: Path) -> int:
+    return max(_numbers(place), default=0)
+
+
+def _now(folder: Path) -> float:
+    """Return the time of the folder's file system."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, where the file system knows such a thing
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # full, or not for this user to write
+        return time.time()

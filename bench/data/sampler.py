@@ -1,0 +1,52 @@
+"""How many steps and images a share of the full cost is (paper, protocol)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.core.seeds import generator
+from bench.grid.schema import Cell
+
+
+def images_per_epoch(count: int, budget: float) -> int:
+    """Return the number of images in an epoch: the share `budget` of `count`, rounded down."""
+    return math.floor(count * budget + 1e-9)
+
+
+def steps_per_epoch(count: int, budget: float, batch_size: int) -> int:
+    """Return the number of full batches in an epoch; the last, short one is dropped."""
+    return images_per_epoch(count, budget) // batch_size
+
+
+def total_steps(cell: Cell, count: int) -> int:
+    """Return the steps of a cell on a training set of `count` images. Raises UserError when there are none."""
+    steps = steps_per_epoch(count, cell.budget, cell.protocol.batch_size)
+    if steps == 0:
+        raise UserError(
+            f"{cell.dataset}: budget {cell.budget:g} of {count:,} training images is less than one batch of"
+            f" {cell.protocol.batch_size}; raise the budget or lower protocol.batch_size"
+        )
+    return cell.protocol.epochs * steps
+
+
+def epoch_indices(count: int, budget: float, epoch: int, seed: int) -> Tensor:
+    """Return a fresh random share of the training set in random order: int64 (images_per_epoch,).
+
+    A prefix of the epoch's one permutation, so that all arms and budgets of a seed see the same order.
+    """
+    order = torch.randperm(count, generator=generator(seed, "order", epoch))
+    return order[: images_per_epoch(count, budget)]
+
+
+def evaluation_steps(cell: Cell, steps: int, count: int) -> list[int]:
+    """Return the steps after which the cell is evaluated, the last of its `steps` among them.
+
+    Those of `protocol.evaluations` are the same for all arms and budgets on a training set of `count` images: a
+    geometric schedule from the end of the full budget, as far as the cell gets.
+    """
+    full = total_steps(cell.model_copy(update={"budget": 1.0}), count)
+    shared = [full / 2**halvings for halvings in range(cell.protocol.evaluations or 0)]
+    own = [share * steps for share in (*cell.protocol.evaluate_at, 1.0)]
+    return sorted({max(1, math.ceil(step - 1e-9)) for step in (*own, *shared) if step <= steps})

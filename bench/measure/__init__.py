@@ -1,0 +1,1 @@
+"""What a cell spends, and what else the machine did meanwhile."""

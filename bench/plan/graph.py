@@ -1,0 +1,175 @@
+"""The plan of a run: each cell with its id, what it waits for, and what stands in its way."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.errors import MissingError, UserError, did_you_mean, told
+from bench.core.paths import Places
+from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
+from bench.grid.schema import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
+from bench.models.backbones import check_backbone
+from methods import methods
+from priors import Prior, find_prior
+from priors.kinds import Trained, Untrained
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine.
+
+    `needs` is the cell that must be done before: the one whose backbone is its prior, or whose FLOPs it matches.
+    `title` is that of its dataset as it is here, and `train_images` how many the cell uses, None when nobody knows.
+    """
+
+    cell: Cell
+    id: str = ""
+    inputs: Inputs | None = None
+    prior: Prior | None = None
+    needs: "Task | None" = None
+    missing: str = ""
+    title: str = ""
+    train_images: int | None = None
+
+
+def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
+    """Return the tasks of the chosen cells, and of the cells whose backbones they need, each after what it needs.
+
+    `cells` is the whole grid and `where` names it in messages. Raises UserError on an unknown name and on a prior
+    that no cell of the grid makes; a dataset or weights that are not here only mark the tasks that need them.
+    """
+    planner = _Planner(list(cells), places, where)
+    for cell in chosen:
+        planner.task(cell)
+    return list(planner.tasks.values())
+
+
+class _Planner:
+    def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
+        self.places, self.where = places, where
+        self.tasks: dict[str, Task] = {}
+        self._by_id: dict[str, Cell] = {}
+        self._data: dict[str, DatasetFacts | str] = {}
+        self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
+        self.makers: dict[tuple[str, int], Cell] = {}
+        for cell in filter(makes_prior, cells):  # of several architectures, the first
+            self.makers.setdefault((short_name(cell.dataset), cell.seed), cell)
+        self.matched = {(cell.arm, cell.dataset, cell.budget, cell.seed): cell for cell in cells}
+
+    def task(self, cell: Cell) -> Task:
+        """Return the task of a cell, made once, after those it needs."""
+        key = cell.key()
+        if key not in self.tasks:
+            needs, count = None, None
+            try:
+                self._check_names(cell)
+                params = methods.get(cell.method).resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
+                count = self._train_images(cell)
+                needs, prior = self._prior(cell) if cell.rela else (None, None)
+                if cell.flops_of:
+                    needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
+                task = self._ready(cell, params, needs, prior)
+            except MissingError as error:
+                task = Task(cell, needs=needs, missing=str(error), train_images=count)
+            except UserError:
+                raise
+            except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
+                why = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
+                task = Task(cell, needs=needs, missing=why, train_images=count)
+            self._check_new(task)
+            self.tasks[key] = task
+        return self.tasks[key]
+
+    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Task:
+        """Return the task of a cell that has all that it needs. Raises MissingError."""
+        weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
+        if isinstance(facts, str):
+            raise MissingError(facts)
+        if needs and needs.missing:
+            raise MissingError(needs.missing)
+        inputs = Inputs(
+            data=facts.digest,
+            prior=weights,
+            method_version=methods.get(cell.method).version,
+            params=params,
+            flops_of=needs.id if needs and cell.flops_of else None,
+        )
+        count = self._train_images(cell)
+        return Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
+
+    def _check_new(self, task: Task) -> None:
+        """Raise UserError when an earlier task is the same one under another name."""
+        same = self._by_id.setdefault(task.id, task.cell) if task.id else task.cell
+        if same is not task.cell:
+            raise UserError(
+                f"{self.where}: arm {task.cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
+                " priors' files are read; remove one"
+            )
+
+    def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:
+        assert cell.rela
+        short = trained_on(cell.rela.prior)
+        if short is None:
+            try:
+                prior = find_prior(cell.rela.prior, cell, self.places)
+            except MissingError:
+                raise
+            except UserError as error:
+                raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
+            prior.input_size = cell.rela.input_size or prior.input_size
+            return None, Untrained(prior, cell.rela.prior) if self.places.rehearsal else prior
+        maker = self.makers.get((short, cell.seed))
+        if maker is None:
+            shorts = sorted({f"{name}-T" for name, _ in self.makers})
+            raise UserError(
+                f"{self.where}: arm {cell.arm!r}: prior {cell.rela.prior!r} is the backbone of the cell {BASELINE} at"
+                f" budget 1 on that dataset, seed {cell.seed}, which the grid does not have"
+                f"{did_you_mean(cell.rela.prior, shorts)}"
+            )
+        needs = self.task(maker)
+        size = cell.rela.input_size or image_size(maker, self.places)
+        return needs, Trained(maker, needs.id, size, cell, self.places)
+
+    def _check_names(self, cell: Cell) -> None:
+        """Raise UserError, naming the grid, when the cell's dataset, backbone or method is unknown."""
+        of_prior = cell.rela.backbone if cell.rela else None
+        names = (cell.dataset, cell.backbone, cell.method, cell.protocol.input_size, of_prior)
+        if names in self._checked:
+            return
+        try:
+            find_dataset(cell.dataset, self.places.data)
+            check_backbone(cell.backbone)
+            methods.get(cell.method)
+            image_size(cell, self.places)
+            if of_prior:
+                check_backbone(of_prior)
+        except MissingError:
+            raise
+        except UserError as error:
+            raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
+        self._checked.add(names)
+
+    def _facts(self, name: str) -> DatasetFacts | str:
+        """Return what is known of a dataset, or the sentence that says why it cannot be had here."""
+        if name not in self._data:
+            try:
+                self._data[name] = dataset_facts(name, self.places)
+            except MissingError as error:
+                self._data[name] = str(error)
+            except UserError:
+                raise
+            except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
+                self._data[name] = f"dataset {name!r}: {told(error)}"
+        return self._data[name]
+
+    def _train_images(self, cell: Cell) -> int | None:
+        """Return how many training images a cell uses. Raises UserError when there are not that many."""
+        facts = self._facts(cell.dataset)
+        if isinstance(facts, str):
+            return cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
+        if cell.train_images and cell.train_images > facts.train_images:
+            raise UserError(
+                f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and"
+                f" {facts.train_images:,} are here"
+            )
+        return cell.train_images or facts.train_images

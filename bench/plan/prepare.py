@@ -1,0 +1,62 @@
+"""Fetches data and weights, and verifies them: what is fetched is read, and weights are loaded into their network."""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.core.errors import told
+from bench.core.paths import Places
+from bench.data import ImageSet, find_dataset, image_size, load_dataset
+from bench.grid.schema import Cell, trained_on
+from bench.plan.graph import Task
+from priors import find_prior
+from priors.base import feature_dim
+
+
+def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
+    """Fetch and read what the tasks need, say what happened to each, and return whether all is there and whole."""
+    good = True
+    places.data.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(task.cell.dataset for task in tasks):
+        try:
+            info = find_dataset(name, places.data)
+            if not info.here(places.data):
+                info.fetch(places.data)
+            images = load_dataset(name, places)
+            print(f"dataset {name}: {images.title}, digest {images.digest}; {_counts(images)}")
+            if unused := info.ignored(places.data):
+                kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
+                print(f"dataset {name}: {sum(unused.values()):,} files are not used: {kinds}")
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
+            good = False
+            print(f"dataset {name}: {told(error)}", file=sys.stderr)
+    for cell in {_weights(task.cell): task.cell for task in tasks}.values():
+        if cell.rela is None or trained_on(cell.rela.prior):
+            continue
+        name = cell.rela.prior
+        try:
+            prior = find_prior(name, cell, places)
+            prior.input_size = cell.rela.input_size or prior.input_size
+            prior.fetch()
+            digest, size = prior.digest(), prior.input_size or image_size(cell, places)
+            print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
+        except (Exception, SystemExit) as error:
+            good = False
+            sentence = told(error)
+            print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
+    return good
+
+
+def _counts(images: ImageSet) -> str:
+    """Return how many images and classes each split has."""
+    splits = (("training", images.train), ("test", images.test))
+    return ", ".join(
+        f"{len(split):,} {name} images of {len(np.unique(split.labels)):,} classes" for name, split in splits
+    )
+
+
+def _weights(cell: Cell) -> tuple[str | int | None, ...]:
+    """Return what names the weights of a cell's prior, and the size at which they must fit."""
+    rela = cell.rela
+    return (rela.prior, rela.backbone, rela.weights_key, rela.input_size) if rela else ()

@@ -1,0 +1,158 @@
+"""A rehearsal: every cell of a grid, end to end on a CPU in minutes, before anyone spends GPU-weeks on it.
+
+The graph, the loaders, the networks of backbones and priors, the methods, both phases of ReLA, checkpoints, records and
+the report are the real ones. The steps are a handful, priors have random weights, and a dataset that is not here is
+stood in for by small noise images in its own on-disk format. Its numbers mean nothing: its records live apart, carry a
+mark, and never enter a real report.
+"""
+
+import functools
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.core.errors import PluginError, told
+from bench.core.paths import Places
+from bench.data import Split, find_dataset, image_size
+from bench.grid.schema import Cell
+from bench.models.backbones import build_backbone
+from bench.plan.graph import Task
+from priors import Prior
+from priors.catalogue import CATALOGUE
+
+NOISE_SIZE = 64  # pixels of a stand-in for images of no fixed size
+
+
+def stage(places: Places, grid: str) -> Places:
+    """Return where the rehearsal of a grid takes place: among its own records, with a data root of its own."""
+    return Places(places.results / grid / ".data", places.results, grid, rehearsal=True)
+
+
+def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
+    """Make `to` a data root with all that is in `data`, as links, and a stand-in for each dataset that is not.
+
+    Raises UserError when a dataset has no stand-in: one that is not registered is known by its folder alone.
+    """
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    count: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        count[cell.dataset] = max(count[cell.dataset], cell.train_images or 0)
+    for name, images in count.items():
+        with suppress(PluginError):  # the plan of its cells says so
+            info = find_dataset(name, data)
+            if not info.here(data):
+                classes = info.classes or 2
+                size = info.image_size or NOISE_SIZE
+                info.write(to, _noise(max(images, classes), classes, size, 0), _noise(classes, classes, size, 1))
+    for entry in data.iterdir() if data.is_dir() else ():
+        # Neither the cache of real targets and images, nor the place of a stand-in: nothing is written through a link.
+        if entry.name != "cache" and not (to / entry.name).exists():
+            (to / entry.name).symlink_to(entry.absolute(), target_is_directory=entry.is_dir())
+
+
+def _noise(count: int, classes: int, size: int, seed: int) -> Split:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    return Split(images, np.arange(count, dtype=np.int64) % classes)
+
+
+def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
+    """Return the tasks of the real grid that would fail here, by the reason.
+
+    Reasons: data or weights that are not here, weights that do not load, a disk with too little room for what the cells
+    write, a memory that does not hold a dataset and its targets.
+    """
+    found: dict[str, list[Task]] = defaultdict(list)
+    unfit: dict[str | None, str] = {None: ""}  # by the prior's digest
+    for task in tasks:
+        digest = task.inputs.prior if task.inputs and not task.needs else None
+        if digest not in unfit and task.prior:
+            unfit[digest] = _unfit(task.prior)
+        if reason := task.missing or unfit[digest]:
+            found[reason].append(task)
+    needs: dict[str, _Need] = defaultdict(lambda: _Need(0, 0, 0))
+    for task in tasks:
+        with suppress(PluginError):  # which is a reason by itself
+            needs[task.cell.key()] = _needs(task, places)
+    backbones = {key: need.backbone for key, need in needs.items()}
+    for folder, written in ((places.records, backbones), (places.cache, _targets(tasks, needs))):
+        free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
+        if sum(written.values()) > free:
+            reason = f"{folder}: {_gb(sum(written.values()))} will be written there and {_gb(free)} are free"
+            found[reason] = [task for task in tasks if written.get(task.cell.key())]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for task in tasks:
+        need = needs[task.cell.key()].memory
+        if need > memory:
+            reason = f"{task.cell.dataset}: images and targets take {_gb(need)} of memory and there are {_gb(memory)}"
+            found[reason].append(task)
+    return dict(found)
+
+
+def _unfit(prior: Prior) -> str:
+    """Return why a prior's weights do not load, "" when they do."""
+    try:
+        prior.model()
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        return told(error)
+    return ""
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Bytes that a cell takes: its backbone's and its targets' on disk, and in memory what a resident set takes."""
+
+    backbone: int
+    targets: int
+    memory: int
+
+
+def _needs(task: Task, places: Places) -> _Need:
+    cell = task.cell
+    size = image_size(cell, places)
+    weights, dim = _network(cell.backbone, size)
+    info = find_dataset(cell.dataset, places.data)
+    count = task.train_images or 0
+    targets = 4 * count * dim if cell.rela else 0
+    if not info.streams:
+        return _Need(weights, targets, targets + count * 3 * (info.image_size or size) ** 2)
+    # Targets of a set that streams are made of the prior's features in shards on the same disk.
+    features = 0
+    if cell.rela and task.needs:
+        features = _network(task.needs.cell.backbone, size)[1]
+    elif cell.rela:
+        entry = CATALOGUE.get(cell.rela.prior)
+        features = entry.dim or dim if entry else dim
+    return _Need(weights, targets + 4 * count * features, 0)
+
+
+def _targets(tasks: Sequence[Task], needs: dict[str, _Need]) -> dict[str, int]:
+    """Return the bytes of targets by cell; cells that share them are charged for them together, the first one."""
+    found: dict[str, int] = {}
+    made = set()
+    for task in tasks:
+        rela = task.cell.rela
+        if rela:
+            own = task.needs or (rela.prior == "rand")  # a prior of its own for each seed
+            which = (rela.prior, rela.weights_key, own and task.cell.seed)
+            shared = (task.cell.dataset, task.cell.train_images, task.cell.backbone, *which)
+            found[task.cell.key()] = 0 if shared in made else needs[task.cell.key()].targets
+            made.add(shared)
+    return found
+
+
+@functools.cache
+def _network(name: str, size: int) -> tuple[int, int]:
+    """Return the bytes of a backbone's weights in float32 and the dimension of its features."""
+    backbone = build_backbone(name, size)
+    return 4 * sum(parameter.numel() for parameter in backbone.module.parameters()), backbone.dim
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"

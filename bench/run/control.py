@@ -1,0 +1,122 @@
+"""What `run` does around an executor: which of the planned tasks it gets, in which words, and what its end means."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import typer
+
+from bench.core.device import DeviceLost
+from bench.core.distributed import is_first, of_first
+from bench.core.environment import launched, own_command
+from bench.core.errors import Interrupted, UserError, did_you_mean
+from bench.core.files import WriteError
+from bench.core.paths import Places
+from bench.grid.load import find_grid
+from bench.plan.graph import Task
+from bench.plan.state import Outcome, with_status
+from bench.run.executors import Resources
+from bench.run.launches import ProcessError
+
+LOST = 70  # exit code of one of several processes that leaves its place to another one
+# Options that say which cells run, or that something else is to be done.
+OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflops", "rehearse"}
+
+
+def command(context: typer.Context) -> tuple[str, ...]:
+    """Return the words that run the same grid in another process, for an executor to add `--cell` to."""
+    words = [*own_command(), "run"]
+    left_out = OF_THE_CALL | {field.name for field in fields(Resources)}
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in left_out or value is None or value is False:
+            continue
+        if option.name == "grid":
+            value = find_grid(value)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            said = [] if each is True else [str(each.absolute() if isinstance(each, Path) else each)]
+            words += [max(option.opts, key=len), *said]
+    return tuple(words)
+
+
+def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
+    """Return the tasks that `--cell` and `--retry` choose, the latter with what they need; all without them.
+
+    The cell `-` stands for those whose ids are on standard input. Raises UserError on an id that no cell has, and when
+    there is none.
+    """
+    known = {task.id for task in tasks if task.id}
+    if "-" in cells:
+        said = of_first(sys.stdin.read().split() if is_first() else [])
+        if not said:
+            raise UserError("--cell -: there is no id on standard input")
+        cells = [*(each for each in cells if each != "-"), *said]
+    for each in cells:
+        if each not in known:
+            raise UserError(f"--cell {each}: no cell of {places.grid} has this id; `--dry-run` shows those there are")
+    if cells:
+        named = set(cells)
+        tasks = [task for task in tasks if task.id in named]
+    if not retry:
+        return list(tasks)
+    found = of_first({task.id for task in with_status(tasks, places, retry)})
+    if not found:
+        print(f"no cell is {' or '.join(retry)}")
+    return [task for task in tasks if task.id in found]
+
+
+def check_retry(retry: Sequence[str], other: bool) -> None:
+    """Raise UserError unless `--retry` names statuses and stands alone."""
+    known = ["failed", "oom", "timeout"]
+    for status in retry:
+        if status not in known:
+            raise UserError(f"--retry {status}: no such status{did_you_mean(status, known)}")
+    if retry and other:
+        raise UserError("--retry is for a real run: leave out --rehearse and --dry-run")
+
+
+def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]:
+    """Return what `run()` returns, having said what became of the cells; an end before that becomes an exit code."""
+    try:
+        outcomes = run()
+    except Interrupted:
+        if speaks():
+            print("stopped; what was running is saved: the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except WriteError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
+            " make room, and the same command goes on from there"
+        ) from error
+    except ProcessError as error:
+        print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except DeviceLost:
+        raise typer.Exit(LOST) from None
+    if speaks():
+        _conclude(outcomes, places)
+    return outcomes
+
+
+def speaks() -> bool:
+    """Return whether this process is the one that tells people how the command ends."""
+    return is_first() and launched() is None
+
+
+def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
+    queued = sum(outcome.status == "queued" for outcome in outcomes)
+    bad = [outcome for outcome in outcomes if outcome.bad]
+    elsewhere = sum(outcome.elsewhere for outcome in outcomes)
+    before = sum(outcome.cached for outcome in outcomes) - elsewhere
+    print(
+        f"{places.mark}{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before"
+        f"{f', {elsewhere} by other runners' if elsewhere else ''}){f', {queued} queued' if queued else ''};"
+        f" records in {places.records}"
+    )
+    for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
+        print(f"{count} {state}: {reason}", file=sys.stderr)

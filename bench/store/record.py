@@ -1,0 +1,271 @@
+"""Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from bench.core.files import atomic_write
+from bench.grid.schema import Cell, Inputs, Model, cell_id
+
+SCHEMA = 1
+MAX_BYTES = 10_000_000
+# The kernel's own work, and clocks that count in hundredths of a second, make up to 0.015 (docs/performance.md).
+OTHER_LOAD = 0.05  # share of the time that other work may take of what was "measured alone"
+OTHER_WORK = f"other work took over {OTHER_LOAD:.0%} of the time"
+
+Status = Literal["done", "failed", "oom", "timeout", "skipped"]
+# What the report can count with: a record is a file that anyone may have written.
+Count = Annotated[int, Field(ge=0, le=10**30)]
+Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Joules = Annotated[float, Field(ge=0, le=1e15)]
+Cells = Annotated[int, Field(ge=1, le=10**6)]  # that ran on a device at a time
+Nats = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Filed = TypeVar("Filed", bound=BaseModel)
+
+
+class Moved(Model):
+    """Where a probe by Adam stood after four fifths of its epochs and at its end, each a mean of three epochs.
+
+    `loss`: mean cross-entropy of the training images, nats. `accuracy`: share of the test images.
+    """
+
+    loss: Annotated[tuple[Nats, Nats], Field(strict=False)]
+    accuracy: Annotated[tuple[Share, Share], Field(strict=False)]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last fifth changed little: the loss fell by at most 1 %, the accuracy moved by 0.2 points.
+
+        Other epochs and other seeds of a probe that is at its minimum move an accuracy by as much.
+        """
+        before, after = self.loss
+        return before - after <= 0.01 * before and abs(self.accuracy[1] - self.accuracy[0]) <= 0.002
+
+
+class Solved(Model):
+    """Where a probe by L-BFGS ended: its penalty, whether none weaker or stronger was tried, passes, and gradient."""
+
+    l2: float
+    at_edge: bool
+    passes: Count
+    gradient: Annotated[float, Field(ge=0)]  # largest entry, where each direction is about as steep
+
+    @property
+    def converged(self) -> bool:
+        """Whether it ended at the minimum: below this gradient, a thousand weights are within 0.001 nats of it."""
+        return self.gradient <= 1e-3
+
+
+class ByAdam(Model):
+    """What the paper's recipe gives beside another one: accuracies after its last epochs, and how it ended."""
+
+    linear: tuple[Share, ...]
+    end: Moved | None = None
+
+
+class Score(Model):
+    """Accuracies, shares of images: one after each of the probe's last epochs.
+
+    `further_probes`: those of the probes of further seeds. `end`: of the first probe; None: not measured. `by_adam`:
+    where another recipe decides. Both it and the effective rank of the test images' features are of the cell's last
+    evaluation alone.
+    """
+
+    linear: tuple[Share, ...]
+    knn: Share
+    further_probes: tuple[tuple[Share, ...], ...] = ()
+    end: Moved | Solved | None = None
+    by_adam: ByAdam | None = None
+    effective_rank: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+
+class Point(Model):
+    """An evaluation: what was spent on training until then, and what was reached."""
+
+    step: Spent
+    images: Count
+    flops: Count
+    seconds: Seconds
+    loss: float
+    mean_losses: dict[str, float] = Field(default_factory=dict)  # by kind of step, over those since the point before
+    weight_norm: float | None = None  # L2, of all trained parameters together
+    score: Score
+    joules: Joules | None = None  # of the GPU; None: not measured
+    other_load: Share | None = None  # of the seconds, that other work took; None: not known
+
+
+class Company(Model):
+    """What else was on the machine meanwhile: seconds and joules that depend on it are kept and charged to nobody.
+
+    `side_by_side` is how many cells ran on the device at a time, this one among them; `other_load` the share of the
+    time that any other work took (bench/measure/load.py), None where it is not known.
+    """
+
+    side_by_side: Cells = 1
+    other_load: Share | None = None
+
+    @property
+    def company(self) -> str:
+        """Why the seconds and joules are not known to be of this alone; "" where they are."""
+        if self.side_by_side > 1:
+            return "other cells ran on the same device"
+        if self.other_load is None:
+            return "whether other work ran was not measured"
+        return OTHER_WORK if self.other_load > OTHER_LOAD else ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether seconds and joules are known to be of this and nothing else."""
+        return not self.company
+
+
+class TargetCost(Company):
+    """What making the targets took; a cell whose targets were cached is charged the same."""
+
+    seconds: Seconds
+    flops: Count
+    images: Count
+    empty: Count
+    cached: bool
+    joules: Joules | None = None
+
+
+class Ledger(Company):
+    """What a cell spent, seconds and joules by phase.
+
+    The seconds add up to the wall time; the joules are the GPU's, None where they are not measured. Of `other_load`,
+    the largest until any evaluation: each of these has seconds of its own.
+    """
+
+    steps: Spent
+    images: Spent
+    flops: Spent
+    seconds: dict[str, Seconds]
+    wall_seconds: Seconds
+    peak_memory_bytes: Count | None
+    targets: TargetCost | None
+    flops_not_counted: str
+    joules: dict[str, Joules] | None = None
+    skipped_steps: Count | None = None  # of fp16, for gradients that were not finite: they changed no parameter
+
+    @property
+    def flops_with_targets(self) -> int:
+        """FLOPs of training and of making the targets."""
+        return self.flops + (self.targets.flops if self.targets else 0)
+
+
+def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Refuse packages that are no mapping from names to versions."""
+    if not isinstance(provenance.get("packages", {}), dict):
+        raise ValueError("packages must be a mapping")  # noqa: TRY004
+    return provenance
+
+
+class References(Model):
+    """What a cell's scores are to be seen beside, by the same probe: its backbone untrained, and its prior itself.
+
+    None: without a prior, or where the features were not finite numbers.
+    """
+
+    untrained: Score | None
+    prior: Score | None = None
+
+
+class Record(Model):
+    """The result of a cell."""
+
+    id: str
+    grid: str
+    status: Status
+    cell: Cell
+    inputs: Inputs
+    dataset_title: str
+    test_images: Spent | None = None  # that the accuracies are shares of; None: not recorded
+    curve: tuple[Point, ...] = ()
+    switch_step: Count | None = None
+    ledger: Ledger | None = None
+    error: str | None = None
+    references: References | None = None  # None: not measured
+    provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
+    rehearsal: bool = False
+    schema_version: int = SCHEMA
+
+    @property
+    def final(self) -> Score | None:
+        """The scores at the end; None when the cell did not get there."""
+        return self.curve[-1].score if self.status == "done" and self.curve else None
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that is no record, and why."""
+
+    path: Path
+    reason: str
+
+
+def record_path(folder: Path, identifier: str) -> Path:
+    """Return where the record of a cell lies."""
+    return folder / f"{identifier}.json"
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write a record, atomically."""
+    with atomic_write(record_path(folder, record.id)) as file:
+        file.write((record.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_record(path: Path) -> Record | Damaged:
+    """Return the record in a file, or why it is none: it must be whole, of this schema, and hash to its name."""
+    return read_model(path, Record, lambda record: cell_id(record.cell, record.inputs) == record.id == path.stem)
+
+
+def read_model(
+    path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool], schema: int = SCHEMA
+) -> Filed | Damaged:
+    """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
+    try:
+        if path.exists() and not path.is_file():
+            return Damaged(path, "not a file")
+        if path.stat().st_size > MAX_BYTES:
+            return Damaged(path, f"over {MAX_BYTES:,} bytes")
+        content = path.read_bytes()
+        raw = json.loads(content)
+        if not isinstance(raw, dict):
+            return Damaged(path, "not a record")
+        if raw.get("schema_version") != schema:
+            return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
+        record = model.model_validate_json(content)
+        if not is_its_own(record):
+            return Damaged(path, "its settings do not hash to its id")
+    except OSError as error:
+        return Damaged(path, error.strerror or "cannot be read")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return Damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    except (ValueError, RecursionError):
+        return Damaged(path, "not valid JSON")
+    return record
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder in the order of their names, none where no folder is. Raises OSError.
+
+    `Path.glob` would have none in a folder that cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
+    """Return the records of a folder in the order of their names, and the files that are none."""
+    found = [read_record(path) for path in record_files(folder)]
+    return [r for r in found if isinstance(r, Record)], [r for r in found if isinstance(r, Damaged)]

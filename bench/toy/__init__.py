@@ -1,0 +1,1 @@
+"""The two-Gaussian study."""

@@ -1,0 +1,1 @@
+"""One cell: its training, its checkpoint, and its record."""

@@ -1,0 +1,238 @@
+"""The training loop."""
+
+import copy
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.core.device import autocast
+from bench.core.distributed import mean, parallel, share, world
+from bench.core.errors import TrainingError
+from bench.core.graphs import Recorded
+from bench.core.seeds import derive
+from bench.data.augment import View
+from bench.data.loader import Order, Source
+from bench.grid.schema import Protocol
+from bench.measure.clock import Clock
+from bench.measure.flops import step_flops
+from bench.targets.rows import Mapped
+from methods.base import Batch, Method
+from methods.rela import ReLA
+
+
+@dataclass
+class Spent:
+    """What training has spent, and on which kind of step."""
+
+    step_flops: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of all steps, in all processes: each kind of step was counted once, on a real batch."""
+        return sum(count * self.step_flops[kind] for kind, count in self.steps.items())
+
+
+class Trainer:
+    """Trains a method on a source, step by step; its state is a function of the step alone.
+
+    Args:
+        method: what to train; every parameter that requires a gradient is optimised.
+        source: the training images.
+        order: which images a step sees.
+        targets: float32 (N, k) on the device or in a file, for a method wrapped in ReLA.
+        protocol: optimiser, precision and views.
+        clock: charged with "train" for the steps and "other" for what comes between.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        order: Order,
+        targets: Tensor | Mapped | None,
+        protocol: Protocol,
+        clock: Clock,
+    ) -> None:
+        self.method, self.source, self.order, self.targets = method, source, order, targets
+        self.protocol, self.clock, self.device = protocol, clock, clock.device
+        self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
+        self.step = 0
+        self.kind = ""  # of step that `step_loss` was made for
+        self.gradients: Callable[[Batch], Tensor]  # of such a step, left in the parameters; returns the loss
+        self.loss = float("nan")
+        self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
+        self.counts: dict[str, int] = {}
+        self.spent = Spent()
+
+    def train(self, until: int, after_step: Callable[[], None]) -> None:
+        """Take steps until `until` have been taken in all, calling `after_step` after each.
+
+        The loss is looked at once an epoch, so that nothing waits for the device in between. Raises TrainingError
+        when it is not finite.
+        """
+        views: tuple[View, ...] = ()
+        batches: Iterator[tuple[Tensor, list[Tensor]]] = iter(())
+        self.method.train()
+        with self.clock.phase("train"):
+            while self.step < until:
+                kind = self.method.kind
+                if kind != self.kind:
+                    self.kind = kind
+                    self.gradients = self._gradients()
+                if self.method.views != views:  # at the start, and where the ReLA phase ends
+                    views = self.method.views
+                    steps = range(self.step, until)
+                    batches = self.source.batches(self._without_blur(views), self.order, steps)
+                index, images = next(batches)
+                targets = self._targets(index) if kind == "rela" else None
+                batch = Batch(images, self.source.labels[index], targets)
+                if kind not in self.spent.step_flops:
+                    self._count(kind, batch)
+                _seed(derive(self.order.seed, "step", self.step))
+                loss = self.gradients(batch)
+                self.scaler.step(self.optimiser)
+                self.scaler.update()
+                self.method.after_step()
+                self.step += 1
+                self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
+                self.sums[kind] = self.sums.get(kind, 0.0) + loss.double()
+                self.counts[kind] = self.counts.get(kind, 0) + 1
+                if self.step % self.order.steps_per_epoch == 0 or self.step == until:
+                    self.loss = mean(loss).item()
+                    if not math.isfinite(self.loss):
+                        raise TrainingError(f"the loss is {self.loss} at step {self.step}")
+                after_step()
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the mean loss of each kind of step since this was last called, over all processes."""
+        means = {kind: mean(total / self.counts[kind]).item() for kind, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def weight_norm(self) -> float:
+        """Return the L2 norm of all trained parameters together."""
+        return torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.trained]).item()
+
+    def flops_per_step(self) -> int:
+        """Return the FLOPs of a step of the method itself, counted on the batch of step 0."""
+        if "method" not in self.spent.step_flops:
+            self.method.train()
+            views = self._without_blur(self.method.views)
+            index, images = next(self.source.batches(views, self.order, range(1)))
+            self._count("method", Batch(images, self.source.labels[index]))
+        return self.spent.step_flops["method"]
+
+    def skipped_steps(self) -> int:
+        """Return how many steps changed no parameter, because their gradients in fp16 were not finite."""
+        taken = [int(state["step"]) for state in self.optimiser.state.values()]
+        return self.step - max(taken, default=0)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on as if nothing had happened: tensors and plain values."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "step_flops": self.spent.step_flops,
+            "steps": self.spent.steps,
+            "sums": self.sums,
+            "counts": self.counts,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.step, self.loss = state["step"], state["loss"]
+        self.spent = Spent(state["step_flops"], state["steps"])
+        self.sums, self.counts = state["sums"], state["counts"]
+        self.method.load_state_dict(state["method"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _targets(self, index: Tensor) -> Tensor | None:
+        """Return the targets of a step's images; those in a file are found without waiting for the device's index."""
+        if isinstance(self.targets, Mapped):
+            return self.targets[self.order(self.step)[share(self.order.batch_size)]]
+        return None if self.targets is None else self.targets[index]
+
+    def _count(self, kind: str, batch: Batch) -> None:
+        """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is."""
+        with self.clock.phase("other"):
+            method = copy.deepcopy(self.method)
+            with autocast(self.device, self.protocol.precision):
+                self.spent.step_flops[kind] = world() * step_flops(lambda: method.loss(batch))
+
+    def _leaves_unused(self) -> bool:
+        """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
+        return isinstance(self.method, ReLA) and (self.method.in_phase or self.method.map.weight.requires_grad)
+
+    def _gradients(self) -> Callable[[Batch], Tensor]:
+        """Return what computes the loss of a batch and its gradients, recorded where the method allows it."""
+        step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())
+        targets = self.kind == "rela"
+
+        def work(labels: Tensor, *images: Tensor) -> Tensor:
+            batch = Batch(list(images[:-1]), labels, images[-1]) if targets else Batch(list(images), labels)
+            self.optimiser.zero_grad()
+            with autocast(self.device, self.protocol.precision):
+                loss: Tensor = step_loss(batch)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        recordable = self.method.recordable and self.protocol.compile is None and world() == 1
+        call = Recorded(work, self.device) if recordable else work
+        return lambda batch: call(batch.labels, *batch.views, *([] if batch.targets is None else [batch.targets]))
+
+    def _compiled(self) -> torch.nn.Module:
+        """Return the method's loss, compiled where the protocol says so."""
+        loss, mode = _Loss(self.method), self.protocol.compile
+        if mode is None:
+            return loss
+        torch.compiler.reset()  # what was compiled before counts against a limit, beyond which nothing is
+        return cast(torch.nn.Module, torch.compile(loss, mode=mode))
+
+    def _without_blur(self, views: tuple[View, ...]) -> tuple[View, ...]:
+        return views if self.protocol.blur else tuple(replace(view, blur=0.0) for view in views)
+
+
+def _seed(seed: int) -> None:
+    """Seed whatever a method may draw from, so that a step depends on nothing that was drawn before it."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+class _Loss(torch.nn.Module):
+    """A method as a module whose forward pass is its loss, which is how gradients of several processes are averaged."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.method.loss(batch)
+
+
+class Every:
+    """True when at least `seconds` have passed since it last was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True

@@ -1,0 +1,32 @@
+"""What is shipped stays what it is: each record its id, each report its tables."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.grid.schema import cell_id
+from bench.store.record import Record, read_records
+from tests.bench.processes import bench
+
+ROOT = Path(__file__).parent.parent
+TABLES = ("report.md", "table.csv", "points.csv", "table.tex")  # the rest is drawn by matplotlib, and differs with it
+
+
+@pytest.mark.parametrize("grid", ["cifar_small", "gpu_row@short", "paper_methods@cpu"])
+def test_records_have_the_ids_of_their_cells(grid: str) -> None:
+    records, damaged = read_records(ROOT / "results" / grid)
+    assert records
+    assert not damaged
+    for record in records:
+        assert isinstance(record, Record)
+        assert cell_id(record.cell, record.inputs) == record.id
+
+
+@pytest.mark.parametrize("grid", ["cifar_small", "paper_methods@cpu", "paper_toy"])
+def test_reports_have_the_tables_that_their_records_make(grid: str, tmp_path: Path) -> None:
+    ran = bench("report", grid, "--results", ROOT / "results", "--reports", tmp_path)
+    assert ran.code == 0, ran.err
+    there = [name for name in TABLES if (ROOT / "reports" / grid / name).is_file()]
+    assert "report.md" in there
+    for name in there:
+        assert (tmp_path / grid / name).read_bytes() == (ROOT / "reports" / grid / name).read_bytes(), name
