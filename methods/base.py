@@ -56,6 +56,12 @@ class Method(nn.Module):
         """The kind of the next step: steps of one kind take the same FLOPs, which are counted once."""
         return "method"
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Let a loss of its own be recorded only where its own class says that it can be."""
+        super().__init_subclass__(**more)
+        if "loss" in vars(cls) and "recordable" not in vars(cls):
+            cls.recordable = False  # type: ignore[assignment, method-assign]
+
     @property
     def recordable(self) -> bool:
         """Whether `loss` decides, draws and keeps nothing on the host: a GPU then records it as a CUDA graph."""

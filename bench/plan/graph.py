@@ -68,7 +68,7 @@ class _Planner:
                 needs, prior = self._prior(cell) if cell.rela else (None, None)
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                task = self._ready(cell, params, needs, prior)
+                task = self._ready(cell, params, needs, prior, count)
             except MissingError as error:
                 task = Task(cell, needs=needs, missing=str(error), train_images=count)
             except UserError:
@@ -80,7 +80,9 @@ class _Planner:
             self.tasks[key] = task
         return self.tasks[key]
 
-    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Task:
+    def _ready(
+        self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None, count: int | None
+    ) -> Task:
         """Return the task of a cell that has all that it needs. Raises MissingError."""
         weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
         if isinstance(facts, str):
@@ -94,7 +96,6 @@ class _Planner:
             params=params,
             flops_of=needs.id if needs and cell.flops_of else None,
         )
-        count = self._train_images(cell)
         return Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
 
     def _check_new(self, task: Task) -> None:

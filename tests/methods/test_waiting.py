@@ -15,6 +15,7 @@ from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
 from methods import Batch, methods
 from methods.base import Method
+from methods.byol import BYOL
 from methods.rela import ReLA
 from tests.methods.test_conformance import SMALL
 
@@ -92,6 +93,22 @@ def test_a_loss_that_a_gpu_records_leaves_the_host_as_it_was(name: str, with_rel
     before = host_state(method)
     method.loss(batch)
     assert method.recordable == (host_state(method) == before)
+
+
+def test_a_loss_written_anew_is_recorded_only_when_it_says_so() -> None:
+    class Another(BYOL):
+        def loss(self, batch: Batch) -> torch.Tensor:
+            return super().loss(batch)
+
+    class Moved(BYOL):
+        def after_step(self) -> None:
+            pass
+
+    class Said(Another):
+        recordable = True
+
+    backbone = build_backbone("resnet_small", 12)
+    assert [each(backbone.module, backbone.dim).recordable for each in (Another, Moved, Said)] == [False, True, True]
 
 
 # Operations of a loss and its gradients around `resnet_small`, each of them a launch where a GPU records none.
