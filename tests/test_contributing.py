@@ -52,6 +52,7 @@ def test_the_example_method_prior_and_dataset_run(plugins: list[str], tmp_path: 
     assert all(record.dataset_title == "Stripes" for record in records)
 
 
+@pytest.mark.slow
 def test_the_example_method_passes_the_conformance_tests(plugins: list[str]) -> None:
     command = [sys.executable, "-m", "pytest", "tests/methods/test_conformance.py", "-k", "align_uniform", "-x"]
     ran = subprocess.run(
