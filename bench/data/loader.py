@@ -55,6 +55,10 @@ class Order:
             self._epoch, self._indices = epoch, epoch_indices(self.count, self.budget, epoch, self.seed)
         return self._indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
+    def own(self, step: int) -> Tensor:
+        """Return those of a step's indices that are this process's share; they are on the CPU."""
+        return self(step)[share(self.batch_size)]
+
 
 class WorkerDied(Exception):
     """A process that decodes images died, or ran out of something that fewer of them need less of."""
@@ -102,10 +106,9 @@ class Resident:
 
     def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         for step in steps:
-            rows = share(order.batch_size)
-            index = order(step)[rows].to(self.images.device, non_blocking=True)
+            index = order.own(step).to(self.images.device, non_blocking=True)
             images = self.images[index]
-            draw = generator(order.seed, "views", step)
+            draw, rows = generator(order.seed, "views", step), share(order.batch_size)
             yield index, augment_each([images] * len(views), views, self.size, draw, rows, order.batch_size)
 
     def plain(
@@ -140,7 +143,7 @@ class Streaming:
             images = batch.to(self.device, non_blocking=True)
             draw = generator(order.seed, "views", step)
             rows, of = share(order.batch_size), order.batch_size
-            index = order(step)[rows].to(self.device, non_blocking=True)
+            index = order.own(step).to(self.device, non_blocking=True)
             yield index, augment_each(images.unbind(1), whole, self.size, draw, rows, of)
 
     def plain(
@@ -224,7 +227,7 @@ class _Keys:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
-            yield [(step, index) for index in self.order(step)[share(self.order.batch_size)].tolist()]
+            yield [(step, index) for index in self.order.own(step).tolist()]
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.core.device import autocast
-from bench.core.distributed import mean, parallel, share, world
+from bench.core.distributed import mean, parallel, world
 from bench.core.errors import TrainingError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
@@ -163,7 +163,7 @@ class Trainer:
     def _targets(self, index: Tensor) -> Tensor | None:
         """Return the targets of a step's images; those in a file are found without waiting for the device's index."""
         if isinstance(self.targets, Mapped):
-            return self.targets[self.order(self.step)[share(self.order.batch_size)]]
+            return self.targets[self.order.own(self.step)]
         return None if self.targets is None else self.targets[index]
 
     def _count(self, kind: str, batch: Batch) -> None:
