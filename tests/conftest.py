@@ -13,6 +13,7 @@ import torch
 
 from bench.core.environment import tune_process
 from bench.core.registry import load_plugin
+from tests.run.processes import Forks, forks
 
 tune_process()
 
@@ -67,6 +68,13 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / parts[-1]).write_bytes(content.read())
     assert len(seen) == 20
     return root
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Forks]:
+    """Starts runs of the command line, each in a process of its own."""
+    with forks() as found:
+        yield found
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from tests.bench import processes
+from tests.run import processes
 
 NODES = ("n1", "n2")
 until = partial(processes.until, seconds=300, pause=0.05)  # asks seldom enough to leave the CPUs to the jobs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import ROOT, events, folder, left
 from tests.cluster.daemons import Slurm, until
+from tests.run.processes import ROOT, events, folder, left
 
 pytestmark = pytest.mark.slow
 

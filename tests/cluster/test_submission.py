@@ -31,7 +31,7 @@ from bench.run import slurm_job
 from bench.run.executors import Resources, Work, find_executor
 from bench.run.executors.slurm import Job, cancel, grouped, jobs_of
 from bench.train.cell import Limits
-from tests.bench.processes import ROOT, bench, until
+from tests.run.processes import ROOT, bench, until
 
 GRID = """
 backbone: resnet_small

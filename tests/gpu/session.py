@@ -175,7 +175,7 @@ def cuda_tests(session: Session, share: float) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # so that its sums can have the same bits each time
     words = ["-m", "pytest", "-m", "cuda", "-n", "4", "-p", "no:cacheprovider"]
     words += [f"--junit-xml={session.out / 'tests.xml'}", "tests/gpu", "tests/methods/test_waiting.py"]
-    session.part("tests", [*words, "tests/bench/test_views.py"], 120 * share)
+    session.part("tests", [*words, "tests/data/test_augment.py"], 120 * share)
 
 
 def main(out: Path, seconds: float, parts: Sequence[str]) -> None:

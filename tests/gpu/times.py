@@ -22,8 +22,8 @@ from bench.grid.load import load_grid
 from bench.measure.clock import Clock
 from bench.train.cell import build_method
 from bench.train.loop import Trainer
-from tests.bench.bare import TARGETS, bare
-from tests.bench.reference import Reference
+from tests.speed.bare import TARGETS, bare
+from tests.speed.reference import Reference
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")

@@ -17,7 +17,7 @@ from bench.data.loader import Order, open_source
 from methods import Batch
 from methods.byol import BYOL
 from methods.rela import ReLA
-from tests.bench.colours import (
+from tests.train.colours import (
     BATCH,
     CLASSES,
     COUNT,

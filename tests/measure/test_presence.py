@@ -19,7 +19,7 @@ from bench.measure.presence import present
 from bench.plan.graph import Task, plan
 from bench.train import cell as experiment
 from bench.train.cell import Watch, run_cell
-from tests.bench.processes import python
+from tests.run.processes import python
 
 CPU = torch.device("cpu")
 GRID = """

@@ -24,7 +24,7 @@ from bench.measure.load import Reading, cpu_seconds, load_reader, taken
 from bench.plan.graph import Task, plan
 from bench.store.record import OTHER_LOAD, Ledger
 from bench.train.cell import Limits, Watch, run_cell
-from tests.bench.processes import python, until
+from tests.run.processes import python, until
 
 CPU = torch.device("cpu")
 START = Reading(wall=100.0, busy=900.0, own=40.0, held=3.0, cores=2)

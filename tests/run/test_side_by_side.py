@@ -27,7 +27,7 @@ from bench.run.executors.local import cpu_environments, gpu_environments, with_c
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Ledger, Record, read_record, read_records
-from tests.bench.processes import GRID, Forks, events, folder, left, strays, until
+from tests.run.processes import GRID, Forks, events, folder, left, strays, until
 
 CPU = torch.device("cpu")
 LONG = GRID.replace("epochs: 4", "epochs: 100")

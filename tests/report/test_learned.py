@@ -26,7 +26,7 @@ from bench.run.runner import run_tasks
 from bench.store.record import ByAdam, Moved, Record, References, Score, Solved, read_record, record_path, write_record
 from methods import Batch, methods
 from methods.simsiam import SimSiam
-from tests.bench.test_report import GRID, grid_of, probe_of, record_of, rows_of
+from tests.report.test_report import GRID, grid_of, probe_of, record_of, rows_of
 
 CLAIMS = """
 claims:

@@ -11,7 +11,7 @@ from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
-from tests.bench.processes import GRID, Forks, events, folder, left, strays, until
+from tests.run.processes import GRID, Forks, events, folder, left, strays, until
 
 SHORT = GRID.replace("epochs: 4", "epochs: 1").replace("evaluate_at: [0.5], ", "")
 SEEDS = GRID.replace("seeds: [3]", "seeds: [3, 4]")

@@ -12,7 +12,7 @@ from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, SECONDS, STEPS, Costs
 from bench.report.saving import Spending, saving
 from bench.store.record import write_record
-from tests.bench.test_saving import GRID, read
+from tests.report.test_saving import GRID, read
 
 FACTORS = (0.8, 1.0, 1.1, 1.3)  # of the seconds of `own`, by seed; its accuracies differ likewise
 SHARES = [0.5 * factor for factor in FACTORS]

@@ -27,7 +27,7 @@ from bench.train.cell import Limits, Watch, build_method, run_cell
 from methods import Batch, Method
 from methods.byol import BYOL
 from methods.rela import ReLA
-from tests.bench.colours import (
+from tests.train.colours import (
     BATCH,
     CLASSES,
     COUNT,

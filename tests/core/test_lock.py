@@ -10,7 +10,7 @@ import pytest
 
 from bench.core import lock
 from bench.core.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
-from tests.bench.processes import python
+from tests.run.processes import python
 
 COUNTS = """
 import sys

@@ -13,7 +13,7 @@ from bench.core.device import find_device
 from bench.core.errors import UserError
 from bench.measure.memory import OutOfMemory, is_out_of_memory
 from bench.store.record import read_records
-from tests.bench.processes import ROOT
+from tests.run.processes import ROOT
 
 GRID = """
 backbone: resnet_small

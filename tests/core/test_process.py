@@ -10,7 +10,7 @@ import pytest
 from bench.core.device import find_device
 from bench.core.environment import SIDE_BY_SIDE, TORCHRUN, in_torchrun, side_by_side
 from bench.core.errors import UserError
-from tests.bench.processes import ROOT, bench, folder
+from tests.run.processes import ROOT, bench, folder
 
 TALK = """
 import os, sys

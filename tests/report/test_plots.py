@@ -14,7 +14,7 @@ from bench.grid.load import load_grid
 from bench.report import write_report
 from bench.toy.report import write_toy_report
 from bench.toy.study import find_toy
-from tests.bench.processes import ROOT, bench
+from tests.run.processes import ROOT, bench
 
 HOSTILE = """
 text.usetex: True

@@ -1,6 +1,6 @@
 """Memory and time per image of sets that stream: 5,000 and 20,000 JPEG files of 224 pixels, each in its own process.
 
-`pytest tests/bench/test_scale.py -m slow --benchmark-enable -s` prints what it measures; memory is asserted either way.
+`pytest tests/speed/test_scale.py -m slow --benchmark-enable -s` prints what it measures; memory is asserted either way.
 """
 
 import json

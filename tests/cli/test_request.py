@@ -13,7 +13,7 @@ import typer
 from bench.cli import main as cli
 from bench.cli.request import Request, program
 from methods import methods
-from tests.bench.processes import ROOT, Ran, bench
+from tests.run.processes import ROOT, Ran, bench
 
 GRID = """
 backbone: resnet_small

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import ROOT
+from tests.run.processes import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 GRID = """

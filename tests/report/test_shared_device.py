@@ -24,7 +24,7 @@ from bench.report.markdown import markdown_document
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import NONE, Table, cost_table
 from bench.store.record import Record, write_record
-from tests.bench.test_saving import GRID, pick, record_of
+from tests.report.test_saving import GRID, pick, record_of
 
 ALL_SHARED = "Seconds and joules of 36 of 36 finished cells were not measured alone, and count nowhere"
 COMPANY = ({"side_by_side": 2}, {"other_load": 0.051}, {"other_load": None})

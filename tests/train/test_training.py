@@ -23,7 +23,7 @@ from methods import Batch, Method
 from methods.base import Momentum
 from methods.rela import ReLA
 from priors import find_prior
-from tests.bench.colours import registered, run, tasks_of
+from tests.train.colours import registered, run, tasks_of
 
 CPU = torch.device("cpu")
 COUNT, BATCH, SIZE, DIM = 24, 8, 8, 5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.processes import Forks, events, folder, images, left, strays, until
+from tests.run.processes import Forks, events, folder, images, left, strays, until
 
 ONE = """
 backbone: resnet_small

@@ -1,4 +1,4 @@
-"""How much cells side by side gain: `pytest tests/bench/test_throughput.py -m slow --benchmark-enable -s`.
+"""How much cells side by side gain: `pytest tests/speed/test_throughput.py -m slow --benchmark-enable -s`.
 
 Two cells of `cifar_small` on 1,000 real images, as a whole command each time, in three ways that take turns: one cell
 after the other on one thread, on all threads, and side by side on their shares of the cores. As a test, in few steps.

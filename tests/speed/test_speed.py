@@ -27,9 +27,9 @@ from bench.train.cell import build_method
 from bench.train.loop import Trainer
 from methods import methods
 from priors import find_prior
-from tests.bench.bare import TARGETS, bare
-from tests.bench.ratios import cpu_seconds, gpu_seconds, ratio
-from tests.bench.reference import Images, Reference
+from tests.speed.bare import TARGETS, bare
+from tests.speed.ratios import cpu_seconds, gpu_seconds, ratio
+from tests.speed.reference import Images, Reference
 
 CPU = torch.device("cpu")
 GPU = torch.cuda.is_available()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.store.record import Record, read_records
-from tests.bench.processes import Forks, events
+from tests.run.processes import Forks, events
 
 ROOT = Path(__file__).parent.parent.parent
 ALONE = [sys.executable]
@@ -62,7 +62,7 @@ def records(folder: Path) -> dict[str, Record]:
 def test_every_method_has_the_same_losses_in_one_process_and_in_two(tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     for launcher, out in ((ALONE, one), (TOGETHER, two)):
-        done = call(*launcher, ROOT / "tests" / "bench" / "together.py", out)
+        done = call(*launcher, ROOT / "tests" / "core" / "together.py", out)
         assert done.returncode == 0, done.stderr
     alone, together = (json.loads(path.read_text()) for path in (one, two))
     assert len(alone) == len(together) >= 18

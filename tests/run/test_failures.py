@@ -32,7 +32,7 @@ from bench.train.cell import Limits
 from methods import Batch, methods
 from methods.byol import BYOL
 from priors import Prior, priors
-from tests.bench.processes import ROOT, STREAM, images
+from tests.run.processes import ROOT, STREAM, images
 
 CPU = torch.device("cpu")
 GRID = """
