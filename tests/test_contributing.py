@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store.record import Record, read_records
+from bench.store.record import Finished, read_records
 
 ROOT = Path(__file__).parent.parent
 GRID = """
@@ -44,7 +44,7 @@ def test_the_example_method_prior_and_dataset_run(plugins: list[str], tmp_path: 
     assert ran.returncode == 0, ran.stderr
     records, damaged = read_records(tmp_path / "results" / "mine")
     assert not damaged
-    assert all(isinstance(record, Record) and record.status == "done" for record in records)
+    assert all(isinstance(record, Finished) for record in records)
     assert {(record.cell.method, record.inputs.params["t"]) for record in records} == {
         ("align_uniform", 2.0),
         ("align_uniform", 3.0),

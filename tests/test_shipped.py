@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.grid.schema import cell_id
-from bench.store.record import Record, read_records
+from bench.store.record import Finished, read_records
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("report.md", "table.csv", "points.csv", "table.tex")  # the rest is drawn by matplotlib, and differs with it
@@ -19,7 +19,7 @@ def test_records_have_the_ids_of_their_cells(grid: str) -> None:
     assert records
     assert not damaged
     for record in records:
-        assert isinstance(record, Record)
+        assert isinstance(record, Finished)
         assert cell_id(record.cell, record.inputs) == record.id
 
 

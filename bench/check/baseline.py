@@ -12,8 +12,8 @@ from bench.core.errors import NotMadeError, UserError
 from bench.core.files import atomic_write
 from bench.grid.expand import expand
 from bench.grid.schema import Budget, Grid, Model, Seed, digest
-from bench.report.facts import is_complete, ledger_of, linear
-from bench.store.record import Damaged, Record, read_model
+from bench.report.facts import linear
+from bench.store.record import Damaged, Finished, read_model
 
 SHIPPED = Path(__file__).parent / "baselines"
 SCHEMA = 1
@@ -73,9 +73,9 @@ def settings_digest(grid: Grid) -> str:
     return digest(sorted(cells))
 
 
-def counts_of(record: Record) -> dict[str, int]:
+def counts_of(record: Finished) -> dict[str, int]:
     """Return what a finished cell did, in whole numbers. A switch that never came counts as one at the end."""
-    ledger = ledger_of(record)
+    ledger = record.ledger
     found = {"steps": ledger.steps, "images": ledger.images, "FLOP of training": ledger.flops}
     if ledger.targets:
         found |= {
@@ -88,7 +88,7 @@ def counts_of(record: Record) -> dict[str, int]:
     return found
 
 
-def metrics_of(record: Record) -> dict[str, float]:
+def metrics_of(record: Finished) -> dict[str, float]:
     """Return what a finished cell measured: accuracies and weights at the end, mean losses by kind of step and part."""
     point = record.curve[-1]
     found = {"linear accuracy": linear(record), "kNN accuracy": point.score.knn}
@@ -100,12 +100,12 @@ def metrics_of(record: Record) -> dict[str, float]:
     return found
 
 
-def measured(grid: Grid, records: Iterable[Record]) -> Baseline:
+def measured(grid: Grid, records: Iterable[Finished]) -> Baseline:
     """Return what the grid's records hold; arms with a seed that is not done are left out. Raises UserError."""
     planned = {cell.key(): cell for cell in expand(grid)}
-    groups: dict[Key, dict[int, Record]] = defaultdict(dict)
+    groups: dict[Key, dict[int, Finished]] = defaultdict(dict)
     for record in records:
-        if (cell := planned.get(record.cell.key())) and is_complete(record) and not record.rehearsal:
+        if (cell := planned.get(record.cell.key())) and isinstance(record, Finished) and not record.rehearsal:
             groups[cell.dataset, cell.arm, cell.budget][cell.seed] = record
     seeds = grid.seeds
     whole = {key: [found[seed] for seed in seeds] for key, found in groups.items() if len(found) == len(seeds)}

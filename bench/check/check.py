@@ -27,7 +27,7 @@ from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.grid.load import find_grid, load_grid
 from bench.grid.schema import Grid
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Task
 from bench.plan.state import Outcome
 from bench.store.record import read_records
 
@@ -86,8 +86,8 @@ class Gate:
     def refuse(tasks: Sequence[Task]) -> None:
         """Raise UserError when data or weights of a task are not here."""
         for task in tasks:
-            if task.missing:
-                raise UserError(task.missing)
+            if isinstance(task, Missing):
+                raise UserError(task.reason)
 
     def findings(self, outcomes: Sequence[Outcome], places: Places) -> list[Finding]:
         """Return the comparisons with the baseline."""

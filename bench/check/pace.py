@@ -14,8 +14,8 @@ from bench.check.baseline import Key
 from bench.check.compare import PACE, Finding
 from bench.core.errors import UserError
 from bench.core.stats import interval
-from bench.report.facts import beside_others, is_complete, ledger_of
-from bench.store.record import Record, read_records
+from bench.report.facts import beside_others
+from bench.store.record import Finished, read_records
 
 HERE = Path(__file__).parent.parent.parent
 ROUNDS = 3  # in each, both revisions run every cell once
@@ -63,8 +63,8 @@ def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) 
     return Pace(revision, found.n, exp(found.mean), exp(found.low), exp(found.high), alone)
 
 
-def _seconds(record: Record) -> float:
-    return ledger_of(record).seconds["train"]
+def _seconds(record: Finished) -> float:
+    return record.ledger.seconds["train"]
 
 
 @contextmanager
@@ -87,14 +87,16 @@ def _git(revision: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _run(tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str) -> dict[Key, Record]:
+def _run(
+    tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str
+) -> dict[Key, Finished]:
     """Run the grid in a process of its own with the code of a tree; return the record of each cell."""
     results = folder / f"{name}-{turn}"
     command = [sys.executable, "-m", "bench", "run", *arguments, "--set", f"seeds=[{turn}]", "--results", str(results)]
     environment = os.environ | {"PYTHONPATH": str(tree), "BENCH_CACHE": str(folder / f"cache-{name}")}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     records = read_records(next(results.glob("*/"), results))[0]
-    if done.returncode or not records or not all(map(is_complete, records)):
+    if done.returncode or not records or not all(isinstance(record, Finished) for record in records):
         side = f"revision {revision}" if name == "then" else "this tree"
         raise UserError(f"--against {revision}: {side} cannot run this grid: {done.stderr.strip()[-500:]}")
     cells = [(record, record.cell) for record in records]

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -15,9 +16,9 @@ from bench.core.registry import Registry
 from bench.grid.load import GRIDS
 from bench.grid.strict_yaml import read_yaml
 from bench.plan.estimate import duration
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Task
 from bench.run.events import EVENTS
-from bench.store.record import Damaged, Record, read_record, record_path
+from bench.store.record import Damaged, Failed, Finished, read_record, record_path
 
 if TYPE_CHECKING:
     from bench.run.executors.slurm import Job
@@ -79,27 +80,24 @@ def state_of(task: Task, places: Places, jobs: "Mapping[str, Job] | None" = None
 
     `jobs` are those of a cluster, by the cells' ids.
     """
-    if task.missing:
-        return f"missing: {task.missing}"
+    if isinstance(task, Missing):
+        return f"missing: {task.reason}"
     path, job = record_path(places.records, task.id), (jobs or {}).get(task.id)
     record = read_record(path) if path.exists() else None
     log = places.work(task.id) / EVENTS
     last = _last_event(log)
     at = f", step {last['step']:,}" if last and "step" in last else ""
-    done = isinstance(record, Record) and record.status == "done"
+    done = isinstance(record, Finished)
     if not done and (found := holder(places.lock(task.id))):
         return f"running ({found}){at}{_left(log)}{f'; {job}' if job and job.queued else ''}"
     if not done and job and job.queued:
         return f"running ({job}), starting" if job.state == "RUNNING" else f"queued ({job}){at}"
     if isinstance(record, Damaged):
         return f"damaged: {record.path}: {record.reason}"
+    if isinstance(record, Failed):
+        return f"{record.status}: {record.error}"
     if record:
-        final = record.final
-        return (
-            f"{record.status}: {record.error}"
-            if record.error
-            else (f"done, linear {sum(final.linear) / len(final.linear):.1%}" if final else record.status)
-        )
+        return f"done, linear {statistics.fmean(record.final.linear):.1%}"
     if task.needs and (needed := state_of(task.needs, places, jobs).partition(":")[0]) in NEVER:
         return f"skipped: the cell {task.needs.id} that it needs is {needed}"
     if job and job.state == "" and job.log.exists():

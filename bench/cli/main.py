@@ -154,7 +154,9 @@ def run(
     tells = speaks()
     stop()
     if bad:
-        if tells and any(outcome.task.missing for outcome in bad):
+        from bench.plan.graph import Missing
+
+        if tells and any(isinstance(outcome.task, Missing) for outcome in bad):
             print(f"{request.command('prepare')}  fetches what can be fetched", file=sys.stderr)
         raise typer.Exit(1)
     if queued:
@@ -369,6 +371,7 @@ def status(
         print_states(toy, results)
         return
     from bench.cli.listing import state_of
+    from bench.plan.graph import Ready
     from bench.run.executors.slurm import jobs_of
     from bench.run.progress import describe
 
@@ -377,7 +380,7 @@ def status(
     jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
     states = [state_of(task, places, jobs) for task in tasks]
     for task, state in zip(tasks, states, strict=True):
-        print(f"{task.id or '-':<16}  {describe(task.cell)}: {state}")
+        print(f"{task.id if isinstance(task, Ready) else '-':<16}  {describe(task.cell)}: {state}")
     counts = Counter(re.split(r"\W", state)[0] for state in states)
     print(", ".join(f"{count} {word}" for word, count in counts.items()))
 

@@ -16,8 +16,7 @@ from bench.core.errors import UserError
 from bench.core.files import atomic_write
 from bench.core.paths import Places
 from bench.grid.schema import GRID_NAME, makes_prior
-from bench.report.facts import is_complete
-from bench.store.record import Damaged, Record, read_record, record_files, record_path
+from bench.store.record import Damaged, Failed, Finished, Record, read_record, record_files, record_path
 from bench.toy.study import ToyRecord, read_toy
 
 # What settings and seed decide of a result. Times and memory are the machine's, and so are a loss's last digits.
@@ -58,7 +57,7 @@ class _Found:
 
     @property
     def done(self) -> bool:
-        return isinstance(self.record, ToyRecord) or is_complete(self.record)
+        return not isinstance(self.record, Failed)
 
     @property
     def time(self) -> str:
@@ -98,7 +97,7 @@ def plan_merge(sources: Sequence[Path], into: Path, keep_first: bool = False) ->
                 same += 1
             else:
                 records.append(Copy(best.path, place.path, replaces=found[0].path == place.path))
-            if isinstance(best.record, Record) and makes_prior(best.record.cell):
+            if isinstance(best.record, Finished) and makes_prior(best.record.cell):
                 agreeing = (one.backbone for one, difference in zip(done, differences, strict=True) if not difference)
                 weights = next(filter(_is_plain, agreeing), place.backbone)
                 backbones += [Copy(weights, place.backbone)] if weights != place.backbone else []

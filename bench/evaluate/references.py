@@ -22,7 +22,7 @@ from bench.evaluate.score import score
 from bench.grid.schema import Model, Precision, digest
 from bench.measure.clock import Clock
 from bench.models.backbones import initial_backbone
-from bench.plan.graph import Task
+from bench.plan.graph import Ready
 from bench.store.record import Damaged, References, Score, read_model
 
 VERSION = 1  # raised whenever the code gives other scores to the same network
@@ -62,7 +62,7 @@ class Images:
 
 
 def find_or_make_references(
-    task: Task, images: Images, size: int, places: Places, clock: Clock, check: Callable[[], None]
+    task: Ready, images: Images, size: int, places: Places, clock: Clock, check: Callable[[], None]
 ) -> References:
     """Return a cell's references; None for one whose features are not finite. The cache holds them after.
 
@@ -92,7 +92,7 @@ def find_or_make_references(
     return References(**scores)
 
 
-def _path(cache: Path, task: Task, network: Network, images: Images) -> Path:
+def _path(cache: Path, task: Ready, network: Network, images: Images) -> Path:
     assert task.inputs
     settings = task.cell.settings()["protocol"]
     identity = {
@@ -112,7 +112,7 @@ def _path(cache: Path, task: Task, network: Network, images: Images) -> Path:
 
 
 def _make(
-    path: Path, task: Task, network: Network, images: Images, clock: Clock, check: Callable[[], None]
+    path: Path, task: Ready, network: Network, images: Images, clock: Clock, check: Callable[[], None]
 ) -> Score | None:
     """Return a network's score and keep it in the cache, where that can be written."""
     try:
@@ -131,7 +131,7 @@ def _make(
         return made
 
 
-def _evaluated(task: Task, network: Network, images: Images, clock: Clock) -> Score | None:
+def _evaluated(task: Ready, network: Network, images: Images, clock: Clock) -> Score | None:
     with clock.phase("eval"):
         model = network.build().to(clock.device).to(memory_format=torch.channels_last)
         shown = (network.size, network.mean, network.std, network.precision, network.shorter)
@@ -146,7 +146,7 @@ def _found(path: Path) -> Score | None:
     """Return the score in a file; None when there is none, or the file is damaged and set aside."""
     if not path.exists():
         return None
-    found = read_model(path, Reference, lambda kept: _is_whole(kept, path), VERSION)
+    found = read_model(path, lambda raw: Reference, lambda kept: _is_whole(kept, path), VERSION)
     if isinstance(found, Damaged):
         set_aside(path, f"a damaged score of a reference ({found.reason})")
         return None

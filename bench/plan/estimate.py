@@ -13,9 +13,9 @@ from bench.data.sampler import total_steps
 from bench.grid.schema import Cell
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import to_run
-from bench.store.record import read_records
+from bench.store.record import Finished, read_records
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 
@@ -33,7 +33,7 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     steps_in_all = flops_in_all = unknown = 0
     for number, task in enumerate(tasks, start=1):
         cell, cost = task.cell, ("", "", "")
-        if task.missing or task.id in pending:
+        if isinstance(task, Missing) or task.id in pending:
             if known := _cost(task, places):
                 steps, images, flops = known
                 steps_in_all += steps
@@ -42,11 +42,18 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
             else:
                 unknown += 1
                 cost = ("not known", "not known", "not known")
-        name = (str(number), task.id or "-", cell.dataset, cell.arm, f"{cell.budget:g}", str(cell.seed))
+        name = (
+            str(number),
+            task.id if isinstance(task, Ready) else "-",
+            cell.dataset,
+            cell.arm,
+            f"{cell.budget:g}",
+            str(cell.seed),
+        )
         rows.append((*name, _state(task, pending), *cost))
     _print_table(rows)
-    missing = [task for task in tasks if task.missing]
-    for reason in dict.fromkeys(task.missing for task in missing):
+    missing = [task for task in tasks if isinstance(task, Missing)]
+    for reason in dict.fromkeys(task.reason for task in missing):
         print(f"missing: {reason}")
     rate = tflops * 1e12 if tflops else _measured_rate(places, device)
     summary = f"{len(pending)} of {len(tasks)} cells to run"
@@ -114,14 +121,14 @@ def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) 
 
 def _measured_rate(places: Places, device: torch.device) -> float | None:
     records, _ = read_records(places.records)
-    mine = [record for record in records if record.provenance.get("device") == device.type]
-    ledgers = [record.ledger for record in mine if record.ledger and record.ledger.alone]
+    done = [record for record in records if isinstance(record, Finished)]
+    ledgers = [each.ledger for each in done if each.provenance.get("device") == device.type and each.ledger.alone]
     seconds = sum(ledger.seconds["train"] for ledger in ledgers)
     return sum(ledger.flops for ledger in ledgers) / seconds if seconds else None
 
 
 def _state(task: Task, pending: set[str]) -> str:
-    if task.missing:
+    if isinstance(task, Missing):
         return "missing"
     if task.id not in pending:
         return "done"

@@ -7,7 +7,7 @@ from typing import Any
 from bench.core.errors import MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
-from bench.grid.schema import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
+from bench.grid.schema import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior, trained_on
 from bench.models.backbones import check_backbone
 from methods import methods
 from priors import Prior, find_prior
@@ -15,21 +15,33 @@ from priors.kinds import Trained, Untrained
 
 
 @dataclass(frozen=True)
-class Task:
-    """A cell to run. `id`, `inputs` and `prior` are there unless `missing` says what is not on this machine.
+class Ready:
+    """A cell of which all is on this machine that it needs.
 
     `needs` is the cell that must be done before: the one whose backbone is its prior, or whose FLOPs it matches.
-    `title` is that of its dataset as it is here, and `train_images` how many the cell uses, None when nobody knows.
+    `title` is that of its dataset as it is here, and `train_images` how many the cell uses.
     """
 
     cell: Cell
-    id: str = ""
-    inputs: Inputs | None = None
-    prior: Prior | None = None
-    needs: "Task | None" = None
-    missing: str = ""
-    title: str = ""
-    train_images: int | None = None
+    id: str
+    inputs: Inputs
+    prior: Prior | None
+    needs: "Ready | None"
+    title: str
+    train_images: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A cell that cannot run on this machine, and the reason; `train_images` is None when nobody knows their number."""
+
+    cell: Cell
+    reason: str
+    needs: "Task | None"
+    train_images: int | None
+
+
+Task = Ready | Missing
 
 
 def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
@@ -60,35 +72,35 @@ class _Planner:
         """Return the task of a cell, made once, after those it needs."""
         key = cell.key()
         if key not in self.tasks:
-            needs, count = None, None
+            needs: Task | None = None
+            count: int | None = None
+            task: Task
             try:
                 self._check_names(cell)
                 params = methods.get(cell.method).resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
                 count = self._train_images(cell)
-                needs, prior = self._prior(cell) if cell.rela else (None, None)
+                needs, prior = self._prior(cell, cell.rela) if cell.rela else (None, None)
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                task = self._ready(cell, params, needs, prior, count)
+                task = self._ready(cell, params, needs, prior)
             except MissingError as error:
-                task = Task(cell, needs=needs, missing=str(error), train_images=count)
+                task = Missing(cell, str(error), needs, count)
             except UserError:
                 raise
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
-                why = f"{cell.dataset}, arm {cell.arm!r}: {told(error)}"
-                task = Task(cell, needs=needs, missing=why, train_images=count)
-            self._check_new(task)
+                task = Missing(cell, f"{cell.dataset}, arm {cell.arm!r}: {told(error)}", needs, count)
+            if isinstance(task, Ready):
+                self._check_new(task)
             self.tasks[key] = task
         return self.tasks[key]
 
-    def _ready(
-        self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None, count: int | None
-    ) -> Task:
+    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Ready:
         """Return the task of a cell that has all that it needs. Raises MissingError."""
         weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
         if isinstance(facts, str):
             raise MissingError(facts)
-        if needs and needs.missing:
-            raise MissingError(needs.missing)
+        if isinstance(needs, Missing):
+            raise MissingError(needs.reason)
         inputs = Inputs(
             data=facts.digest,
             prior=weights,
@@ -96,40 +108,41 @@ class _Planner:
             params=params,
             flops_of=needs.id if needs and cell.flops_of else None,
         )
-        return Task(cell, cell_id(cell, inputs), inputs, prior, needs, title=facts.title, train_images=count)
+        count = cell.train_images or facts.train_images
+        return Ready(cell, cell_id(cell, inputs), inputs, prior, needs, facts.title, count)
 
-    def _check_new(self, task: Task) -> None:
+    def _check_new(self, task: Ready) -> None:
         """Raise UserError when an earlier task is the same one under another name."""
-        same = self._by_id.setdefault(task.id, task.cell) if task.id else task.cell
+        same = self._by_id.setdefault(task.id, task.cell)
         if same is not task.cell:
             raise UserError(
                 f"{self.where}: arm {task.cell.arm!r} is arm {same.arm!r} again, once defaults are filled in and"
                 " priors' files are read; remove one"
             )
 
-    def _prior(self, cell: Cell) -> tuple[Task | None, Prior]:
-        assert cell.rela
-        short = trained_on(cell.rela.prior)
+    def _prior(self, cell: Cell, rela: Rela) -> tuple[Task | None, Prior]:
+        short = trained_on(rela.prior)
         if short is None:
             try:
-                prior = find_prior(cell.rela.prior, cell, self.places)
+                prior = find_prior(rela.prior, cell, self.places)
             except MissingError:
                 raise
             except UserError as error:
                 raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
-            prior.input_size = cell.rela.input_size or prior.input_size
-            return None, Untrained(prior, cell.rela.prior) if self.places.rehearsal else prior
+            prior.input_size = rela.input_size or prior.input_size
+            return None, Untrained(prior, rela.prior) if self.places.rehearsal else prior
         maker = self.makers.get((short, cell.seed))
         if maker is None:
             shorts = sorted({f"{name}-T" for name, _ in self.makers})
             raise UserError(
-                f"{self.where}: arm {cell.arm!r}: prior {cell.rela.prior!r} is the backbone of the cell {BASELINE} at"
+                f"{self.where}: arm {cell.arm!r}: prior {rela.prior!r} is the backbone of the cell {BASELINE} at"
                 f" budget 1 on that dataset, seed {cell.seed}, which the grid does not have"
-                f"{did_you_mean(cell.rela.prior, shorts)}"
+                f"{did_you_mean(rela.prior, shorts)}"
             )
         needs = self.task(maker)
-        size = cell.rela.input_size or image_size(maker, self.places)
-        return needs, Trained(maker, needs.id, size, cell, self.places)
+        size = rela.input_size or image_size(maker, self.places)
+        identifier = needs.id if isinstance(needs, Ready) else ""
+        return needs, Trained(maker, identifier, size, cell, self.places)
 
     def _check_names(self, cell: Cell) -> None:
         """Raise UserError, naming the grid, when the cell's dataset, backbone or method is unknown."""

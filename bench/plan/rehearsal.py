@@ -22,7 +22,7 @@ from bench.core.paths import Places
 from bench.data import Split, find_dataset, image_size
 from bench.grid.schema import Cell
 from bench.models.backbones import build_backbone
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Task
 from priors import Prior
 from priors.catalogue import CATALOGUE
 
@@ -69,13 +69,15 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
     write, a memory that does not hold a dataset and its targets.
     """
     found: dict[str, list[Task]] = defaultdict(list)
-    unfit: dict[str | None, str] = {None: ""}  # by the prior's digest
+    unfit: dict[str | None, str] = {}  # by the prior's digest
     for task in tasks:
-        digest = task.inputs.prior if task.inputs and not task.needs else None
-        if digest not in unfit and task.prior:
-            unfit[digest] = _unfit(task.prior)
-        if reason := task.missing or unfit[digest]:
-            found[reason].append(task)
+        if isinstance(task, Missing):
+            found[task.reason].append(task)
+        elif task.prior and not task.needs:
+            if task.inputs.prior not in unfit:
+                unfit[task.inputs.prior] = _unfit(task.prior)
+            if reason := unfit[task.inputs.prior]:
+                found[reason].append(task)
     needs: dict[str, _Need] = defaultdict(lambda: _Need(0, 0, 0))
     for task in tasks:
         with suppress(PluginError):  # which is a reason by itself

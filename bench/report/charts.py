@@ -7,7 +7,7 @@ from bench.grid.schema import arm_name
 from bench.report.blocks import Chart, Mark, Series, View
 from bench.report.collect import Collected, Group, Result, curve_of
 from bench.report.costs import FLOP, LEDGERS, SECONDS, Currency, Ledgers
-from bench.report.facts import linear, probe_sd, score_of
+from bench.report.facts import linear, probe_sd
 from bench.report.labels import percent
 from bench.report.plots import UNITS
 from bench.report.references import references
@@ -111,7 +111,7 @@ def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> l
     marks = [Mark(mean, accuracy.mean, text, accuracy.sd)]
     if few and len(result.done) > 1:
         for record, cost in zip(result.done, spent, strict=True):
-            sd = probe_sd(score_of(record))
+            sd = probe_sd(record.final)
             value = f"{100 * linear(record):.1f}"
             value += " %" if sd is None else f" ± {100 * sd:.1f} % (± over the probe's epochs)"
             text = f"{name}, seed {record.cell.seed}: {value}"

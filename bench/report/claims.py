@@ -14,7 +14,7 @@ from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.origin import counted
 from bench.report.tables import NONE, Entry, Table, number
-from bench.store.record import Record
+from bench.store.record import Finished
 
 VERDICTS: dict[Answer, str] = {"yes": "reproduced", "no": "not reproduced", "undecided": "inconclusive"}
 NO_BASELINE = "inconclusive: the baseline did not learn"
@@ -56,7 +56,7 @@ class _Case:
     baseline: Result | None
 
     @cached_property
-    def paired(self) -> list[tuple[Record, Record]]:
+    def paired(self) -> list[tuple[Finished, Finished]]:
         return pairs(self.arm, self.baseline)
 
     @cached_property
@@ -136,7 +136,7 @@ def _both(accurate: Answer, affordable: Answer) -> Answer:
     return "no" if "no" in (accurate, affordable) else accurate if affordable == "yes" else "undecided"
 
 
-def _error(paired: list[tuple[Record, Record]]) -> float | None:
+def _error(paired: list[tuple[Finished, Finished]]) -> float | None:
     """Return the standard error of a difference in accuracy from having so many test images, at most.
 
     As if the two made their mistakes independently of each other; None where the number of images is not recorded.
@@ -287,7 +287,7 @@ def _share(value: float) -> str:
     return f"{100 * value:.2g}%"
 
 
-def _targets_share(costs: Costs, currency: Currency, one: Record, other: Record) -> float | None:
+def _targets_share(costs: Costs, currency: Currency, one: Finished, other: Finished) -> float | None:
     """Return what making the targets of one cell cost, as a share of the other's training."""
     made, baseline = costs.part(one, currency, TARGETS), costs.of(other, currency, ALONE)
     return made / baseline if made is not None and baseline else None

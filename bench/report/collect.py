@@ -13,9 +13,9 @@ from bench.data import short_name
 from bench.grid.expand import REHEARSAL, arms_on, expand
 from bench.grid.schema import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
 from bench.report.costs import Costs
-from bench.report.facts import Summary, is_complete, learned, summarise
+from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
-from bench.store.record import Damaged, Record, read_records
+from bench.store.record import Damaged, Failed, Finished, Record, read_records
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Result:
     label: str
     budget: float
     seeds: tuple[int, ...]
-    done: tuple[Record, ...]
-    failed: tuple[Record, ...]
+    done: tuple[Finished, ...]
+    failed: tuple[Failed, ...]
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Result:
         answers = [learned(record) for record in self.done]
         return False if False in answers else None if None in answers or not answers else True
 
-    def over_seeds(self, value: Callable[[Record], float | None]) -> Summary | None:
+    def over_seeds(self, value: Callable[[Finished], float | None]) -> Summary | None:
         """Summarise a value of the finished seeds, None where nothing was measured."""
         return summarise(value(record) for record in self.done)
 
@@ -137,7 +137,7 @@ class Collected:
         return {(result.group, arm_name(result.arm), result.budget): result for result in self.results}
 
     @cached_property
-    def done(self) -> list[Record]:
+    def done(self) -> list[Finished]:
         """The records that the numbers are made of."""
         return [record for result in self.results for record in result.done]
 
@@ -176,8 +176,8 @@ def collect(grid: Grid, folder: Path) -> Collected:
         for arm in arms[group.dataset]:
             for budget in arm.budgets or grid.budgets:
                 mine = used.get((group, arm_name(arm), budget), [])
-                done = tuple(record for record in mine if is_complete(record))
-                failed = tuple(record for record in mine if not is_complete(record))
+                done = tuple(record for record in mine if isinstance(record, Finished))
+                failed = tuple(record for record in mine if isinstance(record, Failed))
                 results.append(Result(group, arm, labels[arm_name(arm)], budget, grid.seeds, done, failed))
     return Collected(
         grid=grid,
@@ -196,7 +196,7 @@ def may_be_baseline(result: Result | None) -> bool:
     return result is None or result.learned is not False
 
 
-def pairs(one: Result | None, other: Result | None) -> list[tuple[Record, Record]]:
+def pairs(one: Result | None, other: Result | None) -> list[tuple[Finished, Finished]]:
     """Return the finished records of two results that have a seed in common, in the order of the seeds."""
     if not one or not other:
         return []
@@ -218,12 +218,10 @@ def curve_of(result: Result) -> dict[float, Summary]:
     return {epoch: summary for epoch, there in sorted(values.items()) if (summary := summarise(there))}
 
 
-def _points(record: Record) -> list[tuple[float, float]]:
+def _points(record: Finished) -> list[tuple[float, float]]:
     steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
     return [
-        (round(point.step * epochs / steps, 3), 100 * statistics.fmean(point.score.linear))
-        for point in record.curve
-        if point.score.linear
+        (round(point.step * epochs / steps, 3), 100 * statistics.fmean(point.score.linear)) for point in record.curve
     ]
 
 
@@ -235,13 +233,13 @@ def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Gro
     """
     titles: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in matched:
-        if record.status == "done":
+        if isinstance(record, Finished):
             titles[record.cell.dataset, record.inputs.data].add(record.dataset_title)
     found: dict[tuple[str, str, str], tuple[str, str, str]] = {}
     for record in matched:
         key = (record.cell.dataset, record.dataset_title, record.inputs.data)
         known = titles[record.cell.dataset, record.inputs.data]
-        title = record.dataset_title if record.status == "done" or not known else min(known)
+        title = record.dataset_title if isinstance(record, Finished) or not known else min(known)
         found[key] = (record.cell.dataset, title, record.inputs.data)
     for dataset in grid.datasets:
         if not any(name == dataset.name for name, _, _ in found):

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bench.store.record import Point, Record
+from bench.store.record import Finished, Point
 
 if TYPE_CHECKING:
     from bench.report.collect import Collected
@@ -54,7 +54,7 @@ class Costs:
         self._records = {record.id: record for record in found.done}
         self._users = Counter((cell.rela.prior, cell.seed) for cell in found.planned if cell.rela)
 
-    def of(self, record: Record, currency: Currency, ledger: Ledgers, point: Point | None = None) -> float | None:
+    def of(self, record: Finished, currency: Currency, ledger: Ledgers, point: Point | None = None) -> float | None:
         """Return what a finished cell had spent at one of its evaluations, the last unless `point` names one.
 
         None where it was not measured or is not known.
@@ -65,14 +65,14 @@ class Costs:
             spent = None if spent is None or part is None else spent + part
         return spent
 
-    def part(self, record: Record, currency: Currency, ledger: Ledgers) -> float | None:
+    def part(self, record: Finished, currency: Currency, ledger: Ledgers) -> float | None:
         """Return what a ledger adds to the one below it; None where it was not measured or is not known."""
         if ledger == ALONE:
             return _training(record, record.curve[-1], currency)
         return _targets(record, currency) if ledger == TARGETS else self._prior(record, currency)
 
     def log_ratios(
-        self, pairs: Iterable[tuple[Record, Record]], currency: Currency, ledger: Ledgers
+        self, pairs: Iterable[tuple[Finished, Finished]], currency: Currency, ledger: Ledgers
     ) -> list[float | None]:
         """Return the logarithm of each pair's ratio of costs, None where one of the two is not known."""
         costs = [[self.of(record, currency, ledger) for record in pair] for pair in pairs]
@@ -88,7 +88,7 @@ class Costs:
         ends = [(record, record.curve[-1]) for record in self._records.values()]
         return tuple(each for each in CURRENCIES if any(_training(*end, each) is not None for end in ends))
 
-    def _prior(self, record: Record, currency: Currency) -> float | None:
+    def _prior(self, record: Finished, currency: Currency) -> float | None:
         rela = record.cell.rela
         if rela is None or rela.prior == "rand":
             return 0.0
@@ -97,15 +97,15 @@ class Costs:
         return None if total is None else total / self._users[rela.prior, record.cell.seed]
 
 
-def _training(record: Record, point: Point, currency: Currency) -> float | None:
-    if not currency.exact and record.ledger and not record.ledger.alone:
+def _training(record: Finished, point: Point, currency: Currency) -> float | None:
+    if not currency.exact and not record.ledger.alone:
         return None
     spent: float | None = getattr(point, currency.field)
     return spent
 
 
-def _targets(record: Record, currency: Currency) -> float | None:
-    made = record.ledger.targets if record.ledger else None
+def _targets(record: Finished, currency: Currency) -> float | None:
+    made = record.ledger.targets
     if made is None or currency is STEPS:
         return 0.0
     if not currency.exact and not made.alone:

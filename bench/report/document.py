@@ -42,10 +42,8 @@ from bench.report.facts import (
     clock_gap,
     empty_targets,
     knn,
-    ledger_of,
     linear,
     linear_by_adam,
-    score_of,
 )
 from bench.report.labels import percent
 from bench.report.origin import absences, cell_named, counted, provenance
@@ -64,7 +62,7 @@ from bench.report.tables import (
     run_table,
     spread_table,
 )
-from bench.store.record import OTHER_WORK, Record
+from bench.store.record import OTHER_WORK, Finished
 
 NOTHING = "No cell is done yet."
 NOT_LEARNED = (
@@ -103,7 +101,7 @@ def settings(found: Collected) -> list[str]:
 def linear_caption(found: Collected) -> str:
     """Return what a linear accuracy is a mean of."""
     by_epochs = [record for record in found.done if record.cell.protocol.probe.recipe == "adam"]
-    epochs = sorted({len(score_of(record).linear) for record in by_epochs})
+    epochs = sorted({len(record.final.linear) for record in by_epochs})
     last = (
         f" A seed's value is the mean over the probe's last {' or '.join(map(str, epochs))} epochs." if epochs else ""
     )
@@ -288,9 +286,9 @@ def _beside(found: Collected) -> Iterator[Block]:
 def _accuracy(
     found: Collected,
     name: str,
-    value: Callable[[Record], float],
+    value: Callable[[Finished], float],
     caption: str,
-    beside: Callable[[Record], float | None] = lambda record: None,
+    beside: Callable[[Finished], float | None] = lambda record: None,
 ) -> Iterator[Block]:
     yield Paragraph(caption)
     for index, family in enumerate(found.families, start=1):
@@ -355,7 +353,7 @@ def _costs(found: Collected) -> Iterator[Block]:
         f" {NONE}: not known.{' Joules are those of the GPU.' * found.costs.measured(JOULES)}"
     )
     yield from _not_alone(found, named=True)
-    for text in sorted({ledger_of(record).flops_not_counted for record in found.done} - {""}):
+    for text in sorted({record.ledger.flops_not_counted for record in found.done} - {""}):
         yield Paragraph(one_line(f"FLOP: {text}.".replace("..", ".")))
     for index, group in enumerate(found.groups, start=1):
         table = cost_table(found, group)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.core.stats import deviation
-from bench.store.record import ByAdam, Company, Ledger, Record, Score
+from bench.store.record import ByAdam, Company, Finished, Score
 
 LEAST_RANK = 2.0  # of features that tell two classes apart: what is common to all images, and what is not
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
@@ -21,16 +21,6 @@ class Summary:
     sd: float | None
 
 
-def is_complete(record: Record) -> bool:
-    """Return whether a record holds all that a finished cell has."""
-    return bool(record.final and record.final.linear and record.ledger)
-
-
-def reason(record: Record) -> str:
-    """Return why a record is no result."""
-    return record.error or ("it says done but lacks scores or costs" if record.status == "done" else "no reason given")
-
-
 def summarise(values: Iterable[float | None]) -> Summary | None:
     """Return mean, sample standard deviation and n of the values that are there, None without any."""
     there = [value for value in values if value is not None]
@@ -39,50 +29,37 @@ def summarise(values: Iterable[float | None]) -> Summary | None:
     return Summary(len(there), statistics.fmean(there), deviation(there) if len(there) > 1 else None)
 
 
-def score_of(record: Record) -> Score:
-    """Return the final scores of a finished cell."""
-    final = record.final
-    assert final
-    return final
-
-
-def ledger_of(record: Record) -> Ledger:
-    """Return the costs of a finished cell."""
-    assert record.ledger
-    return record.ledger
-
-
 def score_linear(score: Score | ByAdam) -> float:
     """Return the linear accuracy of a score: the mean over the probe's last epochs."""
     return statistics.fmean(score.linear)
 
 
-def linear(record: Record) -> float:
+def linear(record: Finished) -> float:
     """Return a finished cell's linear accuracy: the mean over the probe's last epochs."""
-    return score_linear(score_of(record))
+    return score_linear(record.final)
 
 
-def linear_by_adam(record: Record) -> float | None:
+def linear_by_adam(record: Finished) -> float | None:
     """Return a finished cell's linear accuracy by the paper's recipe, where another one decides; None elsewhere."""
-    beside = score_of(record).by_adam
+    beside = record.final.by_adam
     return score_linear(beside) if beside else None
 
 
-def learned(record: Record) -> bool | None:
+def learned(record: Finished) -> bool | None:
     """Return whether a finished cell learned anything; None where that was not measured.
 
     It did not where its accuracy is not above that of the untrained backbone of its seed by the same probe, nor where
     its features have collapsed to an effective rank below LEAST_RANK.
     """
-    rank, untrained = score_of(record).effective_rank, record.references.untrained if record.references else None
+    rank, untrained = record.final.effective_rank, record.references.untrained if record.references else None
     if rank is not None and rank < LEAST_RANK:
         return False
     return None if rank is None or untrained is None else linear(record) > score_linear(untrained)
 
 
-def knn(record: Record) -> float:
+def knn(record: Finished) -> float:
     """Return a finished cell's kNN accuracy."""
-    return score_of(record).knn
+    return record.final.knn
 
 
 def probe_sd(score: Score) -> float | None:
@@ -96,56 +73,56 @@ def probe_seed_sd(score: Score) -> float | None:
     return deviation(values) if len(values) > 1 else None
 
 
-def target_flops(record: Record) -> int:
+def target_flops(record: Finished) -> int:
     """Return what making the cell's targets took; nothing without a prior."""
-    targets = ledger_of(record).targets
+    targets = record.ledger.targets
     return targets.flops if targets else 0
 
 
-def empty_targets(record: Record) -> int:
+def empty_targets(record: Finished) -> int:
     """Return how many components of the cell's targets are empty."""
-    targets = ledger_of(record).targets
+    targets = record.ledger.targets
     return targets.empty if targets else 0
 
 
-def target_joules(record: Record) -> float | None:
+def target_joules(record: Finished) -> float | None:
     """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
-    targets = ledger_of(record).targets
+    targets = record.ledger.targets
     return targets.joules if targets and targets.alone else None
 
 
-def total_flops(record: Record) -> int:
+def total_flops(record: Finished) -> int:
     """Return what training and making the targets took."""
-    return ledger_of(record).flops_with_targets
+    return record.ledger.flops_with_targets
 
 
-def phase_seconds(record: Record, phase: str) -> float | None:
+def phase_seconds(record: Finished, phase: str) -> float | None:
     """Return the seconds of a phase; those of the targets are charged in full, cached or not.
 
     None where they were not measured alone.
     """
-    ledger = ledger_of(record)
+    ledger = record.ledger
     if phase == "targets":
         made = ledger.targets
         return 0.0 if made is None else made.seconds if made.alone else None
     return ledger.seconds.get(phase) if ledger.alone else None
 
 
-def wall_seconds(record: Record) -> float | None:
+def wall_seconds(record: Finished) -> float | None:
     """Return the seconds of a whole cell; None where they were not measured alone."""
-    ledger = ledger_of(record)
+    ledger = record.ledger
     return ledger.wall_seconds if ledger.alone else None
 
 
-def beside_others(record: Record) -> list[Company]:
+def beside_others(record: Finished) -> list[Company]:
     """Return which of a cell's own costs and those of its targets were not measured alone."""
-    ledger = ledger_of(record)
+    ledger = record.ledger
     return [cost for cost in (ledger, ledger.targets) if cost and not cost.alone]
 
 
-def clock_gap(record: Record) -> float | None:
+def clock_gap(record: Finished) -> float | None:
     """Return by what share of the wall time a cell's phases miss it, None when they are within the tolerance."""
-    ledger = ledger_of(record)
+    ledger = record.ledger
     missed = math.fsum(ledger.seconds.values()) - ledger.wall_seconds
     if abs(missed) <= TOLERANCE * ledger.wall_seconds:
         return None

@@ -7,13 +7,11 @@ from bench.report.collect import Collected, Result
 from bench.report.costs import ALONE, JOULES, SECONDS
 from bench.report.facts import (
     knn,
-    ledger_of,
     linear,
     phase_seconds,
     probe_sd,
     probe_seed_sd,
     score_linear,
-    score_of,
     target_flops,
     target_joules,
     wall_seconds,
@@ -38,19 +36,19 @@ def results_frame(found: Collected) -> "pd.DataFrame":
     for result in found.results:
         scores = {"linear": result.over_seeds(linear), "knn": result.over_seeds(knn)}
         costs = {
-            "steps": result.over_seeds(lambda record: ledger_of(record).steps),
-            "images": result.over_seeds(lambda record: ledger_of(record).images),
-            "train_flops": result.over_seeds(lambda record: ledger_of(record).flops),
+            "steps": result.over_seeds(lambda record: record.ledger.steps),
+            "images": result.over_seeds(lambda record: record.ledger.images),
+            "train_flops": result.over_seeds(lambda record: record.ledger.flops),
             "target_flops": result.over_seeds(target_flops),
             "train_seconds": result.over_seeds(lambda record: phase_seconds(record, "train")),
             "target_seconds": result.over_seeds(lambda record: phase_seconds(record, "targets")),
             "eval_seconds": result.over_seeds(lambda record: phase_seconds(record, "eval")),
             "other_seconds": result.over_seeds(lambda record: phase_seconds(record, "other")),
             "wall_seconds": result.over_seeds(wall_seconds),
-            "peak_memory_bytes": result.over_seeds(lambda record: ledger_of(record).peak_memory_bytes),
+            "peak_memory_bytes": result.over_seeds(lambda record: record.ledger.peak_memory_bytes),
             "switch_step": result.over_seeds(lambda record: record.switch_step),
         }
-        spread = result.over_seeds(lambda record: probe_sd(score_of(record)))
+        spread = result.over_seeds(lambda record: probe_sd(record.final))
         row = _about(result) | {"budget": result.budget, "n_planned": len(result.seeds), "n": len(result.done)}
         for name, score in scores.items():
             row |= {f"{name}_mean": score and score.mean, f"{name}_sd": score and score.sd}

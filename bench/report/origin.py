@@ -7,7 +7,6 @@ from typing import Any
 
 from bench.report.blocks import Strong, Text
 from bench.report.collect import Collected, Result
-from bench.report.facts import reason
 from bench.report.labels import percent
 from bench.report.tables import one_line
 from bench.store.record import Record
@@ -32,7 +31,7 @@ def absences(found: Collected) -> list[tuple[str, list[str]]]:
         for word in ("missing", "skipped")
     )
     failed = [
-        f"{record.status}: {cell_named(result, record)}: {reason(record)}"
+        f"{record.status}: {cell_named(result, record)}: {record.error}"
         for result in found.results
         for record in result.failed
     ]

@@ -17,12 +17,12 @@ from bench.core.files import atomic_write
 from bench.grid.schema import Arm, arm_name
 from bench.report.collect import Collected, Group, has_curves
 from bench.report.curves import curve_figure, saving_figure
-from bench.report.facts import Summary, ledger_of, linear, total_flops
+from bench.report.facts import Summary, linear, total_flops
 from bench.report.labels import percent
 from bench.report.references import references
 from bench.report.saving import has_savings
 from bench.report.tables import UNLEARNED, one_line
-from bench.store.record import Record
+from bench.store.record import Finished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def draw_plots(found: Collected, names: Sequence[str]) -> dict[str, bytes]:
     if not found.done:
         return {}
     figures = {
-        "accuracy_vs_steps": lambda: _figure(found, lambda record: ledger_of(record).steps, flops=False),
+        "accuracy_vs_steps": lambda: _figure(found, lambda record: record.ledger.steps, flops=False),
         "accuracy_vs_flops": lambda: _figure(found, total_flops, flops=True),
         "accuracy_vs_epochs": lambda: curve_figure(found, COLOURS, MARKERS),
         "saving_vs_target": lambda: saving_figure(found, COLOURS, MARKERS),
@@ -115,7 +115,7 @@ def own_settings() -> Iterator[None]:
         yield
 
 
-def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "Figure":
+def _figure(found: Collected, cost: Callable[[Finished], float], flops: bool) -> "Figure":
     from matplotlib.figure import Figure
 
     groups = found.groups_done
@@ -146,7 +146,7 @@ def _figure(found: Collected, cost: Callable[[Record], float], flops: bool) -> "
 
 
 def _draw(
-    panel: "Axes", found: Collected, group: Group, cost: Callable[[Record], float], flops: bool
+    panel: "Axes", found: Collected, group: Group, cost: Callable[[Finished], float], flops: bool
 ) -> "dict[str, Line2D]":
     """Draw a group's arms and return the lines by label."""
     lines = {}
@@ -189,7 +189,7 @@ def _draw(
     return lines
 
 
-def _spots(found: Collected, group: Group, arm: Arm, cost: Callable[[Record], float]) -> list[Spot]:
+def _spots(found: Collected, group: Group, arm: Arm, cost: Callable[[Finished], float]) -> list[Spot]:
     """Return the ends of an arm's cells, by rising budget."""
     spots = []
     for result in found.done_of(group, arm):

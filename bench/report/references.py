@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.collect import Collected, Group
-from bench.report.facts import Summary, score_linear, score_of, summarise
+from bench.report.facts import Summary, score_linear, summarise
 from bench.report.labels import prior_name
 from bench.report.tables import NONE, Entry, Table, plus_minus
 from bench.store.record import Moved, Score, Solved
@@ -70,7 +70,7 @@ def _entry(values: Sequence[float | None], scale: float = 100) -> Entry:
 
 def convergence(found: Collected) -> list[str]:
     """Return a sentence for each recipe on how many of the cells' probes have converged, and how far others moved."""
-    scores = [score_of(record) for record in found.done]
+    scores = [record.final for record in found.done]
     adam = [score.by_adam.end if score.by_adam else score.end for score in scores]
     lines = [_moved([end for end in adam if isinstance(end, Moved)])]
     lines.append(_solved([score.end for score in scores if isinstance(score.end, Solved)]))

@@ -11,19 +11,17 @@ from bench.report.facts import (
     Summary,
     knn,
     learned,
-    ledger_of,
     linear,
     phase_seconds,
     probe_sd,
     probe_seed_sd,
-    score_of,
     summarise,
     target_flops,
     total_flops,
     wall_seconds,
 )
 from bench.report.labels import Family, arm_labels, percent
-from bench.store.record import Record
+from bench.store.record import Finished
 
 NONE = "—"  # not planned, or not measured
 DAGGER = "†"  # fewer seeds than planned
@@ -60,8 +58,8 @@ class Table:
 def accuracy_table(
     found: Collected,
     family: Family,
-    value: Callable[[Record], float],
-    beside: Callable[[Record], float | None] = lambda record: None,
+    value: Callable[[Finished], float],
+    beside: Callable[[Finished], float | None] = lambda record: None,
 ) -> Table:
     """Return the accuracies of a method in the shape of the paper's Table 1.
 
@@ -183,9 +181,9 @@ def cost_table(found: Collected, group: Group) -> Table:
             result.label,
             percent(result.budget),
             str(len(result.done)),
-            _mean(result, lambda record: ledger_of(record).steps, whole),
-            _mean(result, lambda record: ledger_of(record).images, whole),
-            _mean(result, lambda record: ledger_of(record).flops / 1e12),
+            _mean(result, lambda record: record.ledger.steps, whole),
+            _mean(result, lambda record: record.ledger.images, whole),
+            _mean(result, lambda record: record.ledger.flops / 1e12),
             _mean(result, lambda record: target_flops(record) / 1e12),
             _mean(result, lambda record: _tera(costs.part(record, FLOP, PRIOR))),
             f"{number(100 * share.mean)}%" if share else NONE,
@@ -210,7 +208,7 @@ def run_table(found: Collected) -> Table:
                 *(result.group.label, result.label, percent(result.budget), str(record.cell.seed), record.id),
                 f"{100 * linear(record):.1f}" + f" {UNLEARNED}" * (learned(record) is False),
                 f"{100 * knn(record):.1f}",
-                whole(ledger_of(record).steps),
+                whole(record.ledger.steps),
                 number(total_flops(record) / 1e12),
                 *(_measured(phase_seconds(record, phase)) for phase in ("train", "targets")),
                 "" if not result.arm.rela else "never" if record.switch_step is None else whole(record.switch_step),
@@ -226,11 +224,11 @@ def spread_table(found: Collected) -> Table:
     for result in found.results:
         if not result.done:
             continue
-        within = result.over_seeds(lambda record: probe_sd(score_of(record)))
+        within = result.over_seeds(lambda record: probe_sd(record.final))
         over = result.over_seeds(linear)
-        probes = result.over_seeds(lambda record: probe_seed_sd(score_of(record)))
-        epochs = sorted({len(score_of(record).linear) for record in result.done})
-        counts = sorted({1 + len(score_of(record).further_probes) for record in result.done})
+        probes = result.over_seeds(lambda record: probe_seed_sd(record.final))
+        epochs = sorted({len(record.final.linear) for record in result.done})
+        counts = sorted({1 + len(record.final.further_probes) for record in result.done})
         texts = [
             result.group.label,
             result.label + f" {UNLEARNED}" * (result.learned is False),
@@ -278,14 +276,14 @@ def _budgets(found: Collected, family: Family) -> Sequence[float]:
     return sorted(budgets if full else budgets - {1.0} or budgets)
 
 
-def _summary(result: Result | None, value: Callable[[Record], float]) -> Summary | None:
+def _summary(result: Result | None, value: Callable[[Finished], float]) -> Summary | None:
     return result.over_seeds(value) if result else None
 
 
 def _accuracy(
     result: Result | None,
     summary: Summary | None,
-    beside: Callable[[Record], float | None] = lambda record: None,
+    beside: Callable[[Finished], float | None] = lambda record: None,
     best: bool = False,
     beats: bool = False,
 ) -> Entry:
@@ -298,7 +296,7 @@ def _accuracy(
     return Entry(plus_minus(summary, ".1f", 100), note, bold=best, underline=beats)
 
 
-def _mean(result: Result, value: Callable[[Record], float | None], form: Callable[[float], str] = number) -> str:
+def _mean(result: Result, value: Callable[[Finished], float | None], form: Callable[[float], str] = number) -> str:
     """Return the mean over the seeds, with n where it is not that of all finished ones."""
     summary = result.over_seeds(value)
     if summary is None:
@@ -314,8 +312,8 @@ def _measured(value: float | None) -> str:
     return NONE if value is None else number(value)
 
 
-def _peak_mib(record: Record) -> float | None:
-    peak = ledger_of(record).peak_memory_bytes
+def _peak_mib(record: Finished) -> float | None:
+    peak = record.ledger.peak_memory_bytes
     return None if peak is None else peak / 2**20
 
 
@@ -325,6 +323,6 @@ def _switch(result: Result) -> str:
         return ""
     steps = [record.switch_step for record in result.done if record.switch_step is not None]
     if not steps:
-        return f"not in {max(ledger_of(record).steps for record in result.done):,} steps"
+        return f"not in {max(record.ledger.steps for record in result.done):,} steps"
     text = f"at {min(steps):,}" + (f" to {max(steps):,}" if min(steps) < max(steps) else "")
     return text if len(steps) == len(result.done) else f"{text} ({len(steps)} of {len(result.done)} seeds)"

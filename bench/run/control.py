@@ -15,7 +15,7 @@ from bench.core.errors import Interrupted, UserError, did_you_mean
 from bench.core.files import WriteError
 from bench.core.paths import Places
 from bench.grid.load import find_grid
-from bench.plan.graph import Task
+from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, with_status
 from bench.run.executors import Resources
 from bench.run.launches import ProcessError
@@ -47,7 +47,7 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
     The cell `-` stands for those whose ids are on standard input. Raises UserError on an id that no cell has, and when
     there is none.
     """
-    known = {task.id for task in tasks if task.id}
+    known = {task.id for task in tasks if isinstance(task, Ready)}
     if "-" in cells:
         said = of_first(sys.stdin.read().split() if is_first() else [])
         if not said:
@@ -58,13 +58,13 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
             raise UserError(f"--cell {each}: no cell of {places.grid} has this id; `--dry-run` shows those there are")
     if cells:
         named = set(cells)
-        tasks = [task for task in tasks if task.id in named]
+        tasks = [task for task in tasks if isinstance(task, Ready) and task.id in named]
     if not retry:
         return list(tasks)
     found = of_first({task.id for task in with_status(tasks, places, retry)})
     if not found:
         print(f"no cell is {' or '.join(retry)}")
-    return [task for task in tasks if task.id in found]
+    return [task for task in tasks if isinstance(task, Ready) and task.id in found]
 
 
 def check_retry(retry: Sequence[str], other: bool) -> None:

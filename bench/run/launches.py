@@ -7,7 +7,7 @@ command.
 from pathlib import Path
 
 from bench.core.distributed import is_first, launch, world
-from bench.store.record import Damaged, Record
+from bench.store.record import Damaged, Failed, Record
 
 LAUNCH, FAILURE = "launch", "failure.txt"  # in the cell's folder
 DIED = "one of the processes that trained it died"
@@ -47,7 +47,7 @@ def given_up(work: Path, record: Record | Damaged | None) -> str | None:
         return None
     # The first process records its own failure, but not that another one failed or that it was killed itself.
     told = (work / FAILURE).read_text(encoding="utf-8") if (work / FAILURE).is_file() else ""
-    known = record.error if isinstance(record, Record) and record.provenance.get("launch") == name else None
+    known = record.error if isinstance(record, Failed) and record.provenance.get("launch") == name else None
     if known and not (told and lost_connection(known)):
         return known
     if world() == 1:

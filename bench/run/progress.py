@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bench.core.distributed import is_first
 from bench.grid.schema import Cell
-from bench.plan.graph import Task
+from bench.plan.graph import Ready
 from bench.plan.state import Outcome
 
 
@@ -60,20 +60,20 @@ class Display:
         if self.bars:
             self.grid_bar = self.bars.add_task("cells", total=cells, loss="")
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Ready) -> None:
         """Show that a cell begins."""
         self._forget(task)
         if self.bars:
             name = self.mark + describe(task.cell)
             self.cell_bars[task.id] = self.bars.add_task(name, total=None, loss="")
 
-    def step(self, task: Task, done: int, steps: int, loss: float) -> None:
+    def step(self, task: Ready, done: int, steps: int, loss: float) -> None:
         """Show a running cell's step; the loss is the last that was looked at."""
         if self.bars and task.id in self.cell_bars:
             said = "" if loss != loss else f"loss {loss:.3f}"
             self.bars.update(self.cell_bars[task.id], completed=done, total=steps, loss=said)
 
-    def event(self, task: Task, name: str, facts: dict[str, Any]) -> None:
+    def event(self, task: Ready, name: str, facts: dict[str, Any]) -> None:
         """Show what happened in a running cell."""
         whose = f"{describe(task.cell)}: " if self.several else ""
         if name == "resume":
@@ -87,7 +87,7 @@ class Display:
             if not self.bars:
                 self.say(f"  {whose}step {facts['step']:,}: loss {facts['loss']:.3f}, {self.scores[task.id]}")
 
-    def waits(self, task: Task, holder: str) -> None:
+    def waits(self, task: Ready, holder: str) -> None:
         """Say, once for each cell, that another runner has it."""
         if task.id not in self.waited:
             self.waited.add(task.id)
@@ -97,14 +97,15 @@ class Display:
         """Show what became of a cell."""
         self.cells_done += 1
         by = " by another runner" if outcome.elsewhere else " before" if outcome.cached else ""
-        score = self.scores.get(outcome.task.id)
+        score = self.scores.get(outcome.task.id) if isinstance(outcome.task, Ready) else None
         # Why a cell is skipped is said once, at the end: it is mostly the same for many.
         reason = "" if outcome.status == "skipped" else outcome.reason
         self.say(
             f"[{self.cells_done}/{self.cells}] {self.mark}{describe(outcome.task.cell)}: {outcome.status}{by}"
             f"{f', {score}' if score else ''}{f': {reason}' if reason else ''}"
         )
-        self._forget(outcome.task)
+        if isinstance(outcome.task, Ready):
+            self._forget(outcome.task)
         if self.bars:
             self.bars.update(self.grid_bar, completed=self.cells_done)
 
@@ -112,7 +113,7 @@ class Display:
         """Show a line."""
         self.console.print(line, markup=False)
 
-    def _forget(self, task: Task) -> None:
+    def _forget(self, task: Ready) -> None:
         self.scores.pop(task.id, None)
         if self.bars and task.id in self.cell_bars:
             self.bars.remove_task(self.cell_bars.pop(task.id))

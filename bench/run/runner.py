@@ -21,12 +21,12 @@ from bench.core.paths import Places
 from bench.data.loader import WorkerDied
 from bench.measure.memory import OutOfMemory, release
 from bench.measure.provenance import provenance
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
 from bench.run.events import CellLog
 from bench.run.launches import DIED, ProcessError, begin, finish, given_up, lost_connection, tell_failure
 from bench.run.progress import Display
-from bench.store.record import Damaged, Record, Status, read_record, record_path, write_record
+from bench.store.record import Damaged, Failed, Failure, Status, read_record, record_path, write_record
 from bench.train.cell import Limits, Watch, run_cell
 from bench.train.checkpoint import checkpoint_path
 from bench.train.loop import Every
@@ -70,8 +70,9 @@ class _Runner:
         self.own = {id(task) for task in tasks}
         # All processes go by what the first one has seen.
         self.pending = of_first({task.id for task in to_run(tasks, places)})
-        self.backbones_needed = {task.needs.id for task in tasks if task.needs and task.id in self.pending}
-        self.seen = {task.id: written(self._path(task)) for task in tasks}
+        ready = [task for task in tasks if isinstance(task, Ready)]
+        self.backbones_needed = {task.needs.id for task in ready if task.needs and task.id in self.pending}
+        self.seen = {task.id: written(self._path(task)) for task in ready}
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
@@ -95,8 +96,8 @@ class _Runner:
 
     def _outcome(self, task: Task) -> Outcome | None:
         """Return what became of a task; None when it has to wait for another runner."""
-        if task.missing:
-            return Outcome(task, "skipped", reason=task.missing)
+        if isinstance(task, Missing):
+            return Outcome(task, "skipped", reason=task.reason)
         if task.id not in self.pending:
             self._tidy(task)
             return Outcome(task, "done", cached=True)
@@ -126,21 +127,21 @@ class _Runner:
             if isinstance(lock, Lock):
                 lock.release()
 
-    def _status(self, needed: Task, backbone_needed: bool) -> str | None:
+    def _status(self, needed: Ready, backbone_needed: bool) -> str | None:
         """Return how far a task is that another one needs, be it one of those to run or not; None: wait for it."""
         if id(needed) in self.own:
             outcome = self.outcomes.get(id(needed))
             return outcome.status if outcome else None
         return "done" if of_first(is_done(needed, self.places, backbone_needed)) else "not done"
 
-    def _tidy(self, task: Task) -> None:
+    def _tidy(self, task: Ready) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
         checkpoint = checkpoint_path(self.places, task.id)
         if is_first() and checkpoint.is_file() and isinstance(lock := take(self.places.lock(task.id)), Lock):
             with lock:
                 checkpoint.unlink(missing_ok=True)
 
-    def _found(self, task: Task) -> tuple[Status, str] | None:
+    def _found(self, task: Ready) -> tuple[Status, str] | None:
         """Return what another runner has recorded of a task since this one began."""
         path = self._path(task)
         if is_done(task, self.places, backbone_needed=task.id in self.backbones_needed):
@@ -148,11 +149,11 @@ class _Runner:
                 checkpoint_path(self.places, task.id).unlink(missing_ok=True)
             return "done", ""
         record = read_record(path)
-        if isinstance(record, Record) and record.status != "done" and written(path) != self.seen[task.id]:
-            return record.status, record.error or ""
+        if isinstance(record, Failed) and written(path) != self.seen[task.id]:
+            return record.status, record.error
         return None
 
-    def _run(self, task: Task, lock: Lock | None) -> Outcome:
+    def _run(self, task: Ready, lock: Lock | None) -> Outcome:
         work, path = self.places.work(task.id), self._path(task)
         checkpoint = checkpoint_path(self.places, task.id)
         log = CellLog(work)
@@ -215,9 +216,8 @@ class _Runner:
             raise DeviceLost(reason)
         return Outcome(task, status, reason=reason)
 
-    def _write_failure(self, task: Task, status: Status, reason: str) -> None:
-        assert task.inputs is not None
-        failed = Record(
+    def _write_failure(self, task: Ready, status: Failure, reason: str) -> None:
+        failed = Failed(
             id=task.id,
             grid=self.places.grid,
             status=status,
@@ -230,18 +230,18 @@ class _Runner:
         )
         write_record(failed, self.places.records)
 
-    def _given_up(self, task: Task) -> str | None:
+    def _given_up(self, task: Ready) -> str | None:
         record = read_record(self._path(task))
         reason = given_up(self.places.work(task.id), record)
-        if reason and is_first() and not (isinstance(record, Record) and record.error == reason):
+        if reason and is_first() and not (isinstance(record, Failed) and record.error == reason):
             self._write_failure(task, "failed", reason)
         return reason
 
-    def _path(self, task: Task) -> Path:
+    def _path(self, task: Ready) -> Path:
         return record_path(self.places.records, task.id)
 
 
-def _judged(error: BaseException) -> tuple[Status, str]:
+def _judged(error: BaseException) -> tuple[Failure, str]:
     """Return the status of a cell that an error has ended, and one sentence on it."""
     if isinstance(error, UserError | TrainingError | WorkerDied):
         return "failed", str(error)

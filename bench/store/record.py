@@ -17,7 +17,8 @@ MAX_BYTES = 10_000_000
 OTHER_LOAD = 0.05  # share of the time that other work may take of what was "measured alone"
 OTHER_WORK = f"other work took over {OTHER_LOAD:.0%} of the time"
 
-Status = Literal["done", "failed", "oom", "timeout", "skipped"]
+Failure = Literal["failed", "oom", "timeout", "skipped"]
+Status = Literal["done"] | Failure
 # What the report can count with: a record is a file that anyone may have written.
 Count = Annotated[int, Field(ge=0, le=10**30)]
 Spent = Annotated[int, Field(ge=1, le=10**30)]  # of which a share is taken
@@ -77,7 +78,7 @@ class Score(Model):
     evaluation alone.
     """
 
-    linear: tuple[Share, ...]
+    linear: Annotated[tuple[Share, ...], Field(min_length=1)]
     knn: Share
     further_probes: tuple[tuple[Share, ...], ...] = ()
     end: Moved | Solved | None = None
@@ -177,29 +178,43 @@ class References(Model):
     prior: Score | None = None
 
 
-class Record(Model):
-    """The result of a cell."""
+class _Filed(Model):
+    """What every record says: which cell it is of, and how it was made."""
 
     id: str
     grid: str
-    status: Status
     cell: Cell
     inputs: Inputs
     dataset_title: str
-    test_images: Spent | None = None  # that the accuracies are shares of; None: not recorded
-    curve: tuple[Point, ...] = ()
-    switch_step: Count | None = None
-    ledger: Ledger | None = None
-    error: str | None = None
-    references: References | None = None  # None: not measured
     provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA
 
+
+class Finished(_Filed):
+    """The result of a cell."""
+
+    status: Literal["done"] = "done"
+    test_images: Spent | None = None  # that the accuracies are shares of; None: not recorded
+    curve: Annotated[tuple[Point, ...], Field(min_length=1)]
+    switch_step: Count | None = None
+    ledger: Ledger
+    references: References | None = None  # None: not measured
+
     @property
-    def final(self) -> Score | None:
-        """The scores at the end; None when the cell did not get there."""
-        return self.curve[-1].score if self.status == "done" and self.curve else None
+    def final(self) -> Score:
+        """The scores at the end."""
+        return self.curve[-1].score
+
+
+class Failed(_Filed):
+    """Why a cell has no result."""
+
+    status: Failure
+    error: Annotated[str, Field(min_length=1)]
+
+
+Record = Finished | Failed
 
 
 @dataclass(frozen=True)
@@ -223,25 +238,32 @@ def write_record(record: Record, folder: Path) -> None:
 
 def read_record(path: Path) -> Record | Damaged:
     """Return the record in a file, or why it is none: it must be whole, of this schema, and hash to its name."""
-    return read_model(path, Record, lambda record: cell_id(record.cell, record.inputs) == record.id == path.stem)
+    return read_model(path, _kind, lambda record: cell_id(record.cell, record.inputs) == record.id == path.stem)
+
+
+def _kind(raw: dict[str, Any]) -> type[Finished] | type[Failed]:
+    """Return the kind of a record. Earlier versions also wrote the other kind's fields, empty: these are removed."""
+    for name in [name for name, value in raw.items() if value is None or value == []]:
+        del raw[name]
+    return Finished if raw.get("status") == "done" else Failed
 
 
 def read_model(
-    path: Path, model: type[Filed], is_its_own: Callable[[Filed], bool], schema: int = SCHEMA
+    path: Path, kind: Callable[[dict[str, Any]], type[Filed]], is_its_own: Callable[[Filed], bool], schema: int = SCHEMA
 ) -> Filed | Damaged:
-    """Return the model that a record's file holds, or why it holds none; `is_its_own` tells if its id is right."""
+    """Return the model of a kind that a file holds, or why it holds none; `is_its_own` tells if its id is right."""
     try:
         if path.exists() and not path.is_file():
             return Damaged(path, "not a file")
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
-        content = path.read_bytes()
-        raw = json.loads(content)
+        raw = json.loads(path.read_bytes())
         if not isinstance(raw, dict):
             return Damaged(path, "not a record")
         if raw.get("schema_version") != schema:
             return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
-        record = model.model_validate_json(content)
+        model = kind(raw)
+        record = model.model_validate_json(json.dumps(raw))
         if not is_its_own(record):
             return Damaged(path, "its settings do not hash to its id")
     except OSError as error:
@@ -268,4 +290,10 @@ def record_files(folder: Path) -> list[Path]:
 def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
     """Return the records of a folder in the order of their names, and the files that are none."""
     found = [read_record(path) for path in record_files(folder)]
-    return [r for r in found if isinstance(r, Record)], [r for r in found if isinstance(r, Damaged)]
+    return [r for r in found if not isinstance(r, Damaged)], [r for r in found if isinstance(r, Damaged)]
+
+
+def finished(folder: Path, identifier: str) -> Finished | None:
+    """Return the result of a cell, None where it has none: the one answer to whether a cell is done."""
+    found = read_record(record_path(folder, identifier))
+    return found if isinstance(found, Finished) else None

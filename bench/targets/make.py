@@ -17,7 +17,7 @@ from bench.grid.schema import Cell, Precision
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops
 from bench.models.backbones import build_backbone
-from bench.plan.graph import Task
+from bench.plan.graph import Ready
 from bench.targets.reduce import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
 from bench.targets.rows import Mapped
 from bench.targets.stream import load_rows, stream_targets, writing
@@ -25,7 +25,7 @@ from priors import Prior
 
 
 def find_or_make_targets(
-    task: Task,
+    task: Ready,
     train: Source,
     size: int,
     places: Places,

@@ -196,7 +196,7 @@ def find_toy(name: str, profile: str | None = None, settings: Sequence[str] = ()
 
 def read_toy(path: Path) -> ToyRecord | Damaged:
     """Return the record in a file, or why it is none: it must be whole, of this schema, and hash to its name."""
-    return read_model(path, ToyRecord, lambda record: record.setting.id == record.id == path.stem)
+    return read_model(path, lambda raw: ToyRecord, lambda record: record.setting.id == record.id == path.stem)
 
 
 def states(grid: ToyGrid, folder: Path) -> list[tuple[Setting, str]]:

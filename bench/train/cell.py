@@ -26,8 +26,8 @@ from bench.measure.presence import present
 from bench.measure.provenance import provenance
 from bench.models.backbones import initial_backbone
 from bench.models.weights import save_weights
-from bench.plan.graph import Task
-from bench.store.record import Ledger, Point, Record, References, TargetCost, read_record, record_path
+from bench.plan.graph import Ready
+from bench.store.record import Finished, Ledger, Point, References, TargetCost, finished
 from bench.targets.make import find_or_make_targets, values_for
 from bench.targets.reduce import Targets
 from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
@@ -66,8 +66,8 @@ class Limits:
 
 
 def run_cell(
-    task: Task, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits | None = None
-) -> Record:
+    task: Ready, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits | None = None
+) -> Finished:
     """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
 
     Of several processes, the record of the first is whole. Raises Interrupted once a checkpoint is written when
@@ -89,7 +89,7 @@ def run_cell(
 class _Running:
     """A cell while it runs."""
 
-    def __init__(self, task: Task, places: Places, clock: Clock, workers: int, watch: Watch, limits: Limits) -> None:
+    def __init__(self, task: Ready, places: Places, clock: Clock, workers: int, watch: Watch, limits: Limits) -> None:
         self.task, self.cell, self.places, self.watch, self.limits = task, task.cell, places, watch, limits
         self.clock, self.device, self.workers = clock, clock.device, workers
         self.look_due, self.company = Every(LOOK_SECONDS), side_by_side()
@@ -166,15 +166,14 @@ class _Running:
                 remove_leftovers(self.places.backbone(self.task.id))
                 save_weights(self.trainer.method.backbone, self.places.backbone(self.task.id))
 
-    def record(self) -> Record:
+    def record(self) -> Finished:
         """Return the record of the trained cell."""
         assert self.task.inputs
         assert self.trainer
         method, targets = self.trainer.method, self.targets
-        return Record(
+        return Finished(
             id=self.task.id,
             grid=self.places.grid,
-            status="done",
             cell=self.cell,
             inputs=self.task.inputs,
             dataset_title=self.places.mark + self.data.title,
@@ -361,12 +360,11 @@ def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> Image
     return replace(data, train=Split(chosen, data.train.labels[index]))
 
 
-def _matched_steps(task: Task, trainer: Trainer, places: Places) -> int:
+def _matched_steps(task: Ready, trainer: Trainer, places: Places) -> int:
     """Return how many steps spend what the cell spent that this one is to match, targets included."""
     assert task.needs is not None
-    other = read_record(record_path(places.records, task.needs.id))
-    assert isinstance(other, Record)
-    assert other.ledger is not None
+    other = finished(places.records, task.needs.id)
+    assert other is not None
     flops = other.ledger.flops_with_targets
     steps = flops // trainer.flops_per_step()
     if steps == 0:

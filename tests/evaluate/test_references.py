@@ -19,7 +19,7 @@ from bench.models.weights import save_weights
 from bench.plan.graph import Task, plan
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Record, References, read_record, record_path
+from bench.store.record import Finished, References, read_record, record_path
 from bench.train.cell import build_method, part_of
 
 GRID = """
@@ -62,10 +62,10 @@ def run(folder: Path, only: str = "") -> None:
     assert {outcome.status for outcome in outcomes} == {"done"}
 
 
-def record(folder: Path, arm: str) -> Record:
+def record(folder: Path, arm: str) -> Finished:
     (task,) = (task for task in tasks_of(folder) if task.cell.arm == arm)
     found = read_record(record_path(places_in(folder).records, task.id))
-    assert isinstance(found, Record)
+    assert isinstance(found, Finished)
     return found
 
 

@@ -17,7 +17,7 @@ from bench.plan.graph import Task, plan
 from bench.plan.state import Outcome
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Record, read_record, record_path
+from bench.store.record import Finished, read_record, record_path
 from bench.train import loop as train
 from methods import methods
 from methods.byol import BYOL
@@ -51,9 +51,9 @@ def run(places: Places, *settings: str, display: Display | None = None) -> list[
     return run_tasks(tasks_of(places, *settings), places, DEVICE, 0, display or Display())
 
 
-def recorded(outcome: Outcome, places: Places) -> Record:
+def recorded(outcome: Outcome, places: Places) -> Finished:
     found = read_record(record_path(places.records, outcome.task.id))
-    assert isinstance(found, Record)
+    assert isinstance(found, Finished)
     return found
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_went_on_from_a_checkpoint_has_the_bits_of_one_that_was_whole
     assert scores[0] == scores[1]
 
 
-def learned(record: Record) -> dict[str, object]:
+def learned(record: Finished) -> dict[str, object]:
     """What a cell has at its end, whatever it took."""
     return record.curve[-1].model_dump(exclude={"seconds", "joules", "other_load"})
 
@@ -113,7 +113,6 @@ def test_every_method_runs_and_its_record_knows_the_device(tmp_path: Path, monke
         assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2 * len(list(methods))
         records = [recorded(outcome, there) for outcome in outcomes]
         for record in records:
-            assert record.ledger
             assert record.ledger.peak_memory_bytes
             assert record.ledger.joules is None or record.ledger.joules["train"] > 0
             assert record.provenance["gpu"] == torch.cuda.get_device_name(DEVICE)

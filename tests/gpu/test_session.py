@@ -10,7 +10,7 @@ import pytest
 
 from bench.grid.expand import expand, select
 from bench.grid.load import load_grid
-from bench.store.record import Record, read_record
+from bench.store.record import Finished, read_record
 from tests.gpu.page import page
 from tests.gpu.session import CELLS, Session, pack, unpack
 
@@ -36,8 +36,8 @@ def test_all_of_it_runs_in_miniature(tmp_path: Path) -> None:
     unpack(tmp_path / "back", sorted((tmp_path / "out").glob("*.tar*")))
     records = [read_record(path) for path in (tmp_path / "back").glob("*.json")]
     planned = {cell.key() for cell in expand(load_grid("gpu_row", "cpu", ["seeds=[0]"]))}
-    assert {record.cell.key() for record in records if isinstance(record, Record)} == planned
-    full = [record.id for record in records if isinstance(record, Record) and record.cell.budget == 1.0]
+    assert {record.cell.key() for record in records if isinstance(record, Finished)} == planned
+    full = [record.id for record in records if isinstance(record, Finished) and record.cell.budget == 1.0]
     assert [path.stem for path in (tmp_path / "back" / "backbones").iterdir()] == full
 
 

@@ -14,7 +14,7 @@ from bench.core.paths import Places
 from bench.grid.expand import expand, rehearsed, select
 from bench.grid.load import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
 from bench.grid.validate import MAX_CELLS
-from bench.plan.graph import plan
+from bench.plan.graph import Missing, plan
 from bench.toy.study import find_toy
 
 GRID: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_a_grid_is_planned_or_refused(fuzz, kind: str) -> None:
         assert 0 < len(cells) <= MAX_CELLS
         expand(rehearsed(grid))
         for task in plan(cells, cells[:6], places, f"grid {grid.name}"):
-            assert bool(task.id) != bool(task.missing)
+            assert task.reason if isinstance(task, Missing) else task.id
         return True
 
     fuzz(st.tuples(contents, PROFILES), reads, parts=2)
@@ -198,7 +198,7 @@ def test_names_lead_nowhere(load: Callable[..., Any], tmp_path: Path, argument: 
     cells = expand(load(claims=[], published=[], params={}, **changes[argument]))
     places = Places(tmp_path / "data", tmp_path / "results", "mine")
     if argument == "file":  # a path may be anywhere, and what is not a file is missing
-        assert all("is not there: looked for" in task.missing for task in plan(cells, cells, places, "mine"))
+        assert all("is not there: looked for" in task.reason for task in plan(cells, cells, places, "mine"))
     else:
         assert "unknown" in refusal(lambda: plan(cells, cells, places, "mine"))
 

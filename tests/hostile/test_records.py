@@ -17,7 +17,7 @@ from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Inputs, cell_id
 from bench.report.claims import judged, verdict_table
 from bench.report.collect import collect
-from bench.store.record import Damaged, Ledger, Point, Record, Score, TargetCost, read_record, write_record
+from bench.store.record import Damaged, Finished, Ledger, Point, Score, TargetCost, read_record, write_record
 from bench.toy.study import ToyRecord, find_toy, read_toy
 
 PIECES = tuple(
@@ -39,7 +39,7 @@ PIECES = tuple(
 )
 
 
-def record(cell: Cell) -> Record:
+def record(cell: Cell) -> Finished:
     inputs = Inputs(data="d" * 16, prior="p" * 16 if cell.rela else None, method_version=1, params={"momentum": 0.99})
     score = Score(linear=(0.1, 0.2, 0.3), knn=0.25)
     points = tuple(Point(step=i, images=10 * i, flops=10**17, seconds=1.5, loss=-0.3, score=score) for i in (3, 6))
@@ -53,10 +53,9 @@ def record(cell: Cell) -> Record:
         targets=TargetCost(seconds=0.5, flops=10**15, images=60, empty=0, cached=False) if cell.rela else None,
         flops_not_counted="",
     )
-    return Record(
+    return Finished(
         id=cell_id(cell, inputs),
         grid="cifar_small",
-        status="done",
         cell=cell,
         inputs=inputs,
         dataset_title="CIFAR-10",
@@ -93,7 +92,7 @@ def test_a_record_is_read_or_set_aside(fuzz, kind: str) -> None:
             raise UserError(found.reason)
         write_record(found, fuzz.place / "again")
         again = read_record(fuzz.place / "again" / path.name)
-        assert isinstance(again, Record)
+        assert isinstance(again, Finished)
         assert again.model_dump_json() == found.model_dump_json()  # text, for a NaN is not equal to itself
         assert verdict_table(judged(collect(grid, fuzz.place))).rows
         return True
@@ -176,7 +175,6 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 )
 def test_what_no_report_can_count_with_is_set_aside(tmp_path: Path, where: str, value: Any) -> None:
     whole = record(next(cell for cell in expand(load_grid("cifar_small")) if cell.rela))
-    assert whole.ledger
     assert whole.ledger.targets
     tree = whole.model_dump(mode="json")
     path = tmp_path / f"{whole.id}.json"

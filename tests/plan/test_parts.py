@@ -81,7 +81,6 @@ def test_a_part_of_cifar10_is_one_in_every_output(bench: Any, tmp_path: Path) ->
     assert "done, linear " in bench("cifar10", "status")
     (record,) = read_records(tmp_path / "results" / "g")[0]
     assert record.dataset_title == PART
-    assert record.ledger
     assert record.ledger.steps == 7
     collected = collect(load_grid(str(tmp_path / "g.yaml")), tmp_path / "results" / "g")
     assert PART in terminal_text(collected, [])

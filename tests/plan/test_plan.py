@@ -16,7 +16,7 @@ from bench.grid.expand import expand, select
 from bench.grid.load import load_grid
 from bench.models.backbones import build_backbone
 from bench.models.weights import save_weights
-from bench.plan.graph import Task, plan
+from bench.plan.graph import Missing, Ready, Task, plan
 from methods import methods
 from priors.kinds import Trained
 
@@ -57,7 +57,7 @@ def test_each_cell_once_and_after_what_it_needs(places: Places) -> None:
     assert len({task.id for task in tasks}) == len(tasks) == 2 * 2 + 2 * 2 + 2 * 2
     seen: set[str] = set()
     for task in tasks:
-        assert not task.missing
+        assert isinstance(task, Ready)
         assert task.needs is None or task.needs.id in seen
         seen.add(task.id)
     # the order of the grid, but for the makers, which go first
@@ -160,13 +160,12 @@ def test_an_unknown_name(places: Places, setting: str, arm: str, sentence: str) 
 
 def test_a_missing_dataset_marks_the_tasks_that_need_it(places: Places) -> None:
     tasks = planned(places, "datasets=[digits, cifar10]")
-    missing = [task for task in tasks if task.missing]
+    missing = [task for task in tasks if isinstance(task, Missing)]
     assert {task.cell.dataset for task in missing} == {"cifar10"}
     assert len(missing) == len(tasks) // 2
     for task in missing:
-        assert str(places.data / "cifar10") in task.missing
-        assert (task.id, task.inputs) == ("", None)
-        assert state_of(task, places) == f"missing: {task.missing}"
+        assert str(places.data / "cifar10") in task.reason
+        assert state_of(task, places) == f"missing: {task.reason}"
 
 
 def test_a_missing_maker_makes_its_dependents_missing(places: Places) -> None:
@@ -174,7 +173,7 @@ def test_a_missing_maker_makes_its_dependents_missing(places: Places) -> None:
     tasks = planned(places, "datasets=[digits, cifar10]", arms)
     on_digits = [task for task in tasks if task.cell.dataset == "digits" and task.cell.rela]
     assert len(on_digits) == 4
-    assert all(str(places.data / "cifar10") in task.missing for task in on_digits)
+    assert all(str(places.data / "cifar10") in task.reason for task in on_digits)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +182,8 @@ def test_a_missing_maker_makes_its_dependents_missing(places: Places) -> None:
 )
 def test_missing_weights_mark_the_tasks_that_need_them(places: Places, prior: str, file: str) -> None:
     tasks = planned(places, f"arms=[byol, {{method: byol, rela: {{prior: '{prior}', backbone: resnet_small}}}}]")
-    assert [bool(task.missing) for task in tasks] == [False] * 4 + [True] * 4
-    assert all(str(places.data / file) in task.missing for task in tasks if task.missing)
+    assert [isinstance(task, Missing) for task in tasks] == [False] * 4 + [True] * 4
+    assert all(str(places.data / file) in task.reason for task in tasks if isinstance(task, Missing))
 
 
 def test_a_dataset_without_a_size_needs_one(places: Places) -> None:

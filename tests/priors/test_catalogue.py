@@ -26,7 +26,7 @@ from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Protocol, Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state, save_tensors, save_weights
-from bench.plan.graph import plan
+from bench.plan.graph import Ready, plan
 from bench.plan.prepare import prepare_tasks
 from bench.targets.reduce import reduce_features
 from priors import Prior, find_prior, priors
@@ -175,9 +175,9 @@ def test_missing_weights_only_mark_the_tasks_that_need_them(name: str, places: P
     cells = [asking(name), asking("rand")]
     missing, there = plan(cells, cells, places, "grid g")
     assert there.id
-    assert missing.missing.startswith(f"prior {name!r} ")
-    assert "\n" not in missing.missing
-    assert ("--plugin" if name == "YOLOv9" else str(CATALOGUE[name].path(places.data))) in missing.missing
+    assert missing.reason.startswith(f"prior {name!r} ")
+    assert "\n" not in missing.reason
+    assert ("--plugin" if name == "YOLOv9" else str(CATALOGUE[name].path(places.data))) in missing.reason
 
 
 def test_a_plugin_brings_a_model_that_nothing_here_has(places: Places, tmp_path: Path) -> None:
@@ -381,7 +381,8 @@ def test_any_architecture_is_a_prior_for_any_other(
         save_weights(timm.create_model(TINY_VIT, num_classes=0), folder / "timm" / f"{TINY_VIT}.safetensors")
     cell = asking(prior, trained, backbone=backbone, input_size=input_size)
     task = plan([cell], [cell], places, "grid g")[0]
-    assert task.prior is not None, task.missing
+    assert isinstance(task, Ready), task.reason
+    assert task.prior is not None
     images = torch.rand(70, 3, 16, 16)
     source = Resident((images * 255).byte(), torch.zeros(70), 16, torch.device("cpu"))
     (batch,) = source.plain(task.prior.input_size or 16, task.prior.mean, task.prior.std)

@@ -27,10 +27,10 @@ from bench.report.export import FORMATS, write_export
 from bench.report.export.columns import COLUMNS
 from bench.store.record import (
     ByAdam,
+    Finished,
     Ledger,
     Moved,
     Point,
-    Record,
     References,
     Score,
     TargetCost,
@@ -68,7 +68,7 @@ def last_score(draw: np.random.Generator) -> Score:
     return Score(linear=linear, knn=knn, end=moved, by_adam=by_adam, effective_rank=rank)
 
 
-def records_of(grid: Grid, folder: Path) -> list[Record]:
+def records_of(grid: Grid, folder: Path) -> list[Finished]:
     """Write a record with made-up numbers of all digits for each cell of the grid."""
     draw = np.random.default_rng(0)
     records = []
@@ -98,10 +98,9 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
             flops_not_counted="",
             other_load=0.01,
         )
-        record = Record(
+        record = Finished(
             id=cell_id(cell, inputs),
             grid=grid.name,
-            status="done",
             cell=cell,
             inputs=inputs,
             dataset_title=NASTY,
@@ -121,11 +120,11 @@ def records_of(grid: Grid, folder: Path) -> list[Record]:
     return records
 
 
-def points(records: list[Record]) -> dict[tuple[str, int], tuple[Record, Point]]:
+def points(records: list[Finished]) -> dict[tuple[str, int], tuple[Finished, Point]]:
     return {(record.id, point.step): (record, point) for record in records for point in record.curve}
 
 
-def check(frame: pd.DataFrame, records: list[Record]) -> None:
+def check(frame: pd.DataFrame, records: list[Finished]) -> None:
     """Compare each row with the record that it is of."""
     expected = points(records)
     assert list(frame.columns) == list(COLUMNS)
@@ -227,7 +226,7 @@ def test_tensorboard_reads_a_run_for_each_cell(grid: Grid, tmp_path: Path) -> No
     for record in records:
         events = EventAccumulator(str(by_id[record.id]), size_guidance={"scalars": 0})
         events.Reload()
-        targets = record.ledger and record.ledger.targets
+        targets = record.ledger.targets
         values = {
             "accuracy/linear": [statistics.fmean(point.score.linear) for point in record.curve],
             "accuracy/knn": [point.score.knn for point in record.curve],

@@ -23,7 +23,7 @@ from bench.report.document import report_document
 from bench.report.html import html_document, sort_keys
 from bench.report.saving import has_savings
 from bench.report.tables import NONE, Entry, Table
-from bench.store.record import Record, Score, read_records, write_record
+from bench.store.record import Finished, Score, read_records, write_record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -63,7 +63,7 @@ class Parsed(HTMLParser):
         return [text for inside, text in self.texts if inside == tag]
 
 
-def hostile() -> tuple[Grid, list[Record]]:
+def hostile() -> tuple[Grid, list[Finished]]:
     """The grid and its records with a hostile string wherever one can stand; one cell failed, one is missing."""
     grid = load_grid("cifar_small")
     arms = tuple(arm.model_copy(update={"name": f"{NASTY} {index}"}) for index, arm in enumerate(grid.arms))
@@ -80,7 +80,7 @@ def hostile() -> tuple[Grid, list[Record]]:
             update={
                 "dataset_title": NASTY,
                 "provenance": record.provenance | {"cpu": f"{NASTY} {index % 2}", "packages": {NASTY: NASTY}},
-                "ledger": record.ledger and record.ledger.model_copy(update={"flops_not_counted": NASTY}),
+                "ledger": record.ledger.model_copy(update={"flops_not_counted": NASTY}),
             }
         )
         for index, record in enumerate(records[1:])
@@ -110,9 +110,8 @@ def real_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def alone(record: Record) -> Record:
+def alone(record: Finished) -> Finished:
     """Return the record as if nothing else had been on the machine."""
-    assert record.ledger
     quiet = {"side_by_side": 1, "other_load": 0.0}
     targets = record.ledger.targets and record.ledger.targets.model_copy(update=quiet)
     return record.model_copy(update={"ledger": record.ledger.model_copy(update=quiet | {"targets": targets})})
@@ -224,7 +223,7 @@ def test_a_point_names_its_cells(real_page: Path) -> None:
     name = f"CF10-R20 at 50%: {values.mean():.1f} ± {values.std(ddof=1):.1f} % (n=3)"
     assert f"{name}\n380 steps{cells}" in titles
     assert f"{name}\n48,640 images{cells}" in titles
-    totals = [(r.ledger.flops, r.ledger.flops_with_targets) for r in mine if r.ledger]
+    totals = [(r.ledger.flops, r.ledger.flops_with_targets) for r in mine]
     for flops in np.mean(totals, axis=0) / 1e12:
         assert f"{name}\n{flops:.2f} TFLOP{cells}" in titles
     assert len([title for title in titles if title.startswith(name)]) == 7  # currencies and ledgers that differ

@@ -23,7 +23,17 @@ from bench.report.saving import savings, smallest_table
 from bench.report.terminal import terminal_text
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import ByAdam, Moved, Record, References, Score, Solved, read_record, record_path, write_record
+from bench.store.record import (
+    ByAdam,
+    Finished,
+    Moved,
+    References,
+    Score,
+    Solved,
+    read_record,
+    record_path,
+    write_record,
+)
 from methods import Batch, methods
 from methods.simsiam import SimSiam
 from tests.report.test_report import GRID, grid_of, probe_of, record_of, rows_of
@@ -38,7 +48,7 @@ def score_of(linear: float, rank: float | None = 20.0, **more: Any) -> Score:
     return Score(linear=(linear,), knn=0.2, effective_rank=rank, **more)
 
 
-def with_scores(cell: Cell, untrained: float | None, rank: float | None = 20.0, **more: Any) -> Record:
+def with_scores(cell: Cell, untrained: float | None, rank: float | None = 20.0, **more: Any) -> Finished:
     """A record of a cell whose last score has an effective rank, and that of its backbone untrained."""
     record = record_of(cell)
     last = record.curve[-1]
@@ -48,7 +58,7 @@ def with_scores(cell: Cell, untrained: float | None, rank: float | None = 20.0, 
     return record.model_copy(update={"curve": (*record.curve[:-1], changed), "references": references})
 
 
-def texts(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, str, str]:
+def texts(tmp_path: Path, grid: Grid, records: list[Finished]) -> tuple[str, str, str]:
     for record in records:
         write_record(record, tmp_path / "records")
     found = collect(grid, tmp_path / "records")
@@ -183,6 +193,6 @@ def test_simsiam_learns_nothing_without_its_stop_gradient(tmp_path: Path, monkey
     found = {}
     for outcome in run_tasks(plan(cells, cells, places, "quickstart"), places, torch.device("cpu"), 0, Display()):
         record = read_record(record_path(places.records, outcome.task.id))
-        assert isinstance(record, Record)
+        assert isinstance(record, Finished)
         found[record.cell.method] = learned(record)
     assert found == {"no_stop": False, "simsiam": True}

@@ -1,6 +1,7 @@
 """`bench.report` against numbers worked out by numpy and by hand."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from bench.report.latex import escape_latex, latex_document
 from bench.report.markdown import escape_markdown, markdown_document
 from bench.report.tables import number
 from bench.report.terminal import terminal_text
-from bench.store.record import Ledger, Point, Record, Score, TargetCost, write_record
+from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, write_record
 
 NASTY = r"50%_of #1 & $x$ {a} <b>|~^\n*[c]"
 GRID = """
@@ -62,7 +63,7 @@ def probe_of(cell: Cell) -> tuple[float, float, float]:
     return middle - 0.004, middle, middle + 0.007
 
 
-def record_of(cell: Cell, **changes: Any) -> Record:
+def record_of(cell: Cell, **changes: Any) -> Finished:
     """A finished record of a cell; `changes` to its fields, `data` and `prior` to its inputs."""
     prior = (changes.pop("prior", None) or f"prior-{cell.rela.prior}") if cell.rela else None
     inputs = Inputs(
@@ -89,7 +90,6 @@ def record_of(cell: Cell, **changes: Any) -> Record:
     fields: dict[str, Any] = {
         "id": cell_id(cell, inputs),
         "grid": "trial",
-        "status": "done",
         "cell": cell,
         "inputs": inputs,
         "dataset_title": "Digits",
@@ -107,14 +107,24 @@ def record_of(cell: Cell, **changes: Any) -> Record:
         ),
         "provenance": PROVENANCE,
     }
-    return Record(**(fields | changes))
+    return Finished(**(fields | changes))
 
 
-def failed(cell: Cell, error: str, **changes: Any) -> Record:
-    return record_of(cell, status="failed", curve=(), ledger=None, error=error, dataset_title=cell.dataset, **changes)
+def failed(cell: Cell, error: str, **changes: Any) -> Failed:
+    done = record_of(cell, **changes)
+    return Failed(
+        id=done.id,
+        grid=done.grid,
+        status="failed",
+        error=error,
+        cell=cell,
+        inputs=done.inputs,
+        dataset_title=cell.dataset,
+        provenance=done.provenance,
+    )
 
 
-def report(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, str]:
+def report(tmp_path: Path, grid: Grid, records: list[Finished]) -> tuple[str, str]:
     """Write the records; return the text for the terminal and the report, without drawing its plots."""
     for record in records:
         write_record(record, tmp_path / "records")
@@ -122,7 +132,7 @@ def report(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, str]
     return terminal_text(found, []), markdown_document(report_document(found))
 
 
-def files(tmp_path: Path, grid: Grid, records: list[Record]) -> tuple[str, Path]:
+def files(tmp_path: Path, grid: Grid, records: list[Finished]) -> tuple[str, Path]:
     """Write the records and the whole report; return the text for the terminal and the folder."""
     for record in records:
         write_record(record, tmp_path / "records")
@@ -236,7 +246,6 @@ def test_costs(tmp_path: Path, grid: Grid) -> None:
     for cell in expand(grid):
         record = record_of(cell)
         if cell.rela and cell.rela.prior == "rand" and cell.budget == 0.5:
-            assert record.ledger
             assert record.ledger.targets
             seconds = record.ledger.seconds | {"targets": 0.0}
             record = record.model_copy(
@@ -269,7 +278,6 @@ def test_costs(tmp_path: Path, grid: Grid) -> None:
 def test_empty_components_of_targets_are_named(tmp_path: Path, grid: Grid, empty: int, line: str | None) -> None:
     cell = next(cell for cell in expand(grid) if cell.rela and cell.budget == 0.5 and cell.seed == 1)
     record = record_of(cell)
-    assert record.ledger
     assert record.ledger.targets
     targets = record.ledger.targets.model_copy(update={"empty": empty})
     record = record.model_copy(update={"ledger": record.ledger.model_copy(update={"targets": targets})})
@@ -283,7 +291,6 @@ def test_phases_that_miss_the_wall_time_are_named(tmp_path: Path, grid: Grid, wa
     """Phases of 58 s: 2 % of the wall time is the line."""
     cell = next(cell for cell in expand(grid) if cell.rela and cell.budget == 0.5 and cell.seed == 1)
     record = record_of(cell)
-    assert record.ledger
     record = record.model_copy(update={"ledger": record.ledger.model_copy(update={"wall_seconds": wall})})
     _, markdown = report(tmp_path, grid, [record])
     gap = f"{abs(58 / wall - 1):.1%} {'less' if wall > 58 else 'more'} than the wall time"
@@ -469,10 +476,16 @@ def test_only_failures(tmp_path: Path, grid: Grid) -> None:
     assert pd.read_csv(out / "points.csv").empty
 
 
-def test_done_without_scores_is_no_result(tmp_path: Path, grid: Grid) -> None:
+@pytest.mark.parametrize(("field", "empty"), [("ledger", None), ("curve", [])])
+def test_done_without_scores_or_costs_is_a_damaged_record(tmp_path: Path, grid: Grid, field: str, empty: Any) -> None:
     cells = expand(grid)
-    text, _ = report(tmp_path, grid, [record_of(cells[0]), record_of(cells[1], ledger=None)])
-    assert "done: Digits, byol at 20%, seed 1: it says done but lacks scores or costs" in text
+    whole = record_of(cells[1])
+    (tmp_path / "records").mkdir()
+    path = tmp_path / "records" / f"{whole.id}.json"
+    path.write_text(json.dumps(whole.model_dump(mode="json") | {field: empty}))
+    text, _ = report(tmp_path, grid, [record_of(cells[0])])
+    assert f"damaged: {path.name}: {field}: Field required" in text
+    assert "missing: Digits, byol at 20%: seed 1" in text
     assert "1 of 21 cells done" in text
 
 
@@ -500,7 +513,7 @@ def test_mixed_provenance_is_stated(tmp_path: Path, grid: Grid) -> None:
     assert "GPU" not in markdown
 
 
-def nasty(tmp_path: Path) -> tuple[Grid, list[Record]]:
+def nasty(tmp_path: Path) -> tuple[Grid, list[Finished]]:
     text = GRID.replace(
         "{method: byol, rela: {prior: rand}}", f"{{name: '{NASTY}', method: byol, rela: {{prior: rand}}}}"
     )

@@ -27,7 +27,7 @@ from bench.report.saving import (
     spending,
     targets,
 )
-from bench.store.record import Ledger, Point, Record, Score, TargetCost, write_record
+from bench.store.record import Finished, Ledger, Point, Score, TargetCost, write_record
 
 GRID = """
 backbone: resnet_small
@@ -57,7 +57,7 @@ REACHED = {
 }
 
 
-def record_of(cell: Cell, joules: bool) -> Record:
+def record_of(cell: Cell, joules: bool) -> Finished:
     end = REACHED[cell.arm, cell.budget] + 0.01 * cell.seed
     steps = int(1000 * cell.budget)
     prior = None
@@ -85,10 +85,9 @@ def record_of(cell: Cell, joules: bool) -> Record:
         )
         for part in (0.5, 1.0)
     )
-    return Record(
+    return Finished(
         id=cell_id(cell, inputs),
         grid="trial",
-        status="done",
         cell=cell,
         inputs=inputs,
         dataset_title="Digits",
@@ -109,7 +108,7 @@ def record_of(cell: Cell, joules: bool) -> Record:
     )
 
 
-def with_end(record: Record, accuracy: float) -> Record:
+def with_end(record: Finished, accuracy: float) -> Finished:
     last = record.curve[-1].model_copy(update={"score": Score(linear=(accuracy,), knn=0.3)})
     return record.model_copy(update={"curve": (*record.curve[:-1], last)})
 
@@ -120,7 +119,10 @@ def maker_of(cell: Cell) -> str:
 
 
 def read(
-    tmp_path: Path, joules: bool = False, text: str = GRID, change: Callable[[Record], Record] = lambda record: record
+    tmp_path: Path,
+    joules: bool = False,
+    text: str = GRID,
+    change: Callable[[Finished], Finished] = lambda record: record,
 ) -> Collected:
     (tmp_path / "trial.yaml").write_text(text)
     grid: Grid = load_grid(str(tmp_path / "trial.yaml"))
@@ -134,7 +136,7 @@ def found(tmp_path: Path) -> Collected:
     return read(tmp_path, joules=True)
 
 
-def pick(found: Collected, arm: str, budget: float, seed: int = 0) -> Record:
+def pick(found: Collected, arm: str, budget: float, seed: int = 0) -> Finished:
     return next(
         record
         for record in found.done
@@ -189,7 +191,7 @@ def test_a_claim_on_every_arm_is_judged_in_every_currency_and_ledger(found: Coll
 
 
 def test_a_seed_that_collapsed_is_named_beside_the_verdict(tmp_path: Path) -> None:
-    def collapsed(record: Record) -> Record:
+    def collapsed(record: Finished) -> Finished:
         if (record.cell.arm, record.cell.budget, record.cell.seed) != ("own", 0.5, 2):
             return record
         return with_end(record, 0.2)
@@ -217,7 +219,7 @@ def test_the_sentence_under_the_verdicts_has_the_error_of_so_many_test_images(fo
     assert "nothing of other test images nor of" in certainty(judged(old))
 
 
-def unknown_images(record: Record) -> Record:
+def unknown_images(record: Finished) -> Finished:
     return record.model_copy(update={"test_images": None})
 
 
@@ -258,7 +260,7 @@ def test_the_cost_to_a_target_is_that_of_the_first_evaluation_there(found: Colle
         assert spent.to_reach(target, [0]).tolist() == [[0], [steps]], target
 
 
-def curve_of(record: Record, *accuracies: float) -> Record:
+def curve_of(record: Finished, *accuracies: float) -> Finished:
     """The record with these evaluations, at equal distances."""
     end, count = record.curve[-1], len(accuracies)
     points = (
@@ -271,7 +273,7 @@ def curve_of(record: Record, *accuracies: float) -> Record:
 def test_a_target_is_held_at_all_later_evaluations_and_at_the_ends_of_larger_budgets(tmp_path: Path) -> None:
     runs = {0.25: (0.2, 0.5, 0.3, 0.45, 0.55), 0.5: (0.1, 0.6, 0.5, 0.35, 0.53), 1.0: (0.3, 0.2, 0.62, 0.61, 0.5)}
 
-    def change(record: Record) -> Record:
+    def change(record: Finished) -> Finished:
         return curve_of(record, *runs[record.cell.budget]) if record.cell.arm == "byol" else record
 
     found = read(tmp_path, change=change)
@@ -394,7 +396,7 @@ def test_the_smallest_budget_that_suffices(found: Collected) -> None:
 
 
 def test_a_budget_suffices_only_where_all_larger_ones_do(tmp_path: Path) -> None:
-    def other(record: Record) -> Record:
+    def other(record: Finished) -> Finished:
         """Own suffices at a quarter and not at half; random does at half, and a quarter is ruled out."""
         ends = {("own", 0.25): 0.70, ("own", 0.5): 0.55, ("random", 0.25): 0.41, ("random", 0.5): 0.65}
         end = ends.get((record.cell.arm, record.cell.budget))

@@ -23,29 +23,27 @@ from bench.report.frames import results_frame
 from bench.report.markdown import markdown_document
 from bench.report.saving import saving_table, smallest_table
 from bench.report.tables import NONE, Table, cost_table
-from bench.store.record import Record, write_record
+from bench.store.record import Finished, write_record
 from tests.report.test_saving import GRID, pick, record_of
 
 ALL_SHARED = "Seconds and joules of 36 of 36 finished cells were not measured alone, and count nowhere"
 COMPANY = ({"side_by_side": 2}, {"other_load": 0.051}, {"other_load": None})
 
 
-def with_ledger(record: Record, **changes: object) -> Record:
-    assert record.ledger
+def with_ledger(record: Finished, **changes: object) -> Finished:
     return record.model_copy(update={"ledger": record.ledger.model_copy(update=changes)})
 
 
-def beside(record: Record) -> Record:
+def beside(record: Finished) -> Finished:
     return with_ledger(record, side_by_side=2)
 
 
-def targets_beside(record: Record) -> Record:
-    assert record.ledger
+def targets_beside(record: Finished) -> Finished:
     assert record.ledger.targets
     return with_ledger(record, targets=record.ledger.targets.model_copy(update={"side_by_side": 3}))
 
 
-def read(folder: Path, change: Callable[[Record], Record]) -> Collected:
+def read(folder: Path, change: Callable[[Finished], Finished]) -> Collected:
     folder.mkdir()
     (folder / "trial.yaml").write_text(GRID)
     grid = load_grid(str(folder / "trial.yaml"))
@@ -54,8 +52,8 @@ def read(folder: Path, change: Callable[[Record], Record]) -> Collected:
     return collect(grid, folder / "records" / "trial")
 
 
-def only(arm: str, budget: float, seed: int, to: Callable[[Record], Record]) -> Callable[[Record], Record]:
-    def change(record: Record) -> Record:
+def only(arm: str, budget: float, seed: int, to: Callable[[Finished], Finished]) -> Callable[[Finished], Finished]:
+    def change(record: Finished) -> Finished:
         cell = record.cell
         return to(record) if (cell.arm, cell.budget, cell.seed) == (arm, budget, seed) else record
 
@@ -88,7 +86,6 @@ def test_a_cell_that_was_not_alone_has_no_seconds_and_no_joules(tmp_path: Path, 
     assert found.costs.of(shared, FLOP, PRIOR) == found.costs.of(other, FLOP, PRIOR)
     assert [phase_seconds(shared, phase) for phase in ("train", "eval", "other", "targets")] == [None, None, None, 2.0]
     assert wall_seconds(shared) is None
-    assert shared.ledger
     assert shared.ledger.seconds["train"] == 50, "kept"
 
 
@@ -159,7 +156,7 @@ def test_a_report_of_cells_that_were_alone_does_not_speak_of_it(before: Collecte
 
 
 def test_a_report_says_which_cells_had_company_and_of_what_kind(tmp_path: Path) -> None:
-    def change(record: Record) -> Record:
+    def change(record: Finished) -> Finished:
         arm, seed = record.cell.arm, record.cell.seed
         if arm == "byol" and record.cell.budget == 1.0:
             return with_ledger(record, other_load=(0.06, 0.5, 0.01, 0.0)[seed])
@@ -175,8 +172,7 @@ def test_a_report_says_which_cells_had_company_and_of_what_kind(tmp_path: Path) 
 
 
 def test_the_rate_of_an_estimate_is_that_of_cells_that_were_alone(tmp_path: Path) -> None:
-    def slower(record: Record) -> Record:
-        assert record.ledger
+    def slower(record: Finished) -> Finished:
         record = record.model_copy(update={"provenance": {"device": "cpu"}})
         if record.cell.arm != "byol":
             return record

@@ -16,7 +16,7 @@ from bench.data import dataset, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
-from bench.store.record import Record, read_records
+from bench.store.record import Finished, read_records
 from methods import Method, methods
 from priors import priors
 
@@ -71,7 +71,7 @@ def bench(tmp_path: Path, verb: str, *words: str) -> Any:
     return CliRunner().invoke(app, [verb, *words, *where])
 
 
-def ran(tmp_path: Path, plugin: str, *settings: str) -> tuple[str, list[Record]]:
+def ran(tmp_path: Path, plugin: str, *settings: str) -> tuple[str, list[Finished]]:
     """Return what is said of the cell that has no result, and the records of a run that has exit code 1."""
     (tmp_path / "mine.py").write_text(HEAD + plugin)
     words = [word for setting in settings for word in ("--set", setting)]
@@ -111,7 +111,7 @@ def planned(tmp_path: Path, plugin: str, setting: str) -> list[Task]:
 )
 def test_a_parameter_that_no_grid_can_set_is_named(parameters: str, sentence: str, tmp_path: Path) -> None:
     mine, simsiam = planned(tmp_path, METHOD.format(parameters=parameters), "arms=[mine, simsiam]")
-    assert mine.missing.startswith(f"method 'mine' ({tmp_path / 'mine.py'}): {sentence}")
+    assert mine.reason.startswith(f"method 'mine' ({tmp_path / 'mine.py'}): {sentence}")
     assert simsiam.id
 
 

@@ -27,7 +27,7 @@ from bench.plan.state import Outcome, with_status
 from bench.run.control import check_retry
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Record, read_record, record_path
+from bench.store.record import Failed, Finished, Record, read_record, record_path, write_record
 from bench.train.cell import Limits
 from methods import Batch, methods
 from methods.byol import BYOL
@@ -251,8 +251,9 @@ def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, monke
     assert step.findall(again.reason) == step.findall(late.reason) != [], "seconds of all runs count: no step more"
     (done,) = run(places, only, limits=Limits(cell_seconds=600))
     assert done.status == "done"
-    ledger = recorded(done, places).ledger
-    assert ledger
+    found = recorded(done, places)
+    assert isinstance(found, Finished)
+    ledger = found.ledger
     assert ledger.steps == 6
     assert ledger.seconds["train"] > 6 * 0.3, "those of the runs before are there"
     assert sum(ledger.seconds.values()) == pytest.approx(ledger.wall_seconds, rel=0.02)
@@ -278,8 +279,11 @@ def test_retry_runs_just_those_it_names(places: Places, monkeypatch: pytest.Monk
     assert with_status(tasks, places, ["timeout"]) == []
     path = record_path(places.records, tasks[3].id)
     found = read_record(path)
-    assert isinstance(found, Record)
-    path.write_text(found.model_copy(update={"status": "timeout"}).model_dump_json())
+    assert isinstance(found, Finished)
+    late = Failed(
+        status="timeout", error="late", **found.model_dump(include=set(Failed.model_fields) - {"status", "error"})
+    )
+    write_record(late, places.records)
     assert with_status(tasks, places, ["timeout"]) == tasks[2:], "with what it needs"
     assert (failed.status, oom.status) == ("failed", "oom")
 
@@ -341,7 +345,7 @@ def test_a_record_names_full_shared_memory(places: Places) -> None:
         command = f"mount -t tmpfs -o size=64k none /dev/shm && {shlex.join(map(str, words))} --workers {workers}"
         code = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=ROOT, check=False).returncode
         (record,) = map(read_record, places.records.glob("*.json"))
-        assert isinstance(record, Record)
+        assert isinstance(record, Failed)
         return code, record.error
 
     code, error = end(1)

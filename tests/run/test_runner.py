@@ -22,7 +22,7 @@ from bench.plan.graph import Task, plan
 from bench.plan.state import Outcome
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Record, read_record, record_path
+from bench.store.record import Finished, read_record, record_path
 from bench.targets.reduce import load_targets, reduce_features
 from bench.train.cell import Watch, build_method, part_of, run_cell
 from methods import Batch, Method, methods
@@ -63,15 +63,14 @@ def run(grid: Path, places: Places, *settings: str) -> list[Outcome]:
     return run_tasks(tasks_of(grid, places, *settings), places, CPU, 0, Display())
 
 
-def record(task: Task, places: Places) -> Record:
+def record(task: Task, places: Places) -> Finished:
     found = read_record(record_path(places.records, task.id))
-    assert isinstance(found, Record)
+    assert isinstance(found, Finished)
     return found
 
 
 def what_was_learned(task: Task, places: Places) -> tuple[object, dict[str, Tensor]]:
     found = record(task, places)
-    assert found.ledger is not None
     curve = [(p.step, p.flops, p.loss, p.mean_losses, p.weight_norm, p.score) for p in found.curve]
     facts = (curve, found.switch_step, found.ledger.steps, found.ledger.images, found.ledger.flops)
     return facts, read_state(places.backbone(task.id))
@@ -177,8 +176,6 @@ def test_shuffled_targets_are_those_of_other_images_and_cost_the_same(grid: Path
     places = places_in(tmp_path)
     outcomes = run(grid, places, arms)
     one, other = (record(outcome.task, places) for outcome in outcomes)
-    assert one.ledger is not None
-    assert other.ledger is not None
     assert one.ledger.flops == other.ledger.flops
     assert one.curve[-1].loss != other.curve[-1].loss
     assert other.ledger.targets is not None

@@ -26,7 +26,7 @@ from bench.run.executors import Resources, executors, find_executor
 from bench.run.executors.local import cpu_environments, gpu_environments, with_counts
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Ledger, Record, read_record, read_records
+from bench.store.record import Finished, Ledger, read_record, read_records
 from tests.run.processes import GRID, Forks, events, folder, left, strays, until
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def tasks_of(there: Path) -> tuple[list[Task], Places]:
 def ledgers(there: Path) -> dict[str, Ledger]:
     records, damaged = read_records(there / "results" / "tiny")
     assert not damaged
-    return {record.cell.arm: record.ledger for record in records if record.ledger}
+    return {record.cell.arm: record.ledger for record in records}
 
 
 def children(process: int) -> list[int]:
@@ -211,8 +211,7 @@ def test_records_without_the_marks_are_read_and_not_taken_for_alone(tmp_path: Pa
         raw["ledger"].pop(mark, None)
     (tmp_path / path.name).write_text(json.dumps(raw))
     record = read_record(tmp_path / path.name)
-    assert isinstance(record, Record)
-    assert record.ledger
+    assert isinstance(record, Finished)
     assert not record.ledger.alone
     assert record.ledger.company == "whether other work ran was not measured"
 

@@ -19,7 +19,7 @@ from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Inputs, cell_id
-from bench.store.record import Ledger, Point, Record, Score, TargetCost, read_records, write_record
+from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, read_records, write_record
 from bench.toy.study import ToyRecord, find_toy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +28,7 @@ PRIOR = next(cell for cell in CELLS if cell.arm == "byol" and cell.budget == 1.0
 OTHER = next(cell for cell in CELLS if cell.rela)
 
 
-def record_of(cell: Cell = PRIOR, seconds: float = 1.0, **changes: Any) -> Record:
+def record_of(cell: Cell = PRIOR, seconds: float = 1.0, **changes: Any) -> Finished:
     inputs = Inputs(data="d", prior="p" if cell.rela else None, method_version=1, params={})
     score = Score(linear=(0.1, 0.2, 0.3), knn=0.25)
     points = tuple(Point(step=s, images=10 * s, flops=s, seconds=seconds, loss=seconds, score=score) for s in (3, 6))
@@ -45,7 +45,6 @@ def record_of(cell: Cell = PRIOR, seconds: float = 1.0, **changes: Any) -> Recor
     fields: dict[str, Any] = {
         "id": cell_id(cell, inputs),
         "grid": "g",
-        "status": "done",
         "cell": cell,
         "inputs": inputs,
         "dataset_title": "CIFAR-10",
@@ -53,14 +52,24 @@ def record_of(cell: Cell = PRIOR, seconds: float = 1.0, **changes: Any) -> Recor
         "ledger": ledger,
         "provenance": {"time": f"2026-01-0{seconds:g}T00:00:00+00:00"},
     }
-    return Record(**(fields | changes))
+    return Finished(**(fields | changes))
 
 
-def failed(cell: Cell = PRIOR, seconds: float = 1.0) -> Record:
-    return record_of(cell, seconds, status="failed", curve=(), ledger=None, error=f"error {seconds:g}")
+def failed(cell: Cell = PRIOR, seconds: float = 1.0) -> Failed:
+    done = record_of(cell, seconds)
+    return Failed(
+        id=done.id,
+        grid=done.grid,
+        status="failed",
+        error=f"error {seconds:g}",
+        cell=cell,
+        inputs=done.inputs,
+        dataset_title=done.dataset_title,
+        provenance=done.provenance,
+    )
 
 
-def put(folder: Path, *records: Record, backbone: bytes = b"") -> Path:
+def put(folder: Path, *records: Finished, backbone: bytes = b"") -> Path:
     """Write records of grid g below a results folder, each with what stands for its backbone, and return the folder."""
     for record in records:
         write_record(record, folder / "g")
@@ -118,17 +127,17 @@ def test_time_and_losses_are_the_machines_own_and_the_first_record_stays(tmp_pat
     assert merge(there, put(tmp_path / "1", record_of(seconds=2.0))) == before
 
 
-def changed(value: Any, *path: str | int) -> Callable[[], Record]:
+def changed(value: Any, *path: str | int) -> Callable[[], Finished]:
     """A record of a cell with targets in which the value at a path is another."""
 
-    def make() -> Record:
+    def make() -> Finished:
         raw = record_of(OTHER).model_dump()
         inner: Any = raw
         for key in path[:-1]:
             inner[key] = list(inner[key]) if isinstance(inner[key], tuple) else inner[key]
             inner = inner[key]
         inner[path[-1]] = value
-        return Record.model_validate(raw, strict=False)
+        return Finished.model_validate(raw, strict=False)
 
     return make
 
@@ -149,7 +158,7 @@ def changed(value: Any, *path: str | int) -> Callable[[], Record]:
 )
 @pytest.mark.parametrize("there", [True, False])
 def test_records_that_disagree_are_named_and_nothing_is_written(
-    make: Callable[[], Record], words: str, there: bool, tmp_path: Path
+    make: Callable[[], Finished], words: str, there: bool, tmp_path: Path
 ) -> None:
     new = record_of(CELLS[0])
     one, two = put(tmp_path / "1", record_of(OTHER), new), put(tmp_path / "2", make(), new)
@@ -170,8 +179,6 @@ def test_a_finished_record_counts_before_a_failed_one_and_of_those_the_newest(tm
     assert merge(put(tmp_path / "b", record_of(seconds=2.0)), one) == content(two)
     assert merge(put(tmp_path / "c", failed(seconds=3.0)), one) == content(one)
     assert merge(put(tmp_path / "d", failed(seconds=6.0)), one) == content(put(tmp_path / "6", failed(seconds=6.0)))
-    nothing = put(tmp_path / "e", record_of(curve=(), seconds=1.0))  # says done, and is not
-    assert merge(nothing, two) == content(two)
 
 
 def test_a_priors_backbone_comes_with_its_own_record_alone(tmp_path: Path) -> None:

@@ -10,17 +10,16 @@ from bench.core.files import WriteError, atomic_write
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Inputs, cell_id
-from bench.store.record import Damaged, Point, Record, Score, read_record, read_records, write_record
+from bench.store.record import Damaged, Finished, Point, Score, read_record, read_records, write_record
 
 
-def record() -> Record:
+def record() -> Finished:
     cell = expand(load_grid("cifar_small"))[0]
     inputs = Inputs(data="d", prior=None, method_version=1, params={"momentum": 0.99})
     score = Score(linear=(0.1, 0.2, 0.3), knn=0.25)
-    return Record(
+    return Finished(
         id=cell_id(cell, inputs),
         grid="test",
-        status="done",
         cell=cell,
         inputs=inputs,
         dataset_title="CIFAR-10",

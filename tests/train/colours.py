@@ -15,7 +15,7 @@ from bench.data.augment import MEAN, STD, View
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
-from bench.store.record import Record
+from bench.store.record import Finished
 from bench.train.cell import Watch, run_cell
 from priors import Prior, priors
 
@@ -147,7 +147,7 @@ def tasks_of(
 
 def run(
     task: Task, places: Places, workers: int = 0, step: Callable[[int, int, float], None] = lambda *facts: None
-) -> Record:
+) -> Finished:
     """Run a cell to its end."""
     return run_cell(task, places, CPU, workers, Watch(step, lambda *facts: None, lambda: False))
 

@@ -118,7 +118,6 @@ def test_an_image_has_its_own_target_and_label(
     assert len(seen) == 3 * steps
     part = sorted({red for step in reds for red in step})
     if images:
-        assert record.ledger is not None
         assert record.ledger.targets is not None
         assert record.ledger.targets.images == images >= len(part)
     if budget == 1.0:
@@ -208,7 +207,6 @@ def test_cells_share_targets_where_images_prior_and_size_are_the_same_and_nowher
         (task,), places = tasks_of(root, arm, dataset, budget=0.25, images=images)
         record = run(task, places)
         assert len(list((root / "cache" / "targets").glob("*.safetensors"))) == files
-        assert record.ledger is not None
         assert record.ledger.targets is not None
         assert record.ledger.targets.cached == (files == made), "who made them has not found them"
         made = files

@@ -112,7 +112,6 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
     assert ledger.seconds["other"] == counting + 2 * SAVING
     assert ledger.wall_seconds == sum(ledger.seconds.values())
     again = run(tasks_of(tmp_path, RELA.replace("0.34", "0.67"), dataset, protocol=protocol)[0][0], places)
-    assert again.ledger is not None
     assert again.ledger.seconds["targets"] == 0
     assert not ledger.targets.cached
     assert again.ledger.targets == ledger.targets.model_copy(update={"cached": True}), "who finds them owes as much"
@@ -126,7 +125,6 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     with pytest.raises(experiment.Interrupted):
         run_cell(task, places, CPU, 0, stopping, Limits(1e9))
     record = run(task, places)
-    assert record.ledger is not None
     assert record.ledger.seconds["train"] == EPOCH * RELA_STEP + 2 * EPOCH * BYOL_STEP == record.curve[-1].seconds
     assert record.ledger.seconds["targets"] == PASS + PRIOR
     assert record.ledger.targets is not None
@@ -155,8 +153,6 @@ def test_each_flop_is_counted_once_and_where_it_belongs(tmp_path: Path) -> None:
         EPOCH * ours + EPOCH // 2 * theirs,
         EPOCH * ours + 2 * EPOCH * theirs,
     ]
-    assert rela.ledger is not None
-    assert byol.ledger is not None
     assert (rela.ledger.flops, byol.ledger.flops) == (rela.curve[-1].flops, byol.curve[-1].flops)
     assert rela.ledger.targets is not None
     assert rela.ledger.targets.flops == COUNT * 2 * 3 * SIZE * SIZE, "one product for each value of each image"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.report.collect import Collected
-from bench.report.facts import learned, ledger_of, phase_seconds, score_linear, score_of, wall_seconds
+from bench.report.facts import learned, phase_seconds, score_linear, wall_seconds
 from bench.report.frames import points_frame
-from bench.store.record import OTHER_LOAD, Record, References
+from bench.store.record import OTHER_LOAD, Finished, References
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,11 +140,11 @@ def tidy_frame(found: Collected) -> "pd.DataFrame":
     return pd.DataFrame({name: frame[name].astype(column.type) for name, column in COLUMNS.items()})
 
 
-def _of_cell(record: Record) -> dict[str, Any]:
-    cell, ledger, rela, targets = record.cell, ledger_of(record), record.cell.rela, ledger_of(record).targets
+def _of_cell(record: Finished) -> dict[str, Any]:
+    cell, ledger, rela, targets = record.cell, record.ledger, record.cell.rela, record.ledger.targets
     protocol, origin = cell.protocol, record.provenance
     by_epochs = protocol.probe.recipe == "adam"
-    score, beside = score_of(record), record.references or References(untrained=None)
+    score, beside = record.final, record.references or References(untrained=None)
     code, packages = _mapping(origin.get("code")), _mapping(origin.get("packages"))
     return {
         "id": record.id,

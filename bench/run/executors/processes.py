@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from bench.core.environment import LAUNCH, whole_number
 from bench.core.errors import Interrupted, UserError
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import Outcome
 from bench.run.executors.base import Work
 from bench.run.progress import Display, describe
@@ -46,20 +46,20 @@ class Teller(Display):
     def begin(self, cells: int) -> None:
         """The parent knows."""
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Ready) -> None:
         """Tell that a cell begins."""
         self._tell(task, "started")
 
-    def step(self, task: Task, done: int, steps: int, loss: float) -> None:
+    def step(self, task: Ready, done: int, steps: int, loss: float) -> None:
         """Tell a cell's step, now and then."""
         if self.due():
             self._tell(task, "step", done, steps, loss)
 
-    def event(self, task: Task, name: str, facts: dict[str, Any]) -> None:
+    def event(self, task: Ready, name: str, facts: dict[str, Any]) -> None:
         """Tell what happened in a cell."""
         self._tell(task, "event", name, facts)
 
-    def waits(self, task: Task, holder: str) -> None:
+    def waits(self, task: Ready, holder: str) -> None:
         """Tell that another runner has a cell."""
         self._tell(task, "waits", holder)
 
@@ -82,12 +82,12 @@ def told_display() -> Teller | None:
 class Processes:
     """Runs the pending cells of some work in a process for each of the environments, and shows what they tell."""
 
-    def __init__(self, work: Work, pending: Sequence[Task], environments: Sequence[dict[str, str]]) -> None:
+    def __init__(self, work: Work, pending: Sequence[Ready], environments: Sequence[dict[str, str]]) -> None:
         self.work, self.environments = work, environments
         self.tasks = {task.cell.key(): task for task in work.tasks}
         self.pending = {task.id for task in pending}
         self.command = [*work.command, "--cell", "-"]
-        self.cells = "\n".join(task.id for task in work.tasks if task.id)
+        self.cells = "\n".join(task.id for task in work.tasks if isinstance(task, Ready))
         self.launch = str(uuid4())
         self.display = Display(work.places.mark, several=True)
         self.lock = threading.Lock()
@@ -107,8 +107,8 @@ class Processes:
         with self._stop_requests(), self.display:
             self.display.begin(len(self.tasks))
             for task in self.work.tasks:
-                if task.missing:
-                    self._finished(Outcome(task, "skipped", reason=task.missing))
+                if isinstance(task, Missing):
+                    self._finished(Outcome(task, "skipped", reason=task.reason))
             try:
                 for environment in self.environments:
                     self._start(environment)

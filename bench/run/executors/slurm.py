@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
 from bench.core.paths import Places
-from bench.plan.graph import Task
+from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
 from bench.run import slurm_job
 from bench.run.executors import Executor, Resources, Work, executors
@@ -83,8 +83,9 @@ class Slurm(Executor):
                 "--executor slurm: `squeue` gives no answer, so what is in the queue is not known; try again"
             )
         jobs = {cell: job for cell, job in known.items() if job.queued}
-        pending = {task.id for task in to_run(work.tasks, places)}
-        fresh = [task for task in work.tasks if task.id in pending and task.id not in jobs]
+        ready = to_run(work.tasks, places)
+        pending = {task.id for task in ready}
+        fresh = [task for task in ready if task.id not in jobs]
         awaited = {_needed(task, places) for task in fresh}
         fresh.sort(key=lambda task: task.id not in awaited)  # what others wait for begins first
         groups, left_out = grouped(fresh, awaited, jobs)
@@ -94,9 +95,9 @@ class Slurm(Executor):
             jobs |= self._submitted(tasks, after, work)
             print(f"{_named(tasks, jobs)}{f', after job {after.id}' if after else ''}")
         self._say(len(fresh) - len(left_out), len(arrays), len(pending) - len(fresh))
-        return [self._outcome(task, task.id in pending, left_out, jobs) for task in work.tasks]
+        return [self._outcome(task, pending, left_out, jobs) for task in work.tasks]
 
-    def _submitted(self, tasks: Sequence[Task], after: Job | None, work: Work) -> dict[str, Job]:
+    def _submitted(self, tasks: Sequence[Ready], after: Job | None, work: Work) -> dict[str, Job]:
         """Submit cells as one array, note each one's job, and return them by cell. Raises UserError."""
         import submitit
 
@@ -146,22 +147,30 @@ class Slurm(Executor):
         else:
             print(f"{submitted} cells submitted, in {arrays} {'group' if arrays == 1 else 'groups'}")
 
-    def _outcome(self, task: Task, pending: bool, left_out: Mapping[str, str], jobs: Mapping[str, Job]) -> Outcome:
-        if task.missing or task.id in left_out:
-            return Outcome(task, "skipped", reason=task.missing or left_out[task.id])
-        return Outcome(task, "queued", reason=str(jobs[task.id])) if pending else Outcome(task, "done", cached=True)
+    def _outcome(
+        self, task: Task, pending: Collection[str], left_out: Mapping[str, str], jobs: Mapping[str, Job]
+    ) -> Outcome:
+        if isinstance(task, Missing):
+            return Outcome(task, "skipped", reason=task.reason)
+        if task.id in left_out:
+            return Outcome(task, "skipped", reason=left_out[task.id])
+        return (
+            Outcome(task, "queued", reason=str(jobs[task.id]))
+            if task.id in pending
+            else Outcome(task, "done", cached=True)
+        )
 
 
 def grouped(
-    tasks: Iterable[Task], awaited: Collection[str], queued: Collection[str]
-) -> tuple[dict[str, list[Task]], dict[str, str]]:
+    tasks: Iterable[Ready], awaited: Collection[str], queued: Collection[str]
+) -> tuple[dict[str, list[Ready]], dict[str, str]]:
     """Return tasks by the id of the one that they wait for, "" for none, and why others cannot be submitted, by id.
 
     One job that is waited for makes one array: Slurm lets only a whole array wait for an element of another one. Tasks,
     and so the groups, come after what they need. `awaited` are the ids of those that are needed and not done, `queued`
     of those that have jobs.
     """
-    groups: dict[str, list[Task]] = {}
+    groups: dict[str, list[Ready]] = {}
     left_out: dict[str, str] = {}
     there = set(queued)
     for task in tasks:
@@ -201,7 +210,7 @@ def cancel(places: Places) -> list[Job]:
     return jobs
 
 
-def _needed(task: Task, places: Places) -> str:
+def _needed(task: Ready, places: Places) -> str:
     """Return the id of the cell that a task has to wait for, "" when there is none or it is done."""
     if task.needs is None or is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
         return ""
@@ -268,7 +277,7 @@ def _log(folder: Path, number: str) -> Path:
     return folder / f"{number}_0_log.out"
 
 
-def _named(tasks: Sequence[Task], jobs: Mapping[str, Job]) -> str:
+def _named(tasks: Sequence[Ready], jobs: Mapping[str, Job]) -> str:
     first, last = jobs[tasks[0].id].id, jobs[tasks[-1].id].id
     return f"job {first}: 1 cell" if len(tasks) == 1 else f"jobs {first} to {last}: {len(tasks)} cells"
 
