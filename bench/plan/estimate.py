@@ -42,14 +42,8 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
             else:
                 unknown += 1
                 cost = ("not known", "not known", "not known")
-        name = (
-            str(number),
-            task.id if isinstance(task, Ready) else "-",
-            cell.dataset,
-            cell.arm,
-            f"{cell.budget:g}",
-            str(cell.seed),
-        )
+        identifier = task.id if isinstance(task, Ready) else "-"
+        name = (str(number), identifier, cell.dataset, cell.arm, f"{cell.budget:g}", str(cell.seed))
         rows.append((*name, _state(task, pending), *cost))
     _print_table(rows)
     missing = [task for task in tasks if isinstance(task, Missing)]

@@ -280,9 +280,8 @@ def test_retry_runs_just_those_it_names(places: Places, monkeypatch: pytest.Monk
     path = record_path(places.records, tasks[3].id)
     found = read_record(path)
     assert isinstance(found, Finished)
-    late = Failed(
-        status="timeout", error="late", **found.model_dump(include=set(Failed.model_fields) - {"status", "error"})
-    )
+    same = {name: getattr(found, name) for name in Failed.model_fields if name not in {"status", "error"}}
+    late = Failed(status="timeout", error="late", **same)
     write_record(late, places.records)
     assert with_status(tasks, places, ["timeout"]) == tasks[2:], "with what it needs"
     assert (failed.status, oom.status) == ("failed", "oom")

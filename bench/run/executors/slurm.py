@@ -154,11 +154,9 @@ class Slurm(Executor):
             return Outcome(task, "skipped", reason=task.reason)
         if task.id in left_out:
             return Outcome(task, "skipped", reason=left_out[task.id])
-        return (
-            Outcome(task, "queued", reason=str(jobs[task.id]))
-            if task.id in pending
-            else Outcome(task, "done", cached=True)
-        )
+        if task.id in pending:
+            return Outcome(task, "queued", reason=str(jobs[task.id]))
+        return Outcome(task, "done", cached=True)
 
 
 def grouped(
