@@ -5,26 +5,31 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from bench.cli.options import (
+    DataOption,
+    GridOption,
+    IntoOption,
+    KeepOption,
+    OnlyOption,
+    OutOption,
+    PathOption,
+    PluginOption,
+    ProfileOption,
+    RehearseOption,
+    ResultsOption,
+    SetOption,
+    SourcesArgument,
+)
+from bench.cli.planning import load_plugins, planned, prepare_all, recorded, run_here, tasks_of, toy_of
 from bench.cli.request import Request
-from bench.core.environment import keep_talking, leave_torchrun, make_deterministic, tune_process
+from bench.cli.run import run
+from bench.core.environment import keep_talking, tune_process
 from bench.core.errors import UserError
-from bench.core.paths import expanded, is_file
-
-if TYPE_CHECKING:
-    import torch
-
-    from bench.core.paths import Places
-    from bench.grid.schema import Grid
-    from bench.plan.graph import Task
-    from bench.plan.state import Outcome
-    from bench.toy.study import ToyGrid
-    from bench.train.cell import Limits
 
 app = typer.Typer(
     name="rela-bench",
@@ -37,173 +42,7 @@ app = typer.Typer(
 
 results_app = typer.Typer(help="Work on records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
-
-PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
-
-GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
-ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
-RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
-OnlyOption = Annotated[
-    str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5; a comma in a name is part of it")
-]
-DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
-IntoOption = Annotated[Path, PathOption("--into", help="folder of the same kind as the sources; may be new")]
-KeepOption = Annotated[
-    bool, typer.Option("--keep-first", help="where two results of a cell differ, keep INTO's, else the first")
-]
-SourcesArgument = Annotated[
-    list[Path],
-    typer.Argument(parser=expanded, help="folders of records, each of one grid or with one below it for each"),
-]
-ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
-OutOption = Annotated[Path, PathOption("--out", help="folder to write to, one below it for each grid")]
-PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
-
-
-@app.command()
-def run(
-    context: typer.Context,
-    grid: GridOption,
-    profile: ProfileOption = None,
-    settings: SetOption = None,
-    only: OnlyOption = None,
-    cell: Annotated[
-        list[str] | None,
-        typer.Option(help="a cell's id: run this one alone; repeatable; - reads ids from standard input"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    executor: Annotated[str, typer.Option(help="how cells are run; `list executors` tells")] = "local",
-    data_root: DataOption = Path("data"),
-    results: ResultsOption = Path("results"),
-    plugin: PluginOption = None,
-    workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
-    download: Annotated[bool, typer.Option("--download", help="first do what `prepare` does")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, what is done, and the cost")] = False,
-    tflops: Annotated[float | None, typer.Option(help="device rate that --dry-run assumes, in TFLOP/s", min=0)] = None,
-    rehearse: RehearseOption = False,
-    retry: Annotated[list[str] | None, typer.Option(help="only cells that are failed, oom or timeout")] = None,
-    cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
-    checkpoint_seconds: Annotated[float, typer.Option(help="seconds between two checkpoints of a cell", min=0)] = 60.0,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU, too; slower")] = False,
-    jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
-    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
-    partition: Annotated[str | None, typer.Option(help="of the cluster; else its default")] = None,
-    gpus_per_cell: Annotated[int | None, typer.Option(help="GPUs that train each cell together", min=1)] = None,
-    nodes_per_cell: Annotated[int | None, typer.Option(help="nodes that these are on, 1 unless said", min=1)] = None,
-    array_parallelism: Annotated[int | None, typer.Option(help="cells of a job array that run at once", min=1)] = None,
-    slurm: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for sbatch, such as time=1:00:00; repeatable")
-    ] = None,
-) -> None:
-    """Run the cells of a grid that are not done yet, the failed ones among them."""
-    from bench.run.executors import Resources
-
-    asked = Resources.among(context.params)
-    request = Request(grid, profile, settings or (), plugin or (), data_root, results)
-    if toy := _toy(request, only):
-        from bench.toy.study import print_states, run_toy
-
-        if cell or executor != "local" or asked != Resources():
-            raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
-        if rehearse:
-            print(f"{toy.name} takes seconds as it is: nothing to rehearse")
-        elif dry_run:
-            print_states(toy, results)
-        else:
-            run_toy(toy, results)
-            print(f"{request.command('report')}  makes a table and a plot of them")
-        return
-    if deterministic:
-        make_deterministic()
-    from bench.core.device import find_device
-    from bench.core.distributed import first_then_others, start, stop, world
-    from bench.run.control import check_retry, chosen, command, concluded, speaks
-    from bench.run.executors import Work, find_executor
-    from bench.train.cell import Limits
-
-    check_retry(retry or [], rehearse or dry_run)
-    _load_plugins(plugin)
-    if rehearse and (cell or executor != "local" or asked != Resources()):
-        raise UserError("--rehearse runs all cells, one after the other: leave out --cell, --executor and its options")
-    runs = find_executor(executor, device, asked)
-    start(device)
-    limits = Limits(checkpoint_seconds, cell_timeout)
-    with first_then_others():
-        spec, places, tasks = _plan(request, only)
-        if download:
-            _prepare(tasks, places)
-            spec, places, tasks = _plan(request, only)
-    if world() > 1 and (rehearse or dry_run):
-        raise UserError(f"{'--rehearse' if rehearse else '--dry-run'} is for one process: leave torchrun out")
-    tasks = chosen(tasks, places, cell or [], retry or [])
-    if rehearse:
-        if dry_run:
-            raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
-        bad, queued = _rehearse(spec, only, tasks, places, find_device(device), workers, limits), False
-    elif dry_run:
-        from bench.plan.estimate import print_estimate
-
-        print_estimate(tasks, places, find_device(device), tflops)
-        return
-    else:
-        work = Work(tasks, places, workers, limits, command(context))
-        outcomes = concluded(lambda: runs.run(work), places)
-        bad = [outcome for outcome in outcomes if outcome.bad]
-        queued = any(outcome.status == "queued" for outcome in outcomes)
-    tells = speaks()
-    stop()
-    if bad:
-        from bench.plan.graph import Missing
-
-        if tells and any(isinstance(outcome.task, Missing) for outcome in bad):
-            print(f"{request.command('prepare')}  fetches what can be fetched", file=sys.stderr)
-        raise typer.Exit(1)
-    if queued:
-        print(f"{request.command('status')}  shows how far they are")
-        print(f"{request.command('cancel')}  takes them out of the queue")
-    elif tells:
-        print(f"{request.command('report', *['--rehearse'] * rehearse)}  makes tables and plots of them")
-    leave_torchrun()
-
-
-def _run(
-    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits"
-) -> "list[Outcome]":
-    """Run the tasks in this process, say what became of them, and return it."""
-    from bench.run.control import concluded
-    from bench.run.progress import Display
-    from bench.run.runner import run_tasks
-
-    return concluded(lambda: run_tasks(tasks, places, device, workers, Display(places.mark), limits), places)
-
-
-def _rehearse(
-    spec: "Grid",
-    only: str | None,
-    tasks: "list[Task]",
-    places: "Places",
-    device: "torch.device",
-    workers: int,
-    limits: "Limits",
-) -> "list[Outcome]":
-    """Rehearse a grid, say which of its cells (`tasks`) would fail here, and return what failed in the rehearsal."""
-    from bench.grid.expand import expand, rehearsed
-    from bench.plan.rehearsal import lay_out, obstacles, stage
-    from bench.run.progress import describe
-
-    short = rehearsed(spec)
-    there = stage(places, short.name)
-    lay_out(expand(short), places.data, there.data)
-    outcomes = _run(_tasks(short, only, there), there, device, workers, limits)
-    found = obstacles(tasks, places)
-    for reason, stopped in found.items():
-        print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")
-        for task in stopped:
-            print(f"  {describe(task.cell)}")
-    if not found:
-        print(f"all {len(tasks)} cells have what they need here")
-    return [outcome for outcome in outcomes if outcome.status not in {"done", "skipped"}]
+app.command()(run)
 
 
 @app.command()
@@ -230,7 +69,7 @@ def check(
 
     if update and (junit or against):
         raise UserError("--update only writes the baseline: leave out --junit and --against")
-    _load_plugins(plugin)
+    load_plugins(plugin)
     with Request(grid, profile, settings or (), plugin or (), data_root).naming_commands():
         gate = Gate(grid, profile, settings or [], baseline, update, seeds)
     target = find_device(device)
@@ -240,12 +79,12 @@ def check(
         words += [word for path in plugin or () for word in ("--plugin", str(path.absolute()))]
         pace = gate.pace(against, slower, words)
     with gate.places(data_root, results) as places:
-        tasks = _tasks(gate.spec, None, places)
+        tasks = tasks_of(gate.spec, None, places)
         gate.refuse(tasks)
-        outcomes = _run(tasks, places, target, workers, Limits())
+        outcomes = run_here(tasks, places, target, workers, Limits())
         if update:
             with gate.repeating(data_root) as (few, again):
-                outcomes += _run(_tasks(few, None, again), again, target, workers, Limits())
+                outcomes += run_here(tasks_of(few, None, again), again, target, workers, Limits())
                 print(gate.write(outcomes, places, few, again))
             return
         findings = gate.findings(outcomes, places) + pace
@@ -265,7 +104,7 @@ def report(
     rehearse: RehearseOption = False,
 ) -> None:
     """Make tables and plots from records; trains nothing. Exit code 1: something was left out."""
-    _load_plugins(plugin)
+    load_plugins(plugin)
     asked = Request(grid or "quickstart", profile, settings or (), plugin or (), results=results)
     if grid is not None:
         complete = _report(asked, rehearse, out)
@@ -297,7 +136,7 @@ def _report(request: Request, rehearse: bool, out: Path) -> bool:
     from bench.toy.report import write_toy_report
     from bench.toy.study import ToyGrid
 
-    spec, request = _recorded(request, rehearse)
+    spec, request = recorded(request, rehearse)
     records, folder = request.results / spec.name, out / spec.name
     with request.naming_commands(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NotDrawn)
@@ -325,8 +164,8 @@ def export(
     from bench.report.export import write_export
     from bench.toy.study import ToyGrid
 
-    _load_plugins(plugin)
-    spec, request = _recorded(Request(grid, profile, settings or (), plugin or (), results=results), rehearse)
+    load_plugins(plugin)
+    spec, request = recorded(Request(grid, profile, settings or (), plugin or (), results=results), rehearse)
     if isinstance(spec, ToyGrid):
         raise UserError(f"{spec.name} has settings instead of cells: `report` writes all that there is of it")
     names = [name.strip() for name in formats.split(",")]
@@ -348,7 +187,7 @@ def list_names(
     """List what can be named in a grid."""
     from bench.cli.listing import listing
 
-    _load_plugins(plugin)
+    load_plugins(plugin)
     for name, description in listing(what, data_root):
         print(f"{name:<18} {description}".rstrip())
 
@@ -365,7 +204,7 @@ def status(
 ) -> None:
     """Show how far the cells of a grid are."""
     request = Request(grid, profile, settings or (), plugin or (), data_root, results)
-    if toy := _toy(request, only):
+    if toy := toy_of(request, only):
         from bench.toy.study import print_states
 
         print_states(toy, results)
@@ -375,8 +214,8 @@ def status(
     from bench.run.executors.slurm import jobs_of
     from bench.run.progress import describe
 
-    _load_plugins(plugin)
-    _, places, tasks = _plan(request, only)
+    load_plugins(plugin)
+    _, places, tasks = planned(request, only)
     jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
     states = [state_of(task, places, jobs) for task in tasks]
     for task, state in zip(tasks, states, strict=True):
@@ -393,7 +232,7 @@ def cancel(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Take a grid's jobs out of the queue of its cluster; cells that run save themselves."""
-    if toy := _toy(Request(grid, profile, settings or ())):
+    if toy := toy_of(Request(grid, profile, settings or ())):
         print(f"{toy.name} has no jobs")
         return
     from bench.core.paths import Places
@@ -416,12 +255,12 @@ def prepare(
 ) -> None:
     """Fetch the data and weights of a grid, and nothing else."""
     request = Request(grid, profile, settings or (), plugin or (), data_root, results)
-    if toy := _toy(request):
+    if toy := toy_of(request):
         print(f"{toy.name} draws its own data: nothing to fetch")
         return
-    _load_plugins(plugin)
-    _, places, tasks = _plan(request)
-    if not _prepare(tasks, places):
+    load_plugins(plugin)
+    _, places, tasks = planned(request)
+    if not prepare_all(tasks, places):
         raise typer.Exit(1)
 
 
@@ -447,68 +286,6 @@ def merge(sources: SourcesArgument, into: IntoOption, keep_first: KeepOption = F
         print(one_line(f"left out: {each.path}: {each.reason}"), file=sys.stderr)
     if found.left_out:
         raise typer.Exit(1)
-
-
-def _toy(request: Request, only: str | None = None) -> "ToyGrid | None":
-    """Return the study that is asked for, None when it is a grid with cells."""
-    from bench.toy.study import find_toy
-
-    toy = find_toy(request.grid, request.profile, request.settings)
-    if toy and only is not None:
-        raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
-    return toy
-
-
-def _recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request]":
-    """Return the grid or study that records were made of, and what was asked to make them.
-
-    Its name may be as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed.
-    """
-    from bench.grid.expand import REHEARSAL, rehearsed
-    from bench.grid.load import load_grid
-
-    if not is_file(expanded(request.grid)):
-        base, _, profile = request.grid.removesuffix(REHEARSAL).partition("@")
-        rehearse = rehearse or request.grid.endswith(REHEARSAL)
-        request = replace(request, grid=base, profile=request.profile or profile or None)
-    if toy := _toy(request):
-        return toy, request
-    spec = load_grid(request.grid, request.profile, request.settings)
-    return (rehearsed(spec) if rehearse else spec), request
-
-
-def _plan(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":
-    from bench.core.paths import Places
-    from bench.grid.load import load_grid
-
-    spec = load_grid(request.grid, request.profile, request.settings)
-    places = Places(data=request.data_root or Path("data"), results=request.results, grid=spec.name)
-    return spec, places, _tasks(spec, only, places)
-
-
-def _tasks(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
-    """Return the tasks of a grid, or of those of its cells that `--only` names and what these need."""
-    from bench.grid.expand import expand, select
-
-    cells = expand(spec)
-    chosen = cells if only is None else select(cells, only)  # a mistake there is said before torch is imported
-    from bench.plan.graph import plan
-
-    return plan(cells, chosen, places, f"grid {spec.name}")
-
-
-def _load_plugins(paths: list[Path] | None) -> None:
-    from bench.core.registry import load_plugin
-
-    for path in paths or []:
-        load_plugin(path)
-
-
-def _prepare(tasks: "list[Task]", places: "Places") -> bool:
-    """Fetch what the tasks need, say what happened to each, and return whether all is there."""
-    from bench.plan.prepare import prepare_tasks
-
-    return prepare_tasks(tasks, places)
 
 
 def main() -> None:

@@ -1,0 +1,92 @@
+"""From what a verb is asked to the grid, study or tasks that are meant. Torch is imported where it is needed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.request import Request
+from bench.core.errors import UserError
+from bench.core.paths import expanded, is_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.core.paths import Places
+    from bench.grid.schema import Grid
+    from bench.plan.graph import Task
+    from bench.plan.state import Outcome
+    from bench.toy.study import ToyGrid
+    from bench.train.cell import Limits
+
+
+def toy_of(request: Request, only: str | None = None) -> "ToyGrid | None":
+    """Return the study that is asked for, None when it is a grid with cells."""
+    from bench.toy.study import find_toy
+
+    toy = find_toy(request.grid, request.profile, request.settings)
+    if toy and only is not None:
+        raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
+    return toy
+
+
+def recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request]":
+    """Return the grid or study that records were made of, and what was asked to make them.
+
+    Its name may be as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed.
+    """
+    from bench.grid.expand import REHEARSAL, rehearsed
+    from bench.grid.load import load_grid
+
+    if not is_file(expanded(request.grid)):
+        base, _, profile = request.grid.removesuffix(REHEARSAL).partition("@")
+        rehearse = rehearse or request.grid.endswith(REHEARSAL)
+        request = replace(request, grid=base, profile=request.profile or profile or None)
+    if toy := toy_of(request):
+        return toy, request
+    spec = load_grid(request.grid, request.profile, request.settings)
+    return (rehearsed(spec) if rehearse else spec), request
+
+
+def planned(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":
+    from bench.core.paths import Places
+    from bench.grid.load import load_grid
+
+    spec = load_grid(request.grid, request.profile, request.settings)
+    places = Places(data=request.data_root or Path("data"), results=request.results, grid=spec.name)
+    return spec, places, tasks_of(spec, only, places)
+
+
+def tasks_of(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
+    """Return the tasks of a grid, or of those of its cells that `--only` names and what these need."""
+    from bench.grid.expand import expand, select
+
+    cells = expand(spec)
+    chosen = cells if only is None else select(cells, only)  # a mistake there is said before torch is imported
+    from bench.plan.graph import plan
+
+    return plan(cells, chosen, places, f"grid {spec.name}")
+
+
+def load_plugins(paths: list[Path] | None) -> None:
+    from bench.core.registry import load_plugin
+
+    for path in paths or []:
+        load_plugin(path)
+
+
+def prepare_all(tasks: "list[Task]", places: "Places") -> bool:
+    """Fetch what the tasks need, say what happened to each, and return whether all is there."""
+    from bench.plan.prepare import prepare_tasks
+
+    return prepare_tasks(tasks, places)
+
+
+def run_here(
+    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits"
+) -> "list[Outcome]":
+    """Run the tasks in this process, say what became of them, and return it."""
+    from bench.run.control import concluded
+    from bench.run.progress import Display
+    from bench.run.runner import run_tasks
+
+    return concluded(lambda: run_tasks(tasks, places, device, workers, Display(places.mark), limits), places)
