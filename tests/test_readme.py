@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-from bench.report.facts import ledger_of
 from tests.readme import BLOCK, FILES, ROOT, collected
 
 
@@ -24,4 +23,4 @@ def test_readme_states_no_accuracy_outside_of_what_is_made_of_records() -> None:
 def test_cifar_small_takes_the_time_that_readme_says() -> None:
     minutes = re.search(r"`cifar_small` \|.*under (\d+) minutes on 2 cores", FILES[0].read_text(encoding="utf-8"))
     assert minutes
-    assert sum(ledger_of(record).wall_seconds for record in collected("cifar_small").done) < 60 * int(minutes[1])
+    assert sum(record.ledger.wall_seconds for record in collected("cifar_small").done) < 60 * int(minutes[1])
