@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from bench.core.device import threads
+from bench.grid.schema import Precision
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -43,6 +44,17 @@ class View:
     grey: float = 0.2
     blur: float = 0.0  # probability; Gaussian, sigma uniform in (0.1, 2)
     solarise: float = 0.0  # probability; threshold 128/256 as in lightly's RandomSolarization
+
+
+@dataclass(frozen=True)
+class EvalView:
+    """How a frozen network is shown images: their centres, un-augmented and normalised."""
+
+    size: int  # pixels of a side
+    mean: Sequence[float] = MEAN  # of each channel
+    std: Sequence[float] = STD
+    precision: Precision = "fp32"  # in which the network computes
+    shorter: int | None = None  # pixels that the shorter side is resized to before the centre is taken; None: `size`
 
 
 class _Draws(NamedTuple):

@@ -22,7 +22,7 @@ from bench.core.distributed import share
 from bench.core.errors import UserError, told
 from bench.core.seeds import derive, generator
 from bench.data import Split
-from bench.data.augment import MEAN, STD, View, augment_each, crop_boxes, normalise, resize, resized_crops
+from bench.data.augment import EvalView, View, augment_each, crop_boxes, normalise, resize, resized_crops
 from bench.data.folder import Paths, read_image
 from bench.data.sampler import epoch_indices, steps_per_epoch
 
@@ -76,18 +76,8 @@ class Source(Protocol):
         """
         ...
 
-    def plain(
-        self,
-        size: int,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        first: int = 0,
-        shorter: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield the images from `first` on, un-augmented and normalised, in batches float32 (b, 3, size, size).
-
-        The centres of images whose shorter side was brought to `shorter` pixels (None: `size`).
-        """
+    def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
+        """Yield the images from `first` on, un-augmented, in batches float32 (b, 3, view.size, view.size)."""
         ...
 
 
@@ -111,16 +101,9 @@ class Resident:
             draw, rows = generator(order.seed, "views", step), share(order.batch_size)
             yield index, augment_each([images] * len(views), views, self.size, draw, rows, order.batch_size)
 
-    def plain(
-        self,
-        size: int,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        first: int = 0,
-        shorter: int | None = None,
-    ) -> Iterator[Tensor]:
-        for images in torch.split(self.images[first:], SMALL_IMAGES if size <= 32 else LARGE_IMAGES):
-            yield normalise(resize(images, size, shorter), mean, std)
+    def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
+        for images in torch.split(self.images[first:], SMALL_IMAGES if view.size <= 32 else LARGE_IMAGES):
+            yield normalise(resize(images, view.size, view.shorter), view.mean, view.std)
 
 
 class Streaming:
@@ -146,17 +129,10 @@ class Streaming:
             index = order.own(step).to(self.device, non_blocking=True)
             yield index, augment_each(images.unbind(1), whole, self.size, draw, rows, of)
 
-    def plain(
-        self,
-        size: int,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        first: int = 0,
-        shorter: int | None = None,
-    ) -> Iterator[Tensor]:
+    def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
         rest = range(first, len(self.paths))
-        for images in self._load(_Centres(self.paths, size, shorter), sampler=rest, batch_size=LARGE_IMAGES):
-            yield normalise(images.to(self.device, non_blocking=True).float().div_(255), mean, std)
+        for images in self._load(_Centres(self.paths, view), sampler=rest, batch_size=LARGE_IMAGES):
+            yield normalise(images.to(self.device, non_blocking=True).float().div_(255), view.mean, view.std)
 
     def _load(self, dataset: Dataset[Tensor], **batching: Any) -> Iterator[Tensor]:
         loader = DataLoader(
@@ -259,12 +235,12 @@ class _Crops(Dataset[Tensor]):
 class _Centres(Dataset[Tensor]):
     """Un-augmented files, uint8 (3, size, size)."""
 
-    def __init__(self, paths: Paths, size: int, shorter: int | None) -> None:
-        self.paths, self.size, self.shorter = paths, size, shorter
+    def __init__(self, paths: Paths, view: EvalView) -> None:
+        self.paths, self.view = paths, view
 
     def __getitem__(self, index: int) -> Tensor:
         image = torch.from_numpy(read_image(self.paths[index]))
-        return resize(image[None], self.size, self.shorter)[0].mul_(255).round_().to(torch.uint8)
+        return resize(image[None], self.view.size, self.view.shorter)[0].mul_(255).round_().to(torch.uint8)
 
     def __len__(self) -> int:
         return len(self.paths)

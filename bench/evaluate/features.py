@@ -1,6 +1,5 @@
 """Features of a frozen backbone, and a weighted nearest-neighbour vote on them."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +8,9 @@ from torch.nn.functional import normalize
 
 from bench.core.device import autocast
 from bench.core.errors import TrainingError
-from bench.data.augment import MEAN, STD
+from bench.data.augment import EvalView
 from bench.data.loader import Source
-from bench.grid.schema import Knn, Precision
+from bench.grid.schema import Knn
 
 BANK_BYTES = 2**28  # of the training features that one step of the vote looks at: all of CIFAR's and Tiny-ImageNet's
 VOTE_BYTES = 2**27  # of the ballots that are counted at once
@@ -28,36 +27,25 @@ class Features:
 
 
 @torch.no_grad()
-def extract(
-    backbone: nn.Module,
-    train: Source,
-    test: Source,
-    size: int,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    precision: Precision = "fp32",
-    shorter: int | None = None,
-) -> Features:
+def extract(backbone: nn.Module, train: Source, test: Source, view: EvalView) -> Features:
     """Return the features of the un-augmented images in eval mode; the backbone's mode is put back after.
 
-    The images are the centres, of `size` pixels, of those whose shorter side was brought to `shorter` (None: `size`).
     The features are held once, on the device. Raises TrainingError when they are not finite.
     """
     mode = backbone.training
     backbone.eval()
     try:
-        batches = [source.plain(size, mean, std, shorter=shorter) for source in (train, test)]
-        parts = [_features_of(backbone, *each, precision) for each in zip((train, test), batches, strict=True)]
+        parts = [_features_of(backbone, source, view) for source in (train, test)]
     finally:
         backbone.train(mode)
     return Features(parts[0], train.labels, parts[1], test.labels)
 
 
-def _features_of(backbone: nn.Module, source: Source, batches: Iterator[Tensor], precision: Precision) -> Tensor:
-    """Return the features float32 (N, d) of a source's images, which come in batches."""
+def _features_of(backbone: nn.Module, source: Source, view: EvalView) -> Tensor:
+    """Return the features float32 (N, d) of a source's images. Raises TrainingError."""
     features, filled = torch.empty(0), 0
-    for images in batches:
-        with autocast(images.device, precision):
+    for images in source.eval_batches(view):
+        with autocast(images.device, view.precision):
             part = backbone(images).flatten(1).float()
         if not filled:
             features = torch.empty(len(source.labels), part.shape[1], device=part.device)

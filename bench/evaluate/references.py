@@ -3,7 +3,7 @@
 They are evaluated once for all cells that share them, and kept in the cache. No training is charged with them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from bench.core.errors import TrainingError
 from bench.core.files import WriteError, atomic_write, remove_leftovers, set_aside
 from bench.core.lock import wait_for
 from bench.core.paths import Places
-from bench.data.augment import MEAN, STD
+from bench.data.augment import EvalView
 from bench.data.loader import Source
 from bench.evaluate.features import extract
 from bench.evaluate.score import score
-from bench.grid.schema import Model, Precision, digest
+from bench.grid.schema import Model, digest
 from bench.measure.clock import Clock
 from bench.models.backbones import initial_backbone
 from bench.plan.graph import Ready
@@ -40,16 +40,12 @@ class Reference(Model):
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen network, what identifies it, how it wants its images, and the seed of its probe."""
+    """A frozen network, what identifies it, how it is shown images, and the seed of its probe."""
 
     build: Callable[[], nn.Module]
     digest: str
-    size: int
+    view: EvalView
     seed: int
-    mean: Sequence[float] = MEAN
-    std: Sequence[float] = STD
-    precision: Precision = "fp32"
-    shorter: int | None = None  # pixels that images are resized to before the centre is taken; None: `size`
 
 
 @dataclass(frozen=True)
@@ -73,18 +69,16 @@ def find_or_make_references(
     untrained = Network(
         lambda: initial_backbone(cell.backbone, size, cell.seed).module,
         f"untrained {cell.backbone} {cell.seed}",
-        size,
+        EvalView(size, shorter=cell.protocol.eval_resize),
         cell.seed,
-        shorter=cell.protocol.eval_resize,
     )
     networks = {"untrained": untrained}
     if cell.rela and (prior := task.prior):
-        own, precision = prior.input_size or size, cell.rela.precision
-        if cell.rela.prior == "rand" and (own, precision, untrained.shorter) == (size, "fp32", None):
+        view = EvalView(prior.input_size or size, prior.mean, prior.std, cell.rela.precision)
+        if cell.rela.prior == "rand" and view == untrained.view:
             networks["prior"] = untrained
         else:
-            model = Network(prior.model, prior.digest(), own, PRIORS_SEED, prior.mean, prior.std, precision)
-            networks["prior"] = model
+            networks["prior"] = Network(prior.model, prior.digest(), view, PRIORS_SEED)
     scores = {}
     for name, network in networks.items():
         path = _path(places.cache, task, network, images)
@@ -101,9 +95,9 @@ def _path(cache: Path, task: Ready, network: Network, images: Images) -> Path:
         "part": task.cell.train_images or 0,
         "tests": len(images.test.labels),
         "network": network.digest,
-        "size": network.size,
-        "shorter": network.shorter,
-        "precision": network.precision,
+        "size": network.view.size,
+        "shorter": network.view.shorter,
+        "precision": network.view.precision,
         "seed": network.seed,
         "probe": settings["probe"],
         "knn": settings["knn"],
@@ -134,9 +128,8 @@ def _make(
 def _evaluated(task: Ready, network: Network, images: Images, clock: Clock) -> Score | None:
     with clock.phase("eval"):
         model = network.build().to(clock.device).to(memory_format=torch.channels_last)
-        shown = (network.size, network.mean, network.std, network.precision, network.shorter)
         try:
-            features = extract(model, images.train, images.test, *shown)
+            features = extract(model, images.train, images.test, network.view)
         except TrainingError:
             return None
         return score(features, images.classes, task.cell.protocol, network.seed)

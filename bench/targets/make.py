@@ -12,6 +12,7 @@ from bench.core.files import remove_leftovers
 from bench.core.lock import wait_for
 from bench.core.paths import Places
 from bench.core.seeds import generator
+from bench.data.augment import EvalView
 from bench.data.loader import Source, Streaming
 from bench.grid.schema import Cell, Precision
 from bench.measure.clock import Clock
@@ -109,7 +110,8 @@ def features(
     """
     model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
     flops = 0
-    for batch in train.plain(prior.input_size or size, prior.mean, prior.std, first):
+    view = EvalView(prior.input_size or size, prior.mean, prior.std, precision)
+    for batch in train.eval_batches(view, first):
         with torch.no_grad(), autocast(device, precision):
             if not flops:
                 with clock.phase("other"):

@@ -13,6 +13,7 @@ from bench.core.files import remove_leftovers, set_aside
 from bench.core.paths import Places
 from bench.core.seeds import derive
 from bench.data import ImageSet, Split, balanced_part, image_size, load_dataset
+from bench.data.augment import EvalView
 from bench.data.loader import Order, open_source
 from bench.data.sampler import evaluation_steps, total_steps
 from bench.evaluate.features import extract
@@ -306,8 +307,8 @@ class _Running:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
         cell = self.cell
         with self.clock.phase("eval"):
-            sources = (self.images, self.test_images)
-            features = extract(trainer.method.backbone, *sources, self.size, shorter=cell.protocol.eval_resize)
+            view = EvalView(self.size, shorter=cell.protocol.eval_resize)
+            features = extract(trainer.method.backbone, self.images, self.test_images, view)
             found = score(features, self.data.classes, cell.protocol, cell.seed, trainer.step == self.steps)
         spent = self.clock.spent("train")
         return Point(

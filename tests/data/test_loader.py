@@ -16,7 +16,7 @@ from PIL import Image
 from bench.core import distributed
 from bench.core.errors import UserError
 from bench.data import Split
-from bench.data.augment import MEAN, STD, View
+from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import Order, Streaming, WorkerDied, open_source
 
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_a_view_is_cropped_once(streams: bool, tmp_path: Path) -> None:
 def test_plain_images_are_the_centre_squares_in_order(tmp_path: Path) -> None:
     paths = folder(tmp_path, 5)
     stream = open_source(Split(paths, np.arange(5)), 20, CPU, workers=0)
-    (batch,) = stream.plain(20)
+    (batch,) = stream.eval_batches(EvalView(20))
     assert batch.shape == (5, 3, 20, 20)
     first = np.asarray(Image.open(paths[0])).transpose(2, 0, 1)[:, :, 2:22] / 255
     expected = (first - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
@@ -124,7 +124,7 @@ def test_an_image_that_is_damaged_is_one_sentence_whoever_reads_it(tmp_path: Pat
     paths[2].write_bytes(b"not an image")
     stream = Streaming(paths, torch.arange(4), 16, CPU, workers)
     with pytest.raises(UserError) as caught:
-        list(stream.plain(16))
+        list(stream.eval_batches(EvalView(16)))
     assert str(caught.value).startswith(f"{paths[2]}: not a readable image")
     assert "\n" not in str(caught.value)
 
@@ -153,7 +153,7 @@ def test_a_lack_of_shared_memory_is_named_with_its_cure(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
     try:
         with pytest.raises(WorkerDied) as caught:
-            list(stream.plain(200))
+            list(stream.eval_batches(EvalView(200)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert re.fullmatch(

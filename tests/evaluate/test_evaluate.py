@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from bench.core.seeds import derive, generator
 from bench.data import Split
-from bench.data.augment import MEAN, STD
+from bench.data.augment import MEAN, STD, EvalView
 from bench.data.loader import open_source
 from bench.evaluate import features as evaluate
 from bench.evaluate.features import Features, extract, knn_accuracy
@@ -256,7 +256,7 @@ def test_features_are_of_the_centres_of_larger_images_where_the_protocol_says_so
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
     source = open_source(Split(paths if streams else images, np.arange(5)), 14, torch.device("cpu"), workers=0)
-    found = extract(nn.Flatten(), source, source, 14, shorter=16)
+    found = extract(nn.Flatten(), source, source, EvalView(14, shorter=16))
     steps = [T.Resize(16, antialias=True), T.CenterCrop(14), T.Normalize(MEAN, STD)]
     expected = T.Compose(steps)(torch.from_numpy(images) / 255).flatten(1)
     error = 0.51 / 255 / min(STD) if streams else 1e-4  # what streams is rounded to bytes
@@ -270,7 +270,7 @@ def test_features_are_of_plain_images_in_eval_mode_without_gradient() -> None:
     source = open_source(split, 4, torch.device("cpu"), workers=0)
     backbone = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten()).train()
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
-    found = extract(backbone, source, source, 4)
+    found = extract(backbone, source, source, EvalView(4))
     normalised = (images / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     np.testing.assert_allclose(found.train, normalised.reshape(5, -1) / np.sqrt(1 + 1e-5), rtol=1e-4, atol=1e-5)
     assert torch.equal(found.test, found.train)

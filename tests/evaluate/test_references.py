@@ -8,6 +8,7 @@ from torch import nn
 
 from bench.core.paths import Places
 from bench.data import load_dataset
+from bench.data.augment import EvalView
 from bench.data.loader import open_source
 from bench.evaluate.features import Features, extract
 from bench.evaluate.score import score
@@ -78,7 +79,7 @@ def references(folder: Path, arm: str) -> References:
 def features_of(cell: Cell, network: nn.Module, size: int, folder: Path) -> tuple[Features, int]:
     data = part_of(load_dataset("digits", places_in(folder)), cell)
     sources = [open_source(split, 8, CPU, 0) for split in (data.train, data.test)]
-    return extract(network.to(memory_format=torch.channels_last), sources[0], sources[1], size), data.classes
+    return extract(network.to(memory_format=torch.channels_last), sources[0], sources[1], EvalView(size)), data.classes
 
 
 def test_the_untrained_backbone_is_the_cells_own_before_its_first_step(folder: Path) -> None:

@@ -21,6 +21,7 @@ from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.data import DatasetInfo, dataset_digest, datasets, load_dataset
 from bench.data import dataset as base
+from bench.data.augment import EvalView
 from bench.data.folder import MAX_PIXELS, files, read_image
 from bench.data.loader import open_source
 from bench.grid.expand import expand
@@ -374,7 +375,7 @@ def test_a_run_names_the_image_that_it_cannot_read(tmp_path: Path, workers: int)
     path.write_bytes(encoded("JPEG")[:-40])
     source = open_source(base.Split(paths, np.zeros(2, np.int64)), 8, torch.device("cpu"), workers)
     with pytest.raises(UserError) as caught:
-        list(source.plain(8))
+        list(source.eval_batches(EvalView(8)))
     assert str(caught.value).startswith(f"{path}: not a readable image: ")
 
 

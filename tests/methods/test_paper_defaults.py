@@ -16,7 +16,7 @@ from torchvision.models import ResNet
 
 from bench.core.paths import Places
 from bench.data import image_size, short_name
-from bench.data.augment import MEAN, STD, View
+from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import Order, Resident
 from bench.data.sampler import epoch_indices, total_steps
 from bench.evaluate.linear_probe import LAST_EPOCHS
@@ -208,7 +208,8 @@ def test_the_normalisation() -> None:
     assert MEAN == (0.485, 0.456, 0.406)
     assert STD == (0.229, 0.224, 0.225)
     white = Resident(torch.full((1, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), 4, CPU)
-    (plain,), (_, (view,)) = white.plain(4), next(white.batches((View(jitter=0.0),), Order(1, 1.0, 1, 0), range(1)))
+    (plain,) = white.eval_batches(EvalView(4))
+    _, (view,) = next(white.batches((View(jitter=0.0),), Order(1, 1.0, 1, 0), range(1)))
     expected = ((1 - torch.tensor(MEAN)) / torch.tensor(STD))[None, :, None, None].expand(1, 3, 4, 4)
     torch.testing.assert_close(plain, expected)
     torch.testing.assert_close(view, expected)

@@ -21,6 +21,7 @@ from bench.cli.listing import listing
 from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
 from bench.core.registry import load_plugin
+from bench.data.augment import EvalView
 from bench.data.loader import Resident
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Protocol, Rela
@@ -385,7 +386,7 @@ def test_any_architecture_is_a_prior_for_any_other(
     assert task.prior is not None
     images = torch.rand(70, 3, 16, 16)
     source = Resident((images * 255).byte(), torch.zeros(70), 16, torch.device("cpu"))
-    (batch,) = source.plain(task.prior.input_size or 16, task.prior.mean, task.prior.std)
+    (batch,) = source.eval_batches(EvalView(task.prior.input_size or 16, task.prior.mean, task.prior.std))
     with torch.no_grad():
         features = task.prior.model().eval()(batch)
     values, _ = reduce_features(features, build_backbone(trained, 16).dim)

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core.errors import Interrupted
 from bench.core.paths import Places
 from bench.data import load_dataset
-from bench.data.augment import MEAN, STD, View
+from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import open_source
 from bench.data.sampler import total_steps
 from bench.evaluate.features import Features, knn_accuracy
@@ -310,7 +310,7 @@ def test_a_prior_in_reduced_precision_makes_targets_of_its_own(precision: str, g
     task, values = made[precision]
     assert task.prior
     data = part_of(load_dataset("digits", places), task.cell).train
-    (images,) = open_source(data, 12, CPU, 0).plain(12)
+    (images,) = open_source(data, 12, CPU, 0).eval_batches(EvalView(12))
     with torch.no_grad(), torch.autocast("cpu", {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]):
         features = task.prior.model().to(memory_format=torch.channels_last).eval()(images)
     torch.testing.assert_close(values, reduce_features(features.float(), 128)[0])

@@ -17,6 +17,7 @@ from torch import nn
 
 from bench.core.paths import Places
 from bench.data import folder
+from bench.data.augment import EvalView
 from bench.data.loader import Order, Streaming
 from bench.evaluate import features as evaluate
 from bench.evaluate.linear_probe import linear_probe
@@ -93,7 +94,7 @@ def targets(images: Streaming, root: Path) -> int:
 def probe(images: Streaming, test: Streaming, root: Path) -> tuple[int, int]:
     """Extract the features of all images and evaluate them; also return how many bytes they take."""
     evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
-    found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, SIZE)
+    found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, EvalView(SIZE))
     linear_probe(found, 10, Probe(epochs=2), seed=0)
     evaluate.knn_accuracy(found, 10, Knn())
     return len(found.train) + len(found.test), 4 * (found.train.numel() + found.test.numel())

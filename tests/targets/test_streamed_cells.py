@@ -12,7 +12,7 @@ from PIL import Image
 from bench.core.errors import Interrupted
 from bench.core.paths import Places
 from bench.data import DatasetInfo, dataset, datasets
-from bench.data.augment import View
+from bench.data.augment import EvalView, View
 from bench.data.folder import Paths
 from bench.data.loader import Order, Streaming
 from bench.data.sampler import epoch_indices
@@ -160,8 +160,8 @@ def test_plain_images_may_begin_anywhere(root: Path) -> None:
     paths = sorted((root / "streams" / "train").rglob("*.png"))
     for workers in (0, 2):
         source = Streaming(paths, torch.zeros(COUNT), 8, CPU, workers)
-        whole = torch.cat(list(source.plain(8)))
-        assert torch.equal(torch.cat(list(source.plain(8, first=256))), whole[256:])
+        whole = torch.cat(list(source.eval_batches(EvalView(8))))
+        assert torch.equal(torch.cat(list(source.eval_batches(EvalView(8), first=256))), whole[256:])
 
 
 def test_a_plan_of_years_costs_nothing(root: Path) -> None:

@@ -74,8 +74,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         (ReLA, "loss", RELA_LOSS),
         (BYOL, "loss", BYOL_LOSS),
         (source, "augment_each", VIEWS),
-        (Resident, "plain", PASS),
-        (Streaming, "plain", PASS),
+        (Resident, "eval_batches", PASS),
+        (Streaming, "eval_batches", PASS),
         (experiment, "save_checkpoint", SAVING),
         (experiment, "save_weights", SAVING),
     ):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.core.paths import Places
 from bench.core.seeds import derive, generator
-from bench.data.augment import View, augment
+from bench.data.augment import EvalView, View, augment
 from bench.data.loader import Order, Resident
 from bench.grid.schema import Cell, Protocol, Rela
 from bench.measure.clock import Clock
@@ -221,7 +221,7 @@ def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: Resident,
     prior = find_prior("rand", cell(rela=True), Places(tmp_path, tmp_path, "x"))
     model = prior.model()
     with torch.no_grad():
-        (images,) = source.plain(SIZE, prior.mean, prior.std)
+        (images,) = source.eval_batches(EvalView(SIZE, prior.mean, prior.std))
         model.train()
         for _ in range(20):  # statistics of its batch norms that are not those of these images
             model(augment(source.images, View(), SIZE, generator(0)) * 2 + 1)
