@@ -32,7 +32,7 @@ Labels = npt.NDArray[np.int64]
 class Split:
     """Images and their labels: decoded, uint8 (N, 3, H, W), or else the paths of N files to decode when needed."""
 
-    images: Images | list[Path] | folder.Paths
+    images: Images | list[Path] | folder.PathList
     labels: Labels  # int64 (N,)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class DatasetInfo:
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(f"{root / self.name}: {len(classes)} class folders where {self.title} has {self.classes}")
         if self.streams:
-            return Split(folder.Paths(train_files), train_labels), Split(folder.Paths(test_files), test_labels)
+            return Split(folder.PathList(train_files), train_labels), Split(folder.PathList(test_files), test_labels)
         images = folder.decode([*train_files, *test_files], self.image_size)
         count = len(train_files)
         return Split(images[:count], train_labels), Split(images[count:], test_labels)
@@ -355,7 +355,9 @@ def _digest(train: Split, test: Split, size: int | None = None) -> str:
             sha.update(f"{split.images.shape}".encode())
             sha.update(np.ascontiguousarray(split.images).data)
             sha.update(np.ascontiguousarray(split.labels).data)
-    paths = folder.Paths(chain(*(split.images for split in (train, test) if not isinstance(split.images, np.ndarray))))
+    paths = folder.PathList(
+        chain(*(split.images for split in (train, test) if not isinstance(split.images, np.ndarray)))
+    )
     if paths:
         contents = folder.each(paths, lambda path: folder.content_digest(path, size))
         for label, content in zip(np.concatenate([train.labels, test.labels]), contents, strict=True):

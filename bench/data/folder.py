@@ -35,7 +35,7 @@ T = TypeVar("T")
 Listing = tuple[list[Path], npt.NDArray[np.int64]]
 
 
-class Paths(Sequence[Path]):
+class PathList(Sequence[Path]):
     """The paths of many files in two arrays, about as many bytes as they have characters.
 
     A million `Path` objects take four times that, and each process that is forked would copy those that it looks at.
@@ -52,12 +52,12 @@ class Paths(Sequence[Path]):
     def __getitem__(self, index: int) -> Path: ...
 
     @overload
-    def __getitem__(self, index: slice | npt.NDArray[np.int64]) -> "Paths": ...
+    def __getitem__(self, index: slice | npt.NDArray[np.int64]) -> "PathList": ...
 
-    def __getitem__(self, index: int | slice | npt.NDArray[np.int64]) -> "Path | Paths":
+    def __getitem__(self, index: int | slice | npt.NDArray[np.int64]) -> "Path | PathList":
         """Return one path, or those of a slice or of an array of indices int64 (n,)."""
         if isinstance(index, slice | np.ndarray):
-            return Paths(self[int(i)] for i in np.arange(len(self))[index])
+            return PathList(self[int(i)] for i in np.arange(len(self))[index])
         place = range(len(self))[index]
         return Path(os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]]))
 
@@ -65,7 +65,9 @@ class Paths(Sequence[Path]):
         return len(self._ends) - 1
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Paths) and self._text == other._text and bool(np.array_equal(self._ends, other._ends))
+        return (
+            isinstance(other, PathList) and self._text == other._text and bool(np.array_equal(self._ends, other._ends))
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -23,8 +23,8 @@ from bench.core.errors import UserError, told
 from bench.core.seeds import derive, generator
 from bench.data import Split
 from bench.data.augment import EvalView, View, augment_each, crop_boxes, normalise, resize, resized_crops
-from bench.data.folder import Paths, read_image
-from bench.data.sampler import epoch_indices, steps_per_epoch
+from bench.data.folder import PathList, read_image
+from bench.data.sampler import Sampler
 
 # How many images a plain batch has, of up to 32 pixels and of more. What a network makes of 512 larger ones leaves the
 # caches: of 64 pixels, they take a ResNet-18 on a CPU 1.4 times as long as four batches of 128.
@@ -40,26 +40,6 @@ CURES = {
 }
 
 
-class Order:
-    """Which images each step of a cell sees: a function of the seed, the budget and the step alone."""
-
-    def __init__(self, count: int, budget: float, batch_size: int, seed: int) -> None:
-        self.count, self.budget, self.batch_size, self.seed = count, budget, batch_size, seed
-        self.steps_per_epoch = steps_per_epoch(count, budget, batch_size)
-        self._epoch, self._indices = -1, torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, step: int) -> Tensor:
-        """Return the indices int64 (batch_size,) of a step."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._indices = epoch, epoch_indices(self.count, self.budget, epoch, self.seed)
-        return self._indices[batch * self.batch_size : (batch + 1) * self.batch_size]
-
-    def own(self, step: int) -> Tensor:
-        """Return those of a step's indices that are this process's share; they are on the CPU."""
-        return self(step)[share(self.batch_size)]
-
-
 class WorkerDied(Exception):
     """A process that decodes images died, or ran out of something that fewer of them need less of."""
 
@@ -69,7 +49,7 @@ class Source(Protocol):
 
     labels: Tensor
 
-    def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def batches(self, views: tuple[View, ...], sampler: Sampler, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Yield, for each step, its indices (B,) and its views, each float32 (B, 3, size, size), on the device.
 
         Of several processes, each yields its share of the step's images.
@@ -84,29 +64,29 @@ class Source(Protocol):
 def open_source(split: Split, size: int, device: torch.device, workers: int) -> Source:
     """Return the source of a split's images at `size` pixels."""
     if isinstance(split.images, np.ndarray):
-        return Resident(torch.from_numpy(split.images), torch.from_numpy(split.labels), size, device)
-    return Streaming(split.images, torch.from_numpy(split.labels), size, device, workers)
+        return InMemoryLoader(torch.from_numpy(split.images), torch.from_numpy(split.labels), size, device)
+    return StreamingLoader(split.images, torch.from_numpy(split.labels), size, device, workers)
 
 
-class Resident:
+class InMemoryLoader:
     """The whole set as uint8 on the device; views are made there, a batch at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor, size: int, device: torch.device) -> None:
         self.images, self.labels, self.size = images.to(device), labels.to(device), size
 
-    def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def batches(self, views: tuple[View, ...], sampler: Sampler, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         for step in steps:
-            index = order.own(step).to(self.images.device, non_blocking=True)
+            index = sampler.own(step).to(self.images.device, non_blocking=True)
             images = self.images[index]
-            draw, rows = generator(order.seed, "views", step), share(order.batch_size)
-            yield index, augment_each([images] * len(views), views, self.size, draw, rows, order.batch_size)
+            draw, rows = generator(sampler.seed, "views", step), share(sampler.batch_size)
+            yield index, augment_each([images] * len(views), views, self.size, draw, rows, sampler.batch_size)
 
     def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
         for images in torch.split(self.images[first:], SMALL_IMAGES if view.size <= 32 else LARGE_IMAGES):
             yield normalise(resize(images, view.size, view.shorter), view.mean, view.std)
 
 
-class Streaming:
+class StreamingLoader:
     """Files that worker processes decode and crop; colour and the rest happen on the device.
 
     What a step sees depends on the seed and the step alone, not on the number of workers. Memory holds what is on
@@ -114,19 +94,19 @@ class Streaming:
     """
 
     def __init__(self, paths: Sequence[Path], labels: Tensor, size: int, device: torch.device, workers: int) -> None:
-        self.paths = paths if isinstance(paths, Paths) else Paths(paths)
+        self.paths = paths if isinstance(paths, PathList) else PathList(paths)
         self.labels, self.size = labels.to(device), size
         self.device, self.workers = device, workers
 
-    def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        crops = _Crops(self.paths, views, self.size, order.seed)
+    def batches(self, views: tuple[View, ...], sampler: Sampler, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        crops = _Crops(self.paths, views, self.size, sampler.seed)
         whole = [replace(view, crop=None) for view in views]
-        loader = self._load(crops, batch_sampler=_Keys(order, steps))
+        loader = self._load(crops, batch_sampler=_Keys(sampler, steps))
         for step, batch in zip(steps, loader, strict=True):
             images = batch.to(self.device, non_blocking=True)
-            draw = generator(order.seed, "views", step)
-            rows, of = share(order.batch_size), order.batch_size
-            index = order.own(step).to(self.device, non_blocking=True)
+            draw = generator(sampler.seed, "views", step)
+            rows, of = share(sampler.batch_size), sampler.batch_size
+            index = sampler.own(step).to(self.device, non_blocking=True)
             yield index, augment_each(images.unbind(1), whole, self.size, draw, rows, of)
 
     def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
@@ -198,12 +178,12 @@ def _obey(parent: int) -> None:
 class _Keys:
     """The (step, index) of each image of each step, made when the step is due: no epoch's plan is ever in memory."""
 
-    def __init__(self, order: Order, steps: range) -> None:
-        self.order, self.steps = copy.copy(order), steps  # a copy: it runs ahead of the steps, maybe by an epoch
+    def __init__(self, sampler: Sampler, steps: range) -> None:
+        self.sampler, self.steps = copy.copy(sampler), steps  # a copy: it runs ahead of the steps, maybe by an epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
-            yield [(step, index) for index in self.order.own(step).tolist()]
+            yield [(step, index) for index in self.sampler.own(step).tolist()]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -212,7 +192,7 @@ class _Keys:
 class _Crops(Dataset[Tensor]):
     """Random resized crops of files, uint8 (views, 3, size, size), by (step, index)."""
 
-    def __init__(self, paths: Paths, views: tuple[View, ...], size: int, seed: int) -> None:
+    def __init__(self, paths: PathList, views: tuple[View, ...], size: int, seed: int) -> None:
         self.paths, self.views, self.size, self.seed = paths, views, size, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
@@ -235,7 +215,7 @@ class _Crops(Dataset[Tensor]):
 class _Centres(Dataset[Tensor]):
     """Un-augmented files, uint8 (3, size, size)."""
 
-    def __init__(self, paths: Paths, view: EvalView) -> None:
+    def __init__(self, paths: PathList, view: EvalView) -> None:
         self.paths, self.view = paths, view
 
     def __getitem__(self, index: int) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from bench.core.distributed import share
 from bench.core.errors import UserError
 from bench.core.seeds import generator
 from bench.grid.schema import Cell
@@ -50,3 +51,23 @@ def evaluation_steps(cell: Cell, steps: int, count: int) -> list[int]:
     shared = [full / 2**halvings for halvings in range(cell.protocol.evaluations or 0)]
     own = [share * steps for share in (*cell.protocol.evaluate_at, 1.0)]
     return sorted({max(1, math.ceil(step - 1e-9)) for step in (*own, *shared) if step <= steps})
+
+
+class Sampler:
+    """Which images each step of a cell sees: a function of the seed, the budget and the step alone."""
+
+    def __init__(self, count: int, budget: float, batch_size: int, seed: int) -> None:
+        self.count, self.budget, self.batch_size, self.seed = count, budget, batch_size, seed
+        self.steps_per_epoch = steps_per_epoch(count, budget, batch_size)
+        self._epoch, self._indices = -1, torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the indices int64 (batch_size,) of a step."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._indices = epoch, epoch_indices(self.count, self.budget, epoch, self.seed)
+        return self._indices[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def own(self, step: int) -> Tensor:
+        """Return those of a step's indices that are this process's share; they are on the CPU."""
+        return self(step)[share(self.batch_size)]

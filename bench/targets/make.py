@@ -13,7 +13,7 @@ from bench.core.lock import wait_for
 from bench.core.paths import Places
 from bench.core.seeds import generator
 from bench.data.augment import EvalView
-from bench.data.loader import Source, Streaming
+from bench.data.loader import Source, StreamingLoader
 from bench.grid.schema import Cell, Precision
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops
@@ -54,7 +54,7 @@ def find_or_make_targets(
         dim=dim,
         precision=precision,
     )
-    count, load = len(train.labels), load_rows if isinstance(train, Streaming) else load_targets
+    count, load = len(train.labels), load_rows if isinstance(train, StreamingLoader) else load_targets
     if found := load(path, count):
         return found, found.maker != task.id
     with writing(path.parent):
@@ -63,7 +63,7 @@ def find_or_make_targets(
         if found := load(path, count):  # another runner has made them
             return found, found.maker != task.id
         remove_leftovers(path)
-        if isinstance(train, Streaming):
+        if isinstance(train, StreamingLoader):
             parts = partial(features, task.prior, train, size, clock.device, clock, precision)
             return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id), False
         targets = make_targets(task.prior, train, dim, size, clock.device, clock, precision, check)

@@ -14,8 +14,8 @@ from bench.core.paths import Places
 from bench.core.seeds import derive
 from bench.data import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.data.augment import EvalView
-from bench.data.loader import Order, open_source
-from bench.data.sampler import evaluation_steps, total_steps
+from bench.data.loader import open_source
+from bench.data.sampler import Sampler, evaluation_steps, total_steps
 from bench.evaluate.features import extract
 from bench.evaluate.references import Images, find_or_make_references
 from bench.evaluate.score import score
@@ -229,7 +229,7 @@ class _Running:
 
     def _trainer(self) -> Trainer:
         cell, device, targets = self.cell, self.device, self.targets
-        order = Order(len(self.data.train), cell.budget, cell.protocol.batch_size, cell.seed)
+        order = Sampler(len(self.data.train), cell.budget, cell.protocol.batch_size, cell.seed)
         target_dim = targets.values.shape[1] if targets else None
         method = build_method(cell, self.size, target_dim, order.steps_per_epoch, self.places.rehearsal)
         synchronise_batch_norm(method, device)

@@ -18,7 +18,8 @@ from bench.core.errors import TrainingError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
 from bench.data.augment import View
-from bench.data.loader import Order, Source
+from bench.data.loader import Source
+from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.measure.flops import step_flops
@@ -56,7 +57,7 @@ class Trainer:
         self,
         method: Method,
         source: Source,
-        order: Order,
+        order: Sampler,
         targets: Tensor | Mapped | None,
         protocol: Protocol,
         clock: Clock,

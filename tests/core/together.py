@@ -21,7 +21,8 @@ from bench.core.paths import Places
 from bench.core.seeds import generator
 from bench.data import load_dataset
 from bench.data.augment import View
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
@@ -41,8 +42,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-class Double(Resident):
-    def batches(self, views: tuple[View, ...], order: Order, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
+class Double(InMemoryLoader):
+    def batches(self, views: tuple[View, ...], order: Sampler, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
         for index, images in super().batches(views, order, steps):
             yield index, [image.double() for image in images]
 
@@ -71,7 +72,7 @@ def train(name: str, rela: bool) -> dict[str, Any]:
     synchronise_batch_norm(method, CPU)
     source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
     targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
-    trainer = Trainer(method, source, Order(IMAGES, 1.0, BATCH, 0), targets, Protocol(), Clock(CPU))
+    trainer = Trainer(method, source, Sampler(IMAGES, 1.0, BATCH, 0), targets, Protocol(), Clock(CPU))
     losses = []
     with float_is_double(type(method)):
         for step in range(1, STEPS + 1):

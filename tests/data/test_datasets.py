@@ -29,7 +29,7 @@ from bench.data import (
     load_dataset,
 )
 from bench.data.dataset import datasets
-from bench.data.folder import Paths, read_image
+from bench.data.folder import PathList, read_image
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -481,7 +481,7 @@ def test_a_set_that_streams_is_decoded_for_its_digest_alone(tmp_path: Path) -> N
     image_folder(tmp_path / "imagenet1k", "jpg", classes=1000, size=8)
     found = load("imagenet1k", tmp_path)
     again = load("imagenet1k", tmp_path)
-    assert isinstance(found.train.images, Paths)
+    assert isinstance(found.train.images, PathList)
     assert found.train.images[0] == tmp_path / "imagenet1k" / "train" / "class0" / "0.jpg"
     assert found.train.images == again.train.images
     assert found.digest == again.digest

@@ -17,7 +17,8 @@ from bench.core import distributed
 from bench.core.errors import UserError
 from bench.data import Split
 from bench.data.augment import MEAN, STD, EvalView, View
-from bench.data.loader import Order, Streaming, WorkerDied, open_source
+from bench.data.loader import StreamingLoader, WorkerDied, open_source
+from bench.data.sampler import Sampler
 
 CPU = torch.device("cpu")
 VIEWS = (View(), View(blur=0.5))
@@ -35,8 +36,8 @@ def folder(path: Path, count: int) -> list[Path]:
 
 def test_what_a_step_sees_does_not_depend_on_workers_or_on_where_one_begins(tmp_path: Path) -> None:
     paths = folder(tmp_path, 24)
-    order = Order(24, 0.5, 4, seed=1)
-    streams = [Streaming(paths, torch.arange(24), 16, CPU, workers) for workers in (0, 2)]
+    order = Sampler(24, 0.5, 4, seed=1)
+    streams = [StreamingLoader(paths, torch.arange(24), 16, CPU, workers) for workers in (0, 2)]
     alone, together = (list(stream.batches(VIEWS, order, range(5))) for stream in streams)
     late = list(streams[0].batches(VIEWS, order, range(3, 5)))
     for (index, views), (other_index, other_views) in zip(alone + alone[3:], together + late, strict=True):
@@ -46,7 +47,7 @@ def test_what_a_step_sees_does_not_depend_on_workers_or_on_where_one_begins(tmp_
     assert not torch.equal(alone[0][1][0], alone[0][1][1]), "two views of an image differ"
 
 
-class Same(Order):
+class Same(Sampler):
     """The first images, in every step."""
 
     def __call__(self, step: int) -> torch.Tensor:
@@ -108,7 +109,7 @@ def test_resident_and_streaming_sets_give_views_of_the_same_law(tmp_path: Path) 
     for index, pixels in enumerate(base):
         paths.append(tmp_path / f"{index:03}.png")
         Image.fromarray(pixels).save(paths[-1])
-    order = Order(64, 1.0, 64, seed=0)
+    order = Sampler(64, 1.0, 64, seed=0)
     images = np.ascontiguousarray(base.transpose(0, 3, 1, 2))
     sources = [open_source(Split(kind, np.arange(64)), 24, CPU, 0) for kind in (images, paths)]
     resident, streaming = (
@@ -122,7 +123,7 @@ def test_resident_and_streaming_sets_give_views_of_the_same_law(tmp_path: Path) 
 def test_an_image_that_is_damaged_is_one_sentence_whoever_reads_it(tmp_path: Path, workers: int) -> None:
     paths = folder(tmp_path, 4)
     paths[2].write_bytes(b"not an image")
-    stream = Streaming(paths, torch.arange(4), 16, CPU, workers)
+    stream = StreamingLoader(paths, torch.arange(4), 16, CPU, workers)
     with pytest.raises(UserError) as caught:
         list(stream.eval_batches(EvalView(16)))
     assert str(caught.value).startswith(f"{paths[2]}: not a readable image")
@@ -130,7 +131,7 @@ def test_an_image_that_is_damaged_is_one_sentence_whoever_reads_it(tmp_path: Pat
 
 
 def test_processes_share_a_batch_as_one_would_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, order = folder(tmp_path, 24), Order(24, 1.0, 8, seed=1)
+    paths, order = folder(tmp_path, 24), Sampler(24, 1.0, 8, seed=1)
     images = np.stack([np.asarray(Image.open(path).resize((20, 24))).transpose(2, 0, 1) for path in paths])
     for source in (open_source(Split(kind, np.arange(24)), 16, CPU, 0) for kind in (images, paths)):
         monkeypatch.undo()
@@ -148,7 +149,7 @@ def test_processes_share_a_batch_as_one_would_see_it(tmp_path: Path, monkeypatch
 
 def test_a_lack_of_shared_memory_is_named_with_its_cure(tmp_path: Path) -> None:
     """A limit to the size of files is one to the pieces of shared memory, too: torch makes them as files."""
-    stream = Streaming(folder(tmp_path, 4), torch.arange(4), 16, CPU, workers=1)
+    stream = StreamingLoader(folder(tmp_path, 4), torch.arange(4), 16, CPU, workers=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
     try:
@@ -184,7 +185,7 @@ class Ends(torch.utils.data.Dataset[int]):
 )
 def test_how_a_process_ended_tells_what_helps(number: int, how: str, cure: str) -> None:
     with pytest.raises(WorkerDied) as caught:
-        list(Streaming([], torch.arange(0), 16, CPU, workers=1)._load(Ends(number)))
+        list(StreamingLoader([], torch.arange(0), 16, CPU, workers=1)._load(Ends(number)))
     assert f"ended with {how}; {cure}" in str(caught.value)
 
 
@@ -199,4 +200,4 @@ def test_a_process_that_ended_before_it_was_looked_for_is_told_of_too(monkeypatc
 
     monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", late)
     with pytest.raises(WorkerDied, match=r"ended with code -9 \(Killed\)"):
-        list(Streaming([], torch.arange(0), 16, CPU, workers=1)._load(Ends(signal.SIGKILL)))
+        list(StreamingLoader([], torch.arange(0), 16, CPU, workers=1)._load(Ends(signal.SIGKILL)))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.data.loader import Order
-from bench.data.sampler import epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
+from bench.data.sampler import Sampler, epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
 from bench.grid.schema import Cell, Protocol
 
 
@@ -62,7 +61,7 @@ def test_an_epoch_is_a_fresh_random_share_without_repeats() -> None:
 
 
 def test_order_walks_through_the_epochs_batch_by_batch() -> None:
-    order = Order(count=103, budget=0.5, batch_size=10, seed=1)
+    order = Sampler(count=103, budget=0.5, batch_size=10, seed=1)
     assert order.steps_per_epoch == steps_per_epoch(103, 0.5, 10) == 5
     seen = [order(step) for step in range(10)]
     assert torch.equal(torch.cat(seen[:5]), epoch_indices(103, 0.5, 0, 1)[:50])

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
@@ -79,13 +80,13 @@ def trainer(variant: Variant) -> Trainer:
     cell = next(c for c in expand(load_grid("cifar_small", settings=[arms])) if c.arm == ARMS[variant.arm])
     cell = cell.model_copy(update={"backbone": variant.backbone})
     images = torch.randint(0, 256, (count, 3, variant.px, variant.px), dtype=torch.uint8)
-    source = Resident(images, torch.zeros(count, dtype=torch.int64), variant.px, DEVICE)
+    source = InMemoryLoader(images, torch.zeros(count, dtype=torch.int64), variant.px, DEVICE)
     targets = torch.randn(count, TARGETS, device=DEVICE) if cell.rela else None
     method = build_method(cell, variant.px, TARGETS if cell.rela else None, 4).to(DEVICE)
     if variant.channels_last:
         method = method.to(memory_format=torch.channels_last)
     protocol = cell.protocol.model_copy(update={"precision": variant.precision, "compile": variant.mode})
-    made = Trainer(method, source, Order(count, 1.0, variant.batch, 0), targets, protocol, Clock(DEVICE))
+    made = Trainer(method, source, Sampler(count, 1.0, variant.batch, 0), targets, protocol, Clock(DEVICE))
     made.train(4, lambda: None)
     return made
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from bench.core.paths import Places
 from bench.data import dataset, dataset_digest, load_dataset
 from bench.data.augment import View
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.store.record import Point, Score
@@ -182,7 +183,7 @@ def trainer() -> Trainer:
     device = torch.device("cpu")
     method = Tiny(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), 2)
     protocol = Protocol(epochs=2, batch_size=4, input_size=4)
-    source, order = Resident(images, labels, 4, device), Order(8, 1.0, 4, 0)
+    source, order = InMemoryLoader(images, labels, 4, device), Sampler(8, 1.0, 4, 0)
     return Trainer(method, source, order, None, protocol, Clock(device))
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Protocol
@@ -80,8 +81,8 @@ def test_the_ledger_is_the_sum_of_what_each_step_computes(name: str) -> None:
     model = methods.get(name)(
         nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6, **{key: small[key] for key in known.keys() & small.keys()}
     )
-    source = Resident(torch.zeros(16, 3, 4, 4, dtype=torch.uint8), torch.zeros(16, dtype=torch.int64), 4, CPU)
-    trainer = Trainer(model, source, Order(16, 1.0, 4, 0), None, Protocol(blur=False), Clock(CPU))
+    source = InMemoryLoader(torch.zeros(16, 3, 4, 4, dtype=torch.uint8), torch.zeros(16, dtype=torch.int64), 4, CPU)
+    trainer = Trainer(model, source, Sampler(16, 1.0, 4, 0), None, Protocol(blur=False), Clock(CPU))
     batch = Batch([torch.randn(4, 3, 4, 4) for _ in model.views], torch.zeros(4, dtype=torch.int64))
     flops = 0
     for step in range(1, 7):

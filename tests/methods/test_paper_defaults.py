@@ -17,8 +17,8 @@ from torchvision.models import ResNet
 from bench.core.paths import Places
 from bench.data import image_size, short_name
 from bench.data.augment import MEAN, STD, EvalView, View
-from bench.data.loader import Order, Resident
-from bench.data.sampler import epoch_indices, total_steps
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler, epoch_indices, total_steps
 from bench.evaluate.linear_probe import LAST_EPOCHS
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -133,9 +133,11 @@ def test_the_budget() -> None:
 
 
 def test_the_optimiser() -> None:
-    images = Resident(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), 8, CPU)
+    images = InMemoryLoader(
+        torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), 8, CPU
+    )
     method = BYOL(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 4)
-    trainer = Trainer(method, images, Order(8, 1.0, 4, 0), None, Protocol(batch_size=4), Clock(CPU))
+    trainer = Trainer(method, images, Sampler(8, 1.0, 4, 0), None, Protocol(batch_size=4), Clock(CPU))
     (group,) = trainer.optimiser.param_groups
     assert type(trainer.optimiser) is torch.optim.AdamW
     assert group["lr"] == 1e-3
@@ -207,9 +209,9 @@ def test_dino() -> None:
 def test_the_normalisation() -> None:
     assert MEAN == (0.485, 0.456, 0.406)
     assert STD == (0.229, 0.224, 0.225)
-    white = Resident(torch.full((1, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), 4, CPU)
+    white = InMemoryLoader(torch.full((1, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), 4, CPU)
     (plain,) = white.eval_batches(EvalView(4))
-    _, (view,) = next(white.batches((View(jitter=0.0),), Order(1, 1.0, 1, 0), range(1)))
+    _, (view,) = next(white.batches((View(jitter=0.0),), Sampler(1, 1.0, 1, 0), range(1)))
     expected = ((1 - torch.tensor(MEAN)) / torch.tensor(STD))[None, :, None, None].expand(1, 3, 4, 4)
     torch.testing.assert_close(plain, expected)
     torch.testing.assert_close(view, expected)

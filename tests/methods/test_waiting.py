@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
@@ -142,10 +143,10 @@ def test_no_step_takes_more_operations_than_it_did(name: str, with_rela: bool) -
 def test_training_never_waits_for_a_gpu_within_an_epoch(name: str, with_rela: bool) -> None:
     device = torch.device("cuda")
     images = torch.randint(0, 256, (160, 3, 12, 12), dtype=torch.uint8)
-    source = Resident(images, torch.arange(160) % 10, 12, device)
+    source = InMemoryLoader(images, torch.arange(160) % 10, 12, device)
     method = build(name, with_rela).to(device)
     targets = torch.randn(160, 8, device=device)
-    trainer = Trainer(method, source, Order(160, 1.0, 16, 0), targets, Protocol(precision="bf16"), Clock(device))
+    trainer = Trainer(method, source, Sampler(160, 1.0, 16, 0), targets, Protocol(precision="bf16"), Clock(device))
 
     def watch() -> None:  # the first step counts FLOPs, the fourth is recorded, the last looks at the loss
         torch.cuda.set_sync_debug_mode("error" if 4 <= trainer.step < 9 else "default")

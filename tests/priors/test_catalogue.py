@@ -22,7 +22,7 @@ from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
 from bench.core.registry import load_plugin
 from bench.data.augment import EvalView
-from bench.data.loader import Resident
+from bench.data.loader import InMemoryLoader
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Protocol, Rela
 from bench.models.backbones import build_backbone
@@ -385,7 +385,7 @@ def test_any_architecture_is_a_prior_for_any_other(
     assert isinstance(task, Ready), task.reason
     assert task.prior is not None
     images = torch.rand(70, 3, 16, 16)
-    source = Resident((images * 255).byte(), torch.zeros(70), 16, torch.device("cpu"))
+    source = InMemoryLoader((images * 255).byte(), torch.zeros(70), 16, torch.device("cpu"))
     (batch,) = source.eval_batches(EvalView(task.prior.input_size or 16, task.prior.mean, task.prior.std))
     with torch.no_grad():
         features = task.prior.model().eval()(batch)

@@ -18,7 +18,8 @@ from torch import nn
 from bench.core.paths import Places
 from bench.data import folder
 from bench.data.augment import EvalView
-from bench.data.loader import Order, Streaming
+from bench.data.loader import StreamingLoader
+from bench.data.sampler import Sampler
 from bench.evaluate import features as evaluate
 from bench.evaluate.linear_probe import linear_probe
 from bench.grid.expand import expand
@@ -49,20 +50,20 @@ class Enough(Exception):
     """Enough steps were taken."""
 
 
-def source(split: folder.Listing, count: int | None = None) -> Streaming:
+def source(split: folder.Listing, count: int | None = None) -> StreamingLoader:
     """Return a source of the first `count` images of a split."""
     paths, labels = split
-    return Streaming(folder.Paths(paths[:count]), torch.from_numpy(labels[:count]), SIZE, CPU, WORKERS)
+    return StreamingLoader(folder.PathList(paths[:count]), torch.from_numpy(labels[:count]), SIZE, CPU, WORKERS)
 
 
-def train(images: Streaming, root: Path) -> int:
+def train(images: StreamingLoader, root: Path) -> int:
     """Take the first steps of a run of 100 epochs on targets in a file."""
     count = len(images.labels)
     path = root / f"rows{count}.safetensors"
     with path.open("wb") as file:
         write_rows(file, (count, DIM), (torch.randn(1, DIM) for _ in range(count)), dict)
     method = build_method(CELL, SIZE, DIM, 1).to(memory_format=torch.channels_last)
-    trainer = Trainer(method, images, Order(count, 1.0, BATCH, 0), Mapped(path), CELL.protocol, Clock(CPU))
+    trainer = Trainer(method, images, Sampler(count, 1.0, BATCH, 0), Mapped(path), CELL.protocol, Clock(CPU))
 
     def enough() -> None:
         if trainer.step == STEPS:
@@ -75,7 +76,7 @@ def train(images: Streaming, root: Path) -> int:
     raise AssertionError
 
 
-def targets(images: Streaming, root: Path) -> int:
+def targets(images: StreamingLoader, root: Path) -> int:
     """Make the targets of all images."""
     count, clock = len(images.labels), Clock(CPU)
     prior = Pixels("", CELL, Places(root, root, "scale"))
@@ -91,7 +92,7 @@ def targets(images: Streaming, root: Path) -> int:
     return count
 
 
-def probe(images: Streaming, test: Streaming, root: Path) -> tuple[int, int]:
+def probe(images: StreamingLoader, test: StreamingLoader, root: Path) -> tuple[int, int]:
     """Extract the features of all images and evaluate them; also return how many bytes they take."""
     evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
     found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, EvalView(SIZE))

@@ -12,8 +12,8 @@ from bench.core.device import threads
 from bench.core.paths import Places
 from bench.core.seeds import generator
 from bench.data.augment import augment
-from bench.data.loader import Order, Resident
-from bench.data.sampler import total_steps
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler, total_steps
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell, cell_id
@@ -43,13 +43,13 @@ RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
 
 @pytest.fixture(scope="module")
-def source() -> Resident:
+def source() -> InMemoryLoader:
     return random_images(COUNT, DEVICE)
 
 
-def random_images(count: int, device: torch.device) -> Resident:
+def random_images(count: int, device: torch.device) -> InMemoryLoader:
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "speed"))
-    return Resident(images, torch.zeros(count, dtype=torch.int64), 32, device)
+    return InMemoryLoader(images, torch.zeros(count, dtype=torch.int64), 32, device)
 
 
 def steps_of(backbone: str, benchmark: BenchmarkFixture) -> int:
@@ -65,14 +65,14 @@ def cell(arm: str) -> Cell:
 
 
 def trainer(
-    arm: str, backbone: str, precision: str, source: Resident, batch: int = 128, mode: str | None = None
+    arm: str, backbone: str, precision: str, source: InMemoryLoader, batch: int = 128, mode: str | None = None
 ) -> Trainer:
     """Return what trains an arm of `cifar_small`; its FLOPs are counted and its optimiser's state is there."""
     spec = cell(arm).model_copy(update={"backbone": backbone})
     targets = torch.randn(COUNT, TARGETS, device=DEVICE) if spec.rela else None
     method = build_method(spec, 32, TARGETS if spec.rela else None, 4).to(DEVICE).to(memory_format=torch.channels_last)
     protocol = spec.protocol.model_copy(update={"precision": precision, "compile": mode})
-    made = Trainer(method, source, Order(COUNT, 1.0, batch, 0), targets, protocol, Clock(DEVICE))
+    made = Trainer(method, source, Sampler(COUNT, 1.0, batch, 0), targets, protocol, Clock(DEVICE))
     made.train(1, lambda: None)
     return made
 
@@ -85,7 +85,7 @@ def test_a_step_against_bare(
     arm: str,
     batch: int,
     backbone: str,
-    source: Resident,
+    source: InMemoryLoader,
     benchmark: BenchmarkFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_step_against_bare(
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("backbone", list(STEPS))
 def test_a_compiled_step(
-    batch: int, backbone: str, source: Resident, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+    batch: int, backbone: str, source: InMemoryLoader, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = steps_of(backbone, benchmark)
     plain, compiled = (trainer("byol", backbone, PRECISION, source, batch, mode) for mode in (None, COMPILE))
@@ -129,7 +129,7 @@ def test_a_step_against_the_reference(
     backbone: str,
     precision: str,
     workers: int,
-    source: Resident,
+    source: InMemoryLoader,
     benchmark: BenchmarkFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

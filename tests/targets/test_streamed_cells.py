@@ -13,9 +13,9 @@ from bench.core.errors import Interrupted
 from bench.core.paths import Places
 from bench.data import DatasetInfo, dataset, datasets
 from bench.data.augment import EvalView, View
-from bench.data.folder import Paths
-from bench.data.loader import Order, Streaming
-from bench.data.sampler import epoch_indices
+from bench.data.folder import PathList
+from bench.data.loader import StreamingLoader
+from bench.data.sampler import Sampler, epoch_indices
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
@@ -150,7 +150,7 @@ def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], P
     assert isinstance(streamed.values, Mapped)
     assert task.prior is not None
     train = dataset.load_dataset("streams", places).train
-    source = Streaming(Paths(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
+    source = StreamingLoader(PathList(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
     in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, CPU, Clock(CPU))
     torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)
     assert (streamed.empty, streamed.cost.flops) == (in_memory.empty, in_memory.cost.flops)
@@ -159,7 +159,7 @@ def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], P
 def test_plain_images_may_begin_anywhere(root: Path) -> None:
     paths = sorted((root / "streams" / "train").rglob("*.png"))
     for workers in (0, 2):
-        source = Streaming(paths, torch.zeros(COUNT), 8, CPU, workers)
+        source = StreamingLoader(paths, torch.zeros(COUNT), 8, CPU, workers)
         whole = torch.cat(list(source.eval_batches(EvalView(8))))
         assert torch.equal(torch.cat(list(source.eval_batches(EvalView(8), first=256))), whole[256:])
 
@@ -167,9 +167,9 @@ def test_plain_images_may_begin_anywhere(root: Path) -> None:
 def test_a_plan_of_years_costs_nothing(root: Path) -> None:
     """A list of it would have 10^12 entries; an epoch of the order is redrawn when its first step is due."""
     paths = sorted((root / "streams" / "train").rglob("*.png"))
-    order = Order(COUNT, 0.1, 20, seed=5)
+    order = Sampler(COUNT, 0.1, 20, seed=5)
     assert order.steps_per_epoch == 3
-    batches = Streaming(paths, torch.zeros(COUNT), 8, CPU, 0).batches((View(),), order, range(2, 10**12))
+    batches = StreamingLoader(paths, torch.zeros(COUNT), 8, CPU, 0).batches((View(),), order, range(2, 10**12))
     seen = torch.cat([next(batches)[0] for _ in range(4)])
     expected = [epoch_indices(COUNT, 0.1, epoch, 5) for epoch in (0, 1)]
     assert torch.equal(seen, torch.cat([expected[0][40:], expected[1]]))
@@ -177,14 +177,14 @@ def test_a_plan_of_years_costs_nothing(root: Path) -> None:
 
 def test_paths_are_kept_as_they_are(tmp_path: Path) -> None:
     given = [tmp_path / "a b" / "ü.png", tmp_path / "x", Path("relative/\udcff.jpg")]
-    found = Paths(given)
+    found = PathList(given)
     assert list(found) == given
     assert (found[-1], found[0], len(found)) == (given[-1], given[0], 3)
     assert list(found[np.array([2, 0, 2])]) == [given[2], given[0], given[2]]
     assert list(found[1:]) == given[1:]
-    assert found == Paths(given)
-    assert found != Paths(given[:2])
+    assert found == PathList(given)
+    assert found != PathList(given[:2])
     assert given[1] in found
     with pytest.raises(IndexError):
         found[3]
-    assert list(Paths([])) == []
+    assert list(PathList([])) == []

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bench.core import distributed
 from bench.data import Split
-from bench.data.folder import Paths
-from bench.data.loader import Order, open_source
+from bench.data.folder import PathList
+from bench.data.loader import open_source
+from bench.data.sampler import Sampler
 from methods import Batch
 from methods.byol import BYOL
 from methods.rela import ReLA
@@ -179,9 +180,9 @@ def test_each_of_several_processes_has_the_images_of_its_own_indices(
     dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reds = reds_in_order(dataset, root)
-    images = pictures(reds) if dataset == "colours" else Paths(files(root))
+    images = pictures(reds) if dataset == "colours" else PathList(files(root))
     source = open_source(Split(images, (reds % CLASSES).astype(np.int64)), SIZE, CPU, 0)
-    order = Order(COUNT, 0.5, BATCH, seed=2)
+    order = Sampler(COUNT, 0.5, BATCH, seed=2)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     for rank in (0, 1):
         monkeypatch.setattr(distributed.lightly_dist, "rank", lambda rank=rank: rank)

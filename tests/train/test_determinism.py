@@ -16,7 +16,8 @@ from bench.core.device import threads
 from bench.core.paths import Places
 from bench.data import load_dataset
 from bench.data.augment import View
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell
@@ -42,10 +43,10 @@ protocol: {epochs: 3, batch_size: 16, input_size: 8, precision: fp32}
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Resident:
+def source(tmp_path_factory: pytest.TempPathFactory) -> InMemoryLoader:
     data = load_dataset("digits", Places(tmp_path_factory.mktemp("data"), Path("results"), "x")).train
     images = np.asarray(data.images[:32])
-    return Resident(torch.from_numpy(images), torch.from_numpy(data.labels[:32]), 8, CPU)
+    return InMemoryLoader(torch.from_numpy(images), torch.from_numpy(data.labels[:32]), 8, CPU)
 
 
 def small(method: str) -> dict[str, int]:
@@ -59,10 +60,10 @@ def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:
     return expand(load_grid(str(tmp_path / "tiny.yaml")))
 
 
-def trainer(cell: Cell, source: Resident) -> Trainer:
+def trainer(cell: Cell, source: InMemoryLoader) -> Trainer:
     targets = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)) if cell.rela else None
     method = build_method(cell, 8, 5, 2).to(memory_format=torch.channels_last)
-    return Trainer(method, source, Order(32, 1.0, 16, 3), targets, cell.protocol, Clock(CPU))
+    return Trainer(method, source, Sampler(32, 1.0, 16, 3), targets, cell.protocol, Clock(CPU))
 
 
 def with_protocol(cell: Cell, **settings: object) -> Cell:
@@ -89,7 +90,7 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         assert same, name
 
 
-def assert_resumes(cell: Cell, source: Resident, cut_at: int, until: int) -> Trainer:
+def assert_resumes(cell: Cell, source: InMemoryLoader, cut_at: int, until: int) -> Trainer:
     """Assert that the state of one step leads to the same bits as no cut; return what was not cut."""
     whole, cut, resumed = (trainer(cell, source) for _ in range(3))
     whole.train(until, lambda: None)
@@ -101,7 +102,9 @@ def assert_resumes(cell: Cell, source: Resident, cut_at: int, until: int) -> Tra
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
-def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, source: Resident, tmp_path: Path) -> None:
+def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(
+    name: str, source: InMemoryLoader, tmp_path: Path
+) -> None:
     for cell in cells(name, tmp_path):
         whole, again, cut = (trainer(cell, source) for _ in range(3))
         whole.train(6, lambda: None)
@@ -122,7 +125,7 @@ def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(name: str, sour
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_step_learns_the_same_and_has_its_own_bits_again(
-    name: str, source: Resident, tmp_path: Path
+    name: str, source: InMemoryLoader, tmp_path: Path
 ) -> None:
     for cell in cells(name, tmp_path):
         compiled = with_protocol(cell, compile="default")
@@ -139,17 +142,17 @@ def test_a_compiled_step_learns_the_same_and_has_its_own_bits_again(
         assert_resumes(compiled, source, cut_at=3, until=6)
 
 
-def test_the_adaptive_switch_is_resumed_too(source: Resident, tmp_path: Path) -> None:
+def test_the_adaptive_switch_is_resumed_too(source: InMemoryLoader, tmp_path: Path) -> None:
     cell = cells("byol", tmp_path, "adaptive")[1]
     whole = assert_resumes(cell, source, cut_at=2, until=4)
     assert whole.state()["method"]["switch.fast"] != 1.0
 
 
-def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: Resident) -> None:
+def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: InMemoryLoader) -> None:
     seen = []
     for count in (1, 2):
         with threads(count):
-            batches = source.batches((View(), View(blur=0.5)), Order(32, 0.5, 8, seed=1), range(4))
+            batches = source.batches((View(), View(blur=0.5)), Sampler(32, 0.5, 8, seed=1), range(4))
             seen.append([(index, *views) for index, views in batches])
     for one, other in zip(*seen, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -19,7 +19,7 @@ from bench.core.seeds import derive, generator
 from bench.data import datasets
 from bench.data import loader as source
 from bench.data.augment import MEAN, STD
-from bench.data.loader import Resident, Streaming
+from bench.data.loader import InMemoryLoader, StreamingLoader
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state
 from bench.train import cell as experiment
@@ -74,8 +74,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         (ReLA, "loss", RELA_LOSS),
         (BYOL, "loss", BYOL_LOSS),
         (source, "augment_each", VIEWS),
-        (Resident, "eval_batches", PASS),
-        (Streaming, "eval_batches", PASS),
+        (InMemoryLoader, "eval_batches", PASS),
+        (StreamingLoader, "eval_batches", PASS),
         (experiment, "save_checkpoint", SAVING),
         (experiment, "save_weights", SAVING),
     ):

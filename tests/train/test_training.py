@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bench.core.paths import Places
 from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment
-from bench.data.loader import Order, Resident
+from bench.data.loader import InMemoryLoader
+from bench.data.sampler import Sampler
 from bench.grid.schema import Cell, Protocol, Rela
 from bench.measure.clock import Clock
 from bench.models.weights import read_state
@@ -48,18 +49,18 @@ def cell(method: str = "byol", seed: int = 0, rela: bool = False, **protocol: ob
 
 
 @pytest.fixture(scope="module")
-def source() -> Resident:
+def source() -> InMemoryLoader:
     images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator(0, "images"))
-    return Resident(images, torch.arange(COUNT) % 10, SIZE, CPU)
+    return InMemoryLoader(images, torch.arange(COUNT) % 10, SIZE, CPU)
 
 
 def method_of(of: Cell) -> Method:
     return build_method(of, SIZE, DIM, steps_per_epoch=COUNT // BATCH)
 
 
-def trainer_of(of: Cell, method: Method, source: Resident) -> Trainer:
+def trainer_of(of: Cell, method: Method, source: InMemoryLoader) -> Trainer:
     targets = torch.randn(COUNT, DIM, generator=generator(0, "targets")) if of.rela else None
-    order = Order(COUNT, of.budget, BATCH, of.seed)
+    order = Sampler(COUNT, of.budget, BATCH, of.seed)
     return Trainer(method, source, order, targets, of.protocol, Clock(CPU))
 
 
@@ -76,7 +77,7 @@ def adamw(weight: Tensor, gradients: list[Tensor], lr: float, decay: float) -> T
 @pytest.mark.parametrize("protocol", [{}, {"lr": 0.03, "weight_decay": 0.5}], ids=["defaults", "large"])
 @pytest.mark.parametrize(("name", "rela"), [("byol", False), ("moco", False), ("dino", False), ("byol", True)])
 def test_each_step_is_adamw_on_all_trained_weights_and_then_the_momentum_update(
-    name: str, rela: bool, protocol: dict[str, float], source: Resident
+    name: str, rela: bool, protocol: dict[str, float], source: InMemoryLoader
 ) -> None:
     """The gradients are those of a copy before each step; weight decay takes hold of biases and batch norms too."""
     of = cell(name, rela=rela, **protocol)
@@ -173,7 +174,9 @@ def test_a_random_prior_is_the_initial_backbone_of_its_seed(tmp_path: Path) -> N
     assert not torch.equal(models[0].get_parameter("conv1.weight"), models[1].get_parameter("conv1.weight"))
 
 
-def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_have_the_same(source: Resident) -> None:
+def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_have_the_same(
+    source: InMemoryLoader,
+) -> None:
     found = []
     for seed in (0, 0, 1):
         of = cell(seed=seed)
@@ -195,13 +198,15 @@ def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_hav
 
 
 @pytest.mark.parametrize("name", MOMENTUM)
-def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(name: str, source: Resident) -> None:
+def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(
+    name: str, source: InMemoryLoader
+) -> None:
     """In train mode, as in the public code: its batch norm takes the batch's statistics."""
     method = method_of(cell(name))
     (follows,) = [each for each in method.modules() if isinstance(each, Momentum)]
     statistics = {key: value.clone() for key, value in follows.named_buffers() if "running_mean" in key}
     assert statistics
-    index, images = next(source.batches(method.views, Order(COUNT, 1.0, BATCH, 0), range(1)))
+    index, images = next(source.batches(method.views, Sampler(COUNT, 1.0, BATCH, 0), range(1)))
     method.train()
     assert not any(out.requires_grad for out in map(follows, images))
     method.loss(Batch(images, source.labels[index])).backward()  # type: ignore[no-untyped-call]
@@ -217,7 +222,7 @@ def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(na
         assert not torch.equal(trained.get_buffer(key), before), key
 
 
-def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: Resident, tmp_path: Path) -> None:
+def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: InMemoryLoader, tmp_path: Path) -> None:
     prior = find_prior("rand", cell(rela=True), Places(tmp_path, tmp_path, "x"))
     model = prior.model()
     with torch.no_grad():
@@ -246,7 +251,7 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
     assert all(torch.equal(value, learned[1][2][key]) for key, value in learned[0][2].items())
 
 
-def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: Resident) -> None:
+def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: InMemoryLoader) -> None:
     """Gradients beyond 65,504 are infinite in fp16; the scaler begins at a factor of 65,536 and halves it each time."""
     of = cell(precision="fp16")
     method = method_of(of)
