@@ -4,15 +4,16 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
 
 from bench.core.environment import tune_process
-from bench.core.registry import load_plugin
+from bench.core.registry import Registry, load_plugin
 from tests.run.processes import Forks, forks
 
 tune_process()
@@ -75,6 +76,17 @@ def server() -> Iterator[Forks]:
     """Starts runs of the command line, each in a process of its own."""
     with forks() as found:
         yield found
+
+
+@pytest.fixture
+def temporary() -> Iterator[Callable[..., None]]:
+    """`temporary(methods, bad=Bad)`: the registry knows it, and forgets after the test what was registered since."""
+    with ExitStack() as stack:
+
+        def know(registry: Registry[Any], **items: Any) -> None:
+            stack.enter_context(registry.temporary(**items))
+
+        yield know
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -43,6 +43,18 @@ class Registry(Generic[T]):
             return item
 
         return add
+
+    @contextmanager
+    def temporary(self, **items: T) -> Iterator[None]:
+        """Know these items too, and forget at the end all that was registered meanwhile: for tests."""
+        self._load()
+        before = dict(self._items)
+        self._items.update(items)
+        try:
+            yield
+        finally:
+            self._items.clear()
+            self._items.update(before)
 
     def get(self, name: str) -> T:
         """Return the item called `name`.

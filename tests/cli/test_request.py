@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -46,7 +47,7 @@ OPTIONS = ["--results", "my results", "--set", "name=its_own", "--set", "title='
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Any) -> Path:
     """The working directory: a folder with a grid and a plugin whose names a shell has to be told with care."""
     for folder in ("here", "-x"):
         (tmp_path / "here" / folder).mkdir(parents=True)
@@ -56,8 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (here / "~p.py").write_text(PLUGIN)
     monkeypatch.chdir(here)
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    assert "byol" in methods, "all are loaded"
-    monkeypatch.setattr(methods, "_items", dict(methods._items))
+    temporary(methods)
     return here
 
 

@@ -511,10 +511,10 @@ def test_all_damaged_files_of_an_archive_are_named_together(tmp_path: Path) -> N
 # A data set is the one that it is known as
 
 
-def known(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> None:
+def known(temporary: Any, **attributes: Any) -> None:
     """Register `mine`: 9 + 6 images of 8x8 pixels of 3 classes, as `image_folder` writes them."""
     whole = {"title": "Mine", "short": "M", "classes": 3, "train_images": 9, "test_images": 6, "image_size": 8}
-    monkeypatch.setitem(datasets._items, "mine", type("Mine", (DatasetInfo,), whole | attributes))
+    temporary(datasets, mine=type("Mine", (DatasetInfo,), whole | attributes))
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -527,10 +527,8 @@ def known(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> None:
         (["train/class1/2.png", "test/class0/0.png"], "Mine, 8 of 9 images, 5 of 6 test images"),
     ],
 )
-def test_a_part_says_that_it_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: list[str], title: str, streams: bool
-) -> None:
-    known(monkeypatch, streams=streams)
+def test_a_part_says_that_it_is_one(tmp_path: Path, temporary: Any, gone: list[str], title: str, streams: bool) -> None:
+    known(temporary, streams=streams)
     image_folder(tmp_path / "mine")
     for name in gone:
         (tmp_path / "mine" / name).unlink()
@@ -542,10 +540,8 @@ def test_a_part_says_that_it_is_one(
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
-def test_more_images_than_the_set_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, name: str, streams: bool
-) -> None:
-    known(monkeypatch, streams=streams)
+def test_more_images_than_the_set_has(tmp_path: Path, temporary: Any, split: str, name: str, streams: bool) -> None:
+    known(temporary, streams=streams)
     image_folder(tmp_path / "mine")
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "mine" / split / "class0" / "9.png")
     count, whole = (10, 9) if split == "train" else (7, 6)
@@ -554,8 +550,8 @@ def test_more_images_than_the_set_has(
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_set_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool) -> None:
-    known(monkeypatch, streams=streams)
+def test_a_set_of_another_size(tmp_path: Path, temporary: Any, streams: bool) -> None:
+    known(temporary, streams=streams)
     path = image_folder(tmp_path / "mine") / "test" / "class2" / "1.png"
     Image.fromarray(noise(9, 8, 3)).save(path)
     assert refusal("mine", tmp_path) == f"{path}: 8x9 pixels where 8x8 are expected"
@@ -590,25 +586,21 @@ def test_an_archive_of_fewer_classes(tmp_path: Path, place: str, split: str) -> 
         (noise(0, 3, 8, 8), 0, "no training image"),
     ],
 )
-def test_what_a_plugins_read_may_not_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Any, labels: int, why: str
-) -> None:
+def test_what_a_plugins_read_may_not_give(tmp_path: Path, temporary: Any, images: Any, labels: int, why: str) -> None:
     splits = Split(images, np.arange(labels) % 3), Split(noise(6, 3, 8, 8), np.arange(6) % 3)
-    known(monkeypatch, here=lambda self, root: True, read=lambda self, root: splits)
+    known(temporary, here=lambda self, root: True, read=lambda self, root: splits)
     said = refusal("mine", tmp_path)
     assert said.startswith((f"dataset 'mine' in {tmp_path}: ", f"dataset 'mine' ({__file__}): "))
     assert said.endswith(f": {why}")
 
 
-def test_a_class_of_the_test_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_the_test_images_alone(tmp_path: Path, temporary: Any) -> None:
     splits = Split(noise(4, 3, 8, 8), np.array([0, 2] * 2)), Split(noise(3, 3, 8, 8), np.arange(3))
-    known(monkeypatch, classes=None, here=lambda self, root: True, read=lambda self, root: splits)
+    known(temporary, classes=None, here=lambda self, root: True, read=lambda self, root: splits)
     assert refusal("mine", tmp_path).endswith("a class of the test images has no training image")
 
 
-def test_a_set_that_code_makes_is_made_anew_when_the_code_has_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_that_code_makes_is_made_anew_when_the_code_has_changed(tmp_path: Path, temporary: Any) -> None:
     """Its cache has no files to tell by: it would go on with the images of the code as it was."""
     code = """
 import numpy as np
@@ -625,7 +617,7 @@ class Mine(DatasetInfo):
         return tuple(Split(np.zeros((COUNT, 3, 8, 8), np.uint8), np.arange(COUNT) % 2) for _ in range(2))
 """
     plugin = tmp_path / "mine.py"
-    monkeypatch.setitem(datasets._items, "mine", None)
+    temporary(datasets)
     for count in (4, 40):
         plugin.write_text(code.replace("COUNT", str(count)))
         load_plugin(plugin)
@@ -727,7 +719,7 @@ def test_a_datasets_name_that_looks_alike(tmp_path: Path) -> None:
     assert text.startswith(f"unknown dataset 'caf\\xe9'; {tmp_path} has 'cafe\\u0301', which looks alike")
 
 
-def test_images_of_several_sizes_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_several_sizes_stream(tmp_path: Path, temporary: Any) -> None:
     path = image_folder(tmp_path / "mine")
     for name, size in (("train/class0/0.png", (9, 8)), ("test/class1/0.png", (8, 9)), ("test/class1/1.png", (8, 9))):
         Image.fromarray(noise(*size, 3)).save(path / name)
@@ -736,7 +728,7 @@ def test_images_of_several_sizes_stream(tmp_path: Path, monkeypatch: pytest.Monk
         f"{path}/train/class0/0.png: 8x9 pixels where most images have 8x8 (12 of 8x8, 2 of 9x8, 1 of"
     )
     assert "`streams = True` in a class of your own in a --plugin file, with protocol.input_size" in text
-    known(monkeypatch, image_size=None, streams=True)
+    known(temporary, image_size=None, streams=True)
     assert len(load("mine", tmp_path).train) == 9
 
 

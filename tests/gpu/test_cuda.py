@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,8 +130,8 @@ class Greedy(BYOL):
         torch.empty(10**15, device=DEVICE)
 
 
-def test_a_cell_without_memory_costs_no_other(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods._items, "greedy", Greedy)
+def test_a_cell_without_memory_costs_no_other(places: Places, temporary: Any) -> None:
+    temporary(methods, greedy=Greedy)
     outcomes = run(places, "arms=[greedy, simclr]", "params={}")
     assert [outcome.status for outcome in outcomes] == ["oom", "done"]
     assert "GB" in outcomes[0].reason

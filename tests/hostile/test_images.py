@@ -292,13 +292,13 @@ def test_links_are_followed_into_each_folder_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["resident", "streams"])
-def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Any) -> Any:
     """The path of a sound data set in a folder, whose name is `mine`."""
 
     class Mine(DatasetInfo):
         title, short, streams, image_size = "Mine", "M", request.param, 8
 
-    monkeypatch.setitem(datasets._items, "mine", Mine)
+    temporary(datasets, mine=Mine)
     monkeypatch.delenv("BENCH_CACHE", raising=False)
     base._loaded.clear()
     return image_folder(tmp_path / "mine")

@@ -146,9 +146,9 @@ class Mine(DatasetInfo):
     ],
 )
 def test_a_dry_run_counts_what_a_plugin_has(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: int | None, here: bool, said: str
+    bench: Any, tmp_path: Path, temporary: Any, declared: int | None, here: bool, said: str
 ) -> None:
-    monkeypatch.setitem(datasets._items, "mine", None)
+    temporary(datasets)
     code = PLUGIN.replace("NAME", "mine").replace("DECLARED", str(declared)).replace("HERE", str(here))
     (tmp_path / "p.py").write_text(code)
     out = bench("mine", "run", "--dry-run", "--tflops", "1", "--plugin", str(tmp_path / "p.py"))

@@ -184,13 +184,11 @@ def test_missing_weights_only_mark_the_tasks_that_need_them(name: str, places: P
 def test_a_plugin_brings_a_model_that_nothing_here_has(places: Places, tmp_path: Path) -> None:
     plugin = tmp_path / "yolo.py"
     plugin.write_text(PLUGIN)
-    load_plugin(plugin)
-    try:
+    with priors.temporary():
+        load_plugin(plugin)
         task = plan([asking("YOLOv9")], [asking("YOLOv9")], places, "grid g")[0]
         assert task.id
         assert "from a plugin: Its features." in dict(listing("priors", places.data))["YOLOv9"]
-    finally:
-        del priors._items["YOLOv9"]
 
 
 @pytest.mark.parametrize(

@@ -185,8 +185,8 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_simsiam_learns_nothing_without_its_stop_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods._items, "no_stop", NoStop)
+def test_simsiam_learns_nothing_without_its_stop_gradient(tmp_path: Path, temporary: Any) -> None:
+    temporary(methods, no_stop=NoStop)
     grid = load_grid("quickstart", settings=["seeds=[0]", "budgets=[1.0]", "arms=[no_stop, simsiam]", *SMALL])
     places = Places(data=tmp_path / "data", results=tmp_path / "results", grid="quickstart")
     cells = expand(grid)

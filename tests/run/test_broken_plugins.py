@@ -55,10 +55,9 @@ protocol: {epochs: 1, batch_size: 8, input_size: 8, blur: false, probe: {epochs:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _as_before(temporary: Any) -> Iterator[None]:
     for registry in (methods, priors, datasets):
-        list(registry)
-        monkeypatch.setattr(registry, "_items", dict(registry._items))
+        temporary(registry)
     yield
     dataset._loaded.clear()
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,10 +161,9 @@ class InfiniteAtLast(Bad):
     ],
 )
 def test_a_bad_cell_is_recorded_and_the_next_one_runs(
-    method: type[BYOL], status: str, reason: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    method: type[BYOL], status: str, reason: str, places: Places, temporary: Any
 ) -> None:
-    methods.get("byol")
-    monkeypatch.setitem(methods._items, "bad", method)
+    temporary(methods, bad=method)
     bad, good = run(places)
     assert (bad.status, good.status) == (status, "done")
     found = recorded(bad, places)
@@ -220,10 +220,9 @@ class InfinitePrior(Prior):
     ],
 )
 def test_a_bad_prior_costs_its_own_cells(
-    prior: type[Prior], status: str, reason: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    prior: type[Prior], status: str, reason: str, places: Places, temporary: Any
 ) -> None:
-    priors.get("rand")
-    monkeypatch.setitem(priors._items, "bad", prior)
+    temporary(priors, bad=prior)
     bad, good = run(places, "arms=[{method: byol, rela: {prior: bad}}, simclr]")
     assert (bad.status, good.status) == (status, "done")
     assert reason in bad.reason
@@ -237,9 +236,8 @@ class Slow(BYOL):
             pass
 
 
-def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods.get("byol")
-    monkeypatch.setitem(methods._items, "bad", Slow)
+def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, temporary: Any) -> None:
+    temporary(methods, bad=Slow)
     only, step = "arms=[bad]", re.compile(r"at step \d of 6")
     (late,) = run(places, only, limits=Limits(cell_seconds=1e-3))
     assert late.status == recorded(late, places).status == "timeout"
@@ -267,10 +265,8 @@ def test_making_targets_takes_time_too(places: Places) -> None:
     assert run(places, arms)[0].status == "done"
 
 
-def test_retry_runs_just_those_it_names(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods.get("byol")
-    for name, bad in {"bad": Raises, "oom": Python}.items():
-        monkeypatch.setitem(methods._items, name, bad)
+def test_retry_runs_just_those_it_names(places: Places, temporary: Any) -> None:
+    temporary(methods, bad=Raises, oom=Python)
     arms = "arms=[bad, oom, {method: byol}, {name: user, method: simclr, rela: {prior: DIGITS-T}}]"
     failed, oom, *_ = run(places, arms)
     tasks = tasks_of(places, arms)
@@ -302,23 +298,21 @@ class Killer(Bad):
 
 
 @pytest.fixture
-def _streams(tmp_path: Path) -> Iterator[None]:
-    @datasets.register("streams")
+def _streams(tmp_path: Path, temporary: Any) -> Iterator[None]:
     class Streams(DatasetInfo):
         title, short, streams = "Streams", "STR", True
 
     images(tmp_path, 64)
+    temporary(datasets, streams=Streams)
     yield
-    del datasets._items["streams"]
     dataset._loaded.clear()
 
 
 @pytest.mark.usefixtures("_streams")
-def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, temporary: Any) -> None:
     """Also after another loader, a plugin's, say, has had torch watch over workers from then on."""
     assert len(list(DataLoader([1, 2], num_workers=1))) == 2  # type: ignore[arg-type]
-    methods.get("byol")
-    monkeypatch.setitem(methods._items, "bad", Killer)
+    temporary(methods, bad=Killer)
     settings = ("datasets=[streams]", "arms=[bad, simclr]", "protocol.epochs=30")
     bad, good = run(places, *settings, workers=1)
     assert (bad.status, good.status) == ("failed", "done")
@@ -354,10 +348,9 @@ def test_a_record_names_full_shared_memory(places: Places) -> None:
     assert end(0) == (0, None)
 
 
-def test_nothing_of_the_environment_is_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_environment_is_kept(places: Places, monkeypatch: pytest.MonkeyPatch, temporary: Any) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "marker-3141592653")
-    methods.get("byol")
-    monkeypatch.setitem(methods._items, "bad", Raises)
+    temporary(methods, bad=Raises)
     assert [outcome.status for outcome in run(places)] == ["failed", "done"]
     files = [path for path in places.results.rglob("*") if path.is_file()]
     assert len(files) >= 8

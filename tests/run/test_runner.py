@@ -1,7 +1,8 @@
 """Whole cells on real digits: finished ones stay, failed ones harm nobody, interrupted ones go on bit by bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,8 +223,9 @@ def test_a_checkpoint_of_another_cell_or_a_damaged_one_is_not_used(grid: Path, t
 
 
 @pytest.fixture
-def broken() -> Iterator[None]:
+def broken(temporary: Any) -> None:
     """Register a method that raises and one whose loss is not a number, for one test."""
+    temporary(methods)
 
     @methods.register("raises")
     class Raises(Method):
@@ -236,9 +238,6 @@ def broken() -> Iterator[None]:
     class Nan(Raises):
         def loss(self, batch: Batch) -> Tensor:
             return self.backbone(batch.views[0]).sum() * float("nan")
-
-    yield
-    del methods._items["raises"], methods._items["nan"]
 
 
 @pytest.mark.usefixtures("broken")
@@ -256,11 +255,9 @@ def test_a_failure_is_recorded_and_the_grid_goes_on(grid: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("broken")
-def test_what_needs_a_failed_cell_is_skipped_and_says_why(
-    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_needs_a_failed_cell_is_skipped_and_says_why(grid: Path, tmp_path: Path, temporary: Any) -> None:
     places = places_in(tmp_path)
-    monkeypatch.setitem(methods._items, "byol", methods.get("raises"))
+    temporary(methods, byol=methods.get("raises"))
     outcomes = run(grid, places, "arms=[{method: byol, budgets: [1.0]}, {method: simclr, rela: {prior: DIGITS-T}}]")
     assert [outcome.status for outcome in outcomes] == ["failed", "skipped"]
     assert outcomes[1].reason == f"the cell {outcomes[0].task.id} that it needs is failed"

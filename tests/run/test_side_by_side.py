@@ -131,15 +131,13 @@ def test_a_process_is_given_all_that_matters_to_a_cell_and_no_choice_of_cells(tm
 
 def test_an_executor_of_a_plugin_is_given_no_option_that_it_does_not_take(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    load_plugin(tmp_path / "mine.py")
-    try:
+    with executors.temporary():
+        load_plugin(tmp_path / "mine.py")
         assert type(find_executor("mine", "cpu", Resources())).__name__ == "Mine"
         with pytest.raises(UserError, match="--jobs-per-gpu is not an option of --executor mine"):
             find_executor("mine", "cpu", Resources(jobs_per_gpu=2))
         with pytest.raises(UserError, match="unknown executor 'min'; did you mean 'mine'"):
             find_executor("min", "cpu", Resources())
-    finally:
-        del executors._items["mine"]
 
 
 # Chosen cells

@@ -42,17 +42,16 @@ protocol: {epochs: 2, batch_size: 24, input_size: 8, blur: false, probe: {epochs
 
 
 @pytest.fixture(autouse=True)
-def _streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _streams(monkeypatch: pytest.MonkeyPatch, temporary: Any) -> Iterator[None]:
     """A dataset that streams."""
     monkeypatch.delenv("BENCH_CACHE", raising=False)
     dataset._loaded.clear()
 
-    @datasets.register("streams")
     class Streams(DatasetInfo):
         title, short, streams = "Streams", "STR", True
 
+    temporary(datasets, streams=Streams)
     yield
-    del datasets._items["streams"]
     dataset._loaded.clear()
 
 

@@ -105,15 +105,10 @@ def registered() -> Iterator[None]:
     """Know the datasets and the prior for as long as the context lasts."""
     dataset._loaded.clear()
     named = {"colours": Colours, "turned": Turned, "anyhow": Anyhow, "colour_files": ColourFiles}
-    list(datasets), list(priors)  # the names that come with the code are there before these
-    datasets._items.update(named)
-    priors._items["red"] = Red
     try:
-        yield
+        with datasets.temporary(**named), priors.temporary(red=Red):
+            yield
     finally:
-        for name in named:
-            del datasets._items[name]
-        del priors._items["red"]
         dataset._loaded.clear()
 
 

@@ -116,10 +116,9 @@ def test_a_stale_checkpoint_is_set_aside(
 
 
 def test_a_method_that_has_changed_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, temporary: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its author forgot to raise the version: nothing of the old state is taken, not even the parts that fit."""
-    methods.get("byol")
 
     class Changed(BYOL):
         @wraps(BYOL.__init__)  # with the same parameters
@@ -129,7 +128,7 @@ def test_a_method_that_has_changed_begins_anew(
 
     cut, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
     path = stop_at(task_of(cut), cut, 4)
-    monkeypatch.setitem(methods._items, "byol", Changed)
+    temporary(methods, byol=Changed)
     states = []
     for places in (cut, whole):
         (outcome,) = run_tasks([task_of(places)], places, CPU, 0, Display())
