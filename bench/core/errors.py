@@ -29,6 +29,10 @@ class PluginError(MissingError):
     """A method, a prior or a dataset that breaks its contract, and how to mend it: it costs its own cells alone."""
 
 
+class DamagedFile(UserError):
+    """A file that is not what was written there, or not the one that was published."""
+
+
 class NotMadeError(UserError):
     """Results that are not there; `by` is the verb that makes them, and its words beyond those of the request."""
 
@@ -39,6 +43,10 @@ class NotMadeError(UserError):
 
 class TrainingError(Exception):
     """The loss, or what the backbone makes of images, is no longer a number."""
+
+
+class WorkerDied(Exception):
+    """A process that decodes images died, or ran out of something that fewer of them need less of."""
 
 
 class Interrupted(Exception):

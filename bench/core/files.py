@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and files that are not to be trusted, put aside."""
+"""Files that are there whole or not at all, files that are verified, and files that are damaged, set aside."""
 
 import errno
 import glob
+import hashlib
 import os
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
+
+from bench.core.errors import DamagedFile, UserError
 
 
 class WriteError(OSError):
@@ -40,6 +43,30 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         if error.filename not in {None, str(path.parent)} and not str(error.filename).endswith(".tmp"):
             raise  # of what the block reads
         raise WriteError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise UserError, naming the path, where the file system does not answer: that never means fewer files."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+
+
+def read_bytes(path: Path, most: int, md5: str | None = None) -> bytes:
+    """Return the content of a file, of the one that has this MD5 where that is given.
+
+    An MD5 is enough to know a published file by: nobody can make another one for a digest that is given. Raises
+    DamagedFile when the file is another one or has over `most` bytes, and UserError when it cannot be read.
+    """
+    with reading(path):
+        if path.stat().st_size > most:
+            raise DamagedFile(f"{path}: over {most:,} bytes")
+        content = path.read_bytes()
+    if md5 and (other := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise DamagedFile(f"{path}: not the file that was published (MD5 {md5}, it has {other}): download it again")
+    return content
 
 
 def written(path: Path) -> int | None:

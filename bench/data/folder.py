@@ -1,37 +1,21 @@
 """Folders in the layout of torchvision's `ImageFolder`: `{train,test|val}/<class>/<image>`."""
 
-import hashlib
-import io
 import os
 import stat
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar, overload
+from typing import overload
 from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
+from bench.core.files import reading
+from bench.data.decode import write_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; Pillow runs Ghostscript on another one
-MAX_PIXELS = 89_478_485  # beyond which Pillow warns of a bomb
-MAX_BYTES = 500_000_000
-SMALL = 2**14  # bytes of a file that one thread reads sooner than several, which wait for Python's lock in turns
-BLOCK = 256  # images that are in memory beside the others
-PROGRESS_SECONDS = 10.0
-NAMED = 5  # of the damaged files
-
-T = TypeVar("T")
 Listing = tuple[list[Path], npt.NDArray[np.int64]]
 
 
@@ -64,26 +48,10 @@ class PathList(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, PathList) and self._text == other._text and bool(np.array_equal(self._ends, other._ends))
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Raise UserError, naming the path, where the file system does not answer: its errors are never fewer files."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
-
 
 def kind(path: Path) -> int | None:
     """Return what a path leads to (`stat.S_IFDIR`, ...), None when nothing is there. Raises UserError."""
-    with _told(path):
+    with reading(path):
         try:
             return stat.S_IFMT(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -96,7 +64,7 @@ def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
     Names with a leading dot are not data but what file managers, notebooks and archives leave.
     """
     found: tuple[list[Path], list[Path]] = ([], [])
-    with _told(folder), os.scandir(folder) as entries:
+    with reading(folder), os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith("."):
                 is_folder = stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
@@ -109,7 +77,7 @@ def _below(base: Path) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
 
     def is_new(folder: Path) -> bool:
-        with _told(folder):
+        with reading(folder):
             status = folder.stat()
         new = (status.st_dev, status.st_ino) not in seen
         seen.add((status.st_dev, status.st_ino))
@@ -132,19 +100,23 @@ def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
 
     Raises UserError when a split or a class folder is missing or empty, naming its path.
     """
-    listings: list[Listing] = []
-    *splits, classes = _splits(base)
-    for split in splits:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            found = files(split / name)
-            if not found:
-                raise UserError(f"{split / name}: the class folder is missing or has no image")
-            paths += found
-            labels += [label] * len(found)
-        listings.append((paths, np.array(labels, dtype=np.int64)))
-    return listings[0], listings[1], classes
+    train, test, classes = _splits(base)
+    return _listing(train, classes), _listing(test, classes), classes
+
+
+def _listing(split: Path, classes: list[str]) -> Listing:
+    """Return the files of a split and their labels. Raises UserError."""
+    found = [_images(split / name) for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
+    return [path for paths in found for path in paths], labels
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the images of a class folder. Raises UserError when there are none."""
+    found = files(folder)
+    if not found:
+        raise UserError(f"{folder}: the class folder is missing or has no image")
+    return found
 
 
 def _splits(base: Path) -> tuple[Path, Path, list[str]]:
@@ -164,24 +136,29 @@ def _splits(base: Path) -> tuple[Path, Path, list[str]]:
     for split in candidates:
         if _classes(split) == classes:
             return train, split, classes
-    raise UserError(_difference(train, classes, candidates[0], _classes(candidates[0])))
+    raise _difference(train, classes, candidates[0], _classes(candidates[0]))
 
 
-def _difference(train: Path, classes: list[str], split: Path, names: list[str]) -> str:
-    """Return the sentence on a split whose class folders, `names`, are not those of `train`."""
+def _difference(train: Path, classes: list[str], split: Path, names: list[str]) -> UserError:
+    """Return the error on a split whose class folders, `names`, are not those of `train`."""
     missing, extra = sorted(set(classes) - set(names)), sorted(set(names) - set(classes))
-    for name, other in ((name, other) for name in extra for other in missing if _nfc(name) == _nfc(other)):
-        return (
-            f"{split / name}: {name!a} looks like the class folder {other!a} of {train} and differs in its form of"
-            " Unicode (NFC, NFD): rename one of them"
-        )
+    for name in extra:
+        if other := _alike(name, missing):
+            return UserError(
+                f"{split / name}: {name!a} looks like the class folder {other!a} of {train} and differs in its form of"
+                " Unicode (NFC, NFD): rename one of them"
+            )
     for name in missing:
-        if not files(train / name):
-            return f"{train / name}: the class folder is missing or has no image"
+        _images(train / name)
     cure = f"test or val must have the class folders of {train}"
     if extra:
-        return f"{split / extra[0]}: a class folder that {train} does not have; {cure}"
-    return f"{split / missing[0]}: the class folder is missing or has no image; {cure}"
+        return UserError(f"{split / extra[0]}: a class folder that {train} does not have; {cure}")
+    return UserError(f"{split / missing[0]}: the class folder is missing or has no image; {cure}")
+
+
+def _alike(name: str, others: Iterable[str]) -> str | None:
+    """Return the other name that differs from `name` in its form of Unicode alone."""
+    return next((other for other in others if other != name and _nfc(other) == _nfc(name)), None)
 
 
 def _nfc(name: str) -> str:
@@ -204,9 +181,8 @@ def _classes(split: Path) -> list[str]:
 
 def lookalike(base: Path, name: str) -> str | None:
     """Return a name in a folder that differs from `name` in its form of Unicode alone."""
-    with _told(base):
-        names = [path.name for path in base.iterdir()] if kind(base) == stat.S_IFDIR else []
-    return next((other for other in names if _nfc(other) == _nfc(name) and other != name), None)
+    with reading(base):
+        return _alike(name, [path.name for path in base.iterdir()] if kind(base) == stat.S_IFDIR else [])
 
 
 def ignored(base: Path) -> Counter[str]:
@@ -221,129 +197,7 @@ def ignored(base: Path) -> Counter[str]:
     return found
 
 
-def each(paths: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
-    """Yield what `read` makes of each file, in order, large ones on all cores; each 10 seconds a line says where it is.
-
-    Raises UserError at the end when `read` did so, naming the files: nothing is yielded of these.
-    """
-    refused: list[tuple[Path, UserError]] = []
-    told = time.monotonic()
-    small = bool(paths) and paths[0].is_file() and paths[0].stat().st_size < SMALL
-    with ThreadPoolExecutor(1 if small else os.cpu_count()) as pool:
-        for begin in range(0, len(paths), BLOCK):
-            block = paths[begin : begin + BLOCK]
-            for path, future in [(path, pool.submit(read, path)) for path in block]:
-                try:
-                    yield future.result()
-                except UserError as error:
-                    refused.append((path, error))
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                where = os.path.commonpath([paths[0], paths[-1]])
-                print(f"{where}: {begin + len(block):,} of {len(paths):,} files read", file=sys.stderr)
-    if refused:
-        others = ", ".join(str(path) for path, _ in refused[1:NAMED])
-        more = f" (and {len(refused) - 1} more: {others}{', ...' * (len(refused) > NAMED)})" if others else ""
-        raise UserError(f"{refused[0][1]}{more}")
-
-
-def decode(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
-    """Return the images as uint8 (N, 3, H, W), all of one size; `size` pixels square when given.
-
-    Raises UserError naming the files that cannot be read or have another size.
-    """
-    images = np.empty((0, 3, 0, 0), dtype=np.uint8)
-    sizes: Counter[tuple[int, ...]] = Counter()
-    examples: dict[tuple[int, ...], Path] = {}
-    for index, image in enumerate(each(paths, lambda path: _sized(path, read_image(path), size))):
-        if not sizes:
-            try:
-                images = np.empty((len(paths), *image.shape), dtype=np.uint8)
-            except MemoryError as error:
-                many = f"{len(paths):,} images of {_pixels(image.shape)} pixels"
-                raise UserError(f"{paths[0].parent}: {many} do not fit into memory; a dataset may stream") from error
-        sizes[image.shape] += 1
-        examples.setdefault(image.shape, paths[index])
-        if image.shape == images.shape[1:]:
-            images[index] = image
-    if len(sizes) > 1:
-        (most, _), *_, (least, _) = sizes.most_common()
-        counts = ", ".join(f"{count:,} of {_pixels(shape)}" for shape, count in sizes.most_common(NAMED))
-        raise UserError(
-            f"{examples[least]}: {_pixels(least)} pixels where most images have {_pixels(most)} ({counts}"
-            f"{', ...' * (len(sizes) > NAMED)}); make them one size, or let the dataset stream: `streams = True` in a"
-            " class of your own in a --plugin file, with protocol.input_size in the grid"
-        )
-    return images
-
-
-def _sized(path: Path, image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
-    """Return an image, of `size` pixels square where that is given. Raises UserError."""
-    if size and image.shape[1:] != (size, size):
-        raise UserError(f"{path}: {_pixels(image.shape)} pixels where {size}x{size} are expected")
-    return image
-
-
-def _pixels(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]}x{shape[1]}"
-
-
-def content_digest(path: Path, size: int | None = None) -> str:
-    """Return the SHA-256 of an image file's bytes. Raises UserError naming the file when it is damaged.
-
-    `size`: pixels of a side that the image must have.
-    """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no image is")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    _sized(path, read_image(path, io.BytesIO(content)), size)
-    return hashlib.sha256(content).hexdigest()
-
-
-def write(base: Path, images: Iterable[npt.NDArray[np.uint8]], labels: npt.NDArray[np.int64]) -> None:
-    """Write images (3, H, W) as JPEG files `<base>/<class>/<number>.jpg`."""
-    from PIL import Image
-
+def write(base: Path, images: Iterable[npt.NDArray[np.uint8]], labels: npt.NDArray[np.int64], suffix: str) -> None:
+    """Write images (3, H, W) as files `<base>/<class>/<number><suffix>`."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = base / f"{label:04}" / f"{number:06}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(path)
-
-
-def read_image(path: Path, content: IO[bytes] | None = None) -> npt.NDArray[np.uint8]:
-    """Return one image as uint8 (3, H, W) RGB. Raises UserError naming the file when it is damaged.
-
-    `content`: what is in the file, where that has been read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(content or path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, over {MAX_PIXELS:,} in all")  # noqa: TRY301
-            if _is_deep(image):
-                raise ValueError("more than 8 bits in a channel")  # noqa: TRY301
-            pixels = np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not a readable image: none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow raises nearly anything on a damaged file
-        raise UserError(f"{path}: not a readable image: {error or type(error).__name__}") from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _is_deep(image: "ImageFile") -> bool:
-    """Return whether the file has more than 8 bits in a channel, of which Pillow may keep 8 without a word."""
-    from PIL.PngImagePlugin import PngImageFile
-    from PIL.PpmImagePlugin import PpmImageFile
-    from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
-
-    if isinstance(image, TiffImageFile) and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8:
-        return True
-    if isinstance(image, PngImageFile | PpmImageFile):
-        for tile in image.tile:  # how it is coded: RGB;16B in PNG, and in PPM RGB beside the value of white
-            if str(tile.args).endswith(";16B") or (isinstance(tile.args, tuple) and int(tile.args[1]) > 255):
-                return True
-    return image.mode.startswith(("I", "F"))
+        write_image(base / f"{label:04}" / f"{number:06}{suffix}", image)

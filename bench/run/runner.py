@@ -14,11 +14,10 @@ import torch
 from bench.core.device import DeviceLost, is_lost
 from bench.core.distributed import any_of, is_first, launch, of_first, world
 from bench.core.environment import launched
-from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, told
+from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, WorkerDied, told
 from bench.core.files import WriteError, remove_leftovers, set_aside, written
 from bench.core.lock import POLL, Holder, Lock, Lost, take
 from bench.core.paths import Places
-from bench.data.loader import WorkerDied
 from bench.measure.memory import OutOfMemory, release
 from bench.measure.provenance import provenance
 from bench.plan.graph import Missing, Ready, Task

@@ -356,9 +356,7 @@ def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> Image
     if cell.train_images is None:
         return data
     index = balanced_part(data.train.labels, cell.train_images)
-    images = data.train.images
-    chosen = [images[i] for i in index] if isinstance(images, list) else images[index]
-    return replace(data, train=Split(chosen, data.train.labels[index]))
+    return replace(data, train=Split(data.train.images[index], data.train.labels[index]))
 
 
 def _matched_steps(task: Ready, trainer: Trainer, places: Places) -> int:

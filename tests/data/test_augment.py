@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as F2
 
 from bench.core.device import threads
 from bench.data import augment as views
-from bench.data.augment import MEAN, STD, View, augment, augment_each, normalise, resize
+from bench.data import resample
+from bench.data.augment import MEAN, STD, View, normalise
 
 PLAIN = View(jitter=0, grey=0)  # crop and flip only
 EVERYTHING = View(jitter=0.8, grey=0.3, blur=0.5, solarise=0.3)
@@ -47,6 +48,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(seed))
 
 
+def augment(images: Tensor, view: View, size: int, draw: Generator) -> Tensor:
+    """Return one view of each image."""
+    return views.augment([images], [view], size, draw)[0]
+
+
 def colours(count: int = 48) -> Tensor:
     """Random colours, and those where RGB -> HSV has its cases: greys, primaries, ties, near-greys."""
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1.0])] * 3)
@@ -59,8 +65,8 @@ def assert_same_law(a: np.ndarray, b: np.ndarray) -> None:
     assert stats.ks_2samp(a, b, method="asymp").pvalue > SMALLEST_P
 
 
-def draws_for(images: Tensor, view: View, seed: int = 0) -> views._Draws:
-    return views._draw(len(images), *images.shape[2:], view, generator(seed))
+def draws_for(images: Tensor, view: View, seed: int = 0) -> views.Draws:
+    return views.draw(len(images), *images.shape[2:], view, generator(seed))
 
 
 def cropped(image: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -73,7 +79,7 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(smooth).float()
 
 
-def reference(image: Tensor, draws: views._Draws, sample: int, size: int) -> Tensor:
+def reference(image: Tensor, draws: views.Draws, sample: int, size: int) -> Tensor:
     """One sample of `_apply`, by torchvision and scipy."""
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     view = cropped(image, draws.boxes[sample], draws.flip[sample], size)
@@ -95,8 +101,8 @@ def test_crop_flip_and_resize_are_those_of_torchvision(height: int, width: int, 
     draws = draws_for(images, PLAIN)
     assert 0 < draws.flip.sum() < 40
     expected = [cropped(*sample, size) for sample in zip(images, draws.boxes, draws.flip, strict=True)]
-    torch.testing.assert_close(views._apply(images, draws, size), normalise(torch.stack(expected)), rtol=0, atol=3e-5)
-    weights = views._interpolation(draws.boxes[:, 0].float(), draws.boxes[:, 2].float(), height, size)
+    torch.testing.assert_close(views.apply(images, draws, size), normalise(torch.stack(expected)), rtol=0, atol=3e-5)
+    weights = resample.interpolation(draws.boxes[:, 0].float(), draws.boxes[:, 2].float(), height, size)
     torch.testing.assert_close(weights.sum(2), torch.ones(40, size))
 
 
@@ -109,7 +115,7 @@ def test_a_crop_never_reads_outside_its_box() -> None:
         for around, image, (top, left, height, width) in zip(surrounded, images, draws.boxes, strict=True):
             box = (slice(None), slice(top, top + height), slice(left, left + width))
             around[box] = image[box]
-        results.append(views._apply(surrounded, draws, 16))
+        results.append(views.apply(surrounded, draws, 16))
     assert torch.equal(*results)
 
 
@@ -117,7 +123,7 @@ def test_a_crop_never_reads_outside_its_box() -> None:
     ("height", "width", "share"), [(37, 50, (0.08, 1.0)), (32, 32, (0.2, 1.0)), (20, 60, (0.3, 0.9))]
 )
 def test_boxes_follow_the_law_of_torchvision(height: int, width: int, share: tuple[float, float]) -> None:
-    ours = views.crop_boxes(4000, height, width, share, generator()).double().numpy()
+    ours = resample.crop_boxes(4000, height, width, share, generator()).double().numpy()
     image = torch.empty(3, height, width)
     params = [T.RandomResizedCrop.get_params(image, list(share), [3 / 4, 4 / 3]) for _ in range(4000)]
     theirs = np.array(params, dtype=float)
@@ -133,13 +139,13 @@ def test_boxes_follow_the_law_of_torchvision(height: int, width: int, share: tup
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (9, 32), (33, 7)])
 def test_boxes_fall_back_to_the_centre(height: int, width: int) -> None:
     expected = T.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.95, 1.0], [3 / 4, 4 / 3])
-    assert views.crop_boxes(5, height, width, (0.95, 1.0), generator()).tolist() == [list(expected)] * 5
+    assert resample.crop_boxes(5, height, width, (0.95, 1.0), generator()).tolist() == [list(expected)] * 5
 
 
 @pytest.mark.parametrize("library", [F, F2])
 @pytest.mark.parametrize("position", range(4))
 def test_each_jitter_operation_is_that_of_torchvision(library: object, position: int) -> None:
-    operation = views._JITTER[position]
+    operation = views.JITTER[position]
     name = operation.__name__.removeprefix("_")
     images = colours()
     view = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.5)
@@ -154,14 +160,14 @@ def test_each_jitter_operation_is_that_of_torchvision(library: object, position:
 def test_jitter_factors_are_uniform_on_torchvisions_spans() -> None:
     view = View(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1)
     jitter = T.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
-    draws = views._draw(5000, 32, 32, view, generator())
+    draws = views.draw(5000, 32, 32, view, generator())
     spans = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     for values, (low, high) in zip((*draws.factors.T, draws.sigma), (*spans, (0.1, 2.0)), strict=True):
         assert stats.kstest(values.numpy(), stats.uniform(low, high - low).cdf).pvalue > SMALLEST_P
 
 
 def test_order_of_jitter_is_uniform_over_permutations() -> None:
-    order = views._draw(24_000, 32, 32, View(jitter=1), generator()).order
+    order = views.draw(24_000, 32, 32, View(jitter=1), generator()).order
     counts = Counter(map(tuple, order.tolist()))
     assert len(counts) == math.factorial(4)
     assert stats.chisquare(list(counts.values())).pvalue > SMALLEST_P
@@ -170,14 +176,14 @@ def test_order_of_jitter_is_uniform_over_permutations() -> None:
 @pytest.mark.parametrize("name", ["flip", "jitter", "grey", "blur", "solarise"])
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_frequencies(name: str, probability: float) -> None:
-    draws = views._draw(5000, 32, 32, View(**{name: probability}), generator())
+    draws = views.draw(5000, 32, 32, View(**{name: probability}), generator())
     happened = draws.order[:, 0] < 4 if name == "jitter" else getattr(draws, name)
     assert stats.binomtest(int(happened.sum()), 5000, probability).pvalue > SMALLEST_P
 
 
 def test_events_are_independent() -> None:
     view = View(flip=0.5, jitter=0.5, grey=0.5, blur=0.5, solarise=0.5)
-    draws = views._draw(20_000, 32, 32, view, generator())
+    draws = views.draw(20_000, 32, 32, view, generator())
     events = [draws.flip, draws.order[:, 0] < 4, draws.grey, draws.blur, draws.solarise]
     correlation = torch.corrcoef(torch.stack([*events, *draws.factors.T, draws.sigma, *draws.boxes.T]))[:10]
     assert correlation.fill_diagonal_(0).abs().max() < 4 / math.sqrt(20_000)
@@ -186,9 +192,9 @@ def test_events_are_independent() -> None:
 def test_blur_is_a_gaussian_with_replicated_edges() -> None:
     images = torch.rand(12, 3, 20, 20, generator=generator())
     sigma = torch.linspace(0.1, 2, 12)
-    weights = views._gaussian(sigma, 20)
+    weights = resample.gaussian(sigma, 20)
     expected = [blurred(image, s) for image, s in zip(images, sigma.tolist(), strict=True)]
-    torch.testing.assert_close(views._resample(images, weights, weights), torch.stack(expected), rtol=0, atol=1e-6)
+    torch.testing.assert_close(resample.resample(images, weights, weights), torch.stack(expected), rtol=0, atol=1e-6)
 
 
 def test_solarise_inverts_the_values_that_lightly_inverts() -> None:
@@ -197,7 +203,7 @@ def test_solarise_inverts_the_values_that_lightly_inverts() -> None:
     draws = draws_for(ramp, view)._replace(boxes=torch.tensor([[0, 0, 16, 16]]))
     pil = RandomSolarization(prob=1)(Image.fromarray(ramp[0].permute(1, 2, 0).numpy()))
     expected = F.normalize(F.to_tensor(pil), MEAN, STD)
-    torch.testing.assert_close(views._apply(ramp, draws, 16)[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(views.apply(ramp, draws, 16)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_the_whole_pipeline_is_that_of_torchvision_sample_by_sample() -> None:
@@ -205,14 +211,14 @@ def test_the_whole_pipeline_is_that_of_torchvision_sample_by_sample() -> None:
     draws = draws_for(images, EVERYTHING)
     # A value within rounding of the threshold may fall on either side of it, here and there.
     expected = torch.stack([reference(image, draws, n, 16) for n, image in enumerate(images)])
-    wrong = (views._apply(images, draws, 16) - expected).abs() > 5e-5
+    wrong = (views.apply(images, draws, 16) - expected).abs() > 5e-5
     assert wrong.double().mean() < 1e-4
 
 
 def test_augment_is_its_draws_applied_whatever_the_pieces() -> None:
     images = noise(200, 3, 32, 32)
-    assert images.numel() > 2 * views._PIECE
-    whole = views._apply(images, draws_for(images, EVERYTHING), 32)
+    assert images.numel() > 2 * views.PIECE
+    whole = views.apply(images, draws_for(images, EVERYTHING), 32)
     torch.testing.assert_close(augment(images, EVERYTHING, 32, generator()), whole, rtol=0, atol=1e-5)
 
 
@@ -267,15 +273,15 @@ def test_nothing_waits_for_the_device() -> None:
     """A meta tensor has no values: whatever reads one back to the host raises."""
     images = noise(8, 3, 20, 20).to("meta")
     assert augment(images, EVERYTHING, 16, generator()).device.type == "meta"
-    assert resize(images, 16).device.type == "meta"
+    assert resample.resize(images, 16).device.type == "meta"
 
 
-@pytest.mark.parametrize("how", ["_in_pieces", "_together"])  # on a CPU, elsewhere
+@pytest.mark.parametrize("how", ["in_pieces", "together"])  # on a CPU, elsewhere
 def test_several_views_are_those_made_one_by_one(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images, laws, draw = [noise(24, 3, 32, 40, seed=seed) for seed in (0, 1)], [EVERYTHING, PLAIN], generator()
     one_by_one = [augment(each, law, 20, draw) for each, law in zip(images, laws, strict=True)]
-    monkeypatch.setattr(views, "_in_pieces", getattr(views, how))
-    for ours, expected in zip(augment_each(images, laws, 20, generator()), one_by_one, strict=True):
+    monkeypatch.setattr(views, "in_pieces", getattr(views, how))
+    for ours, expected in zip(views.augment(images, laws, 20, generator()), one_by_one, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
         assert ours.is_contiguous(memory_format=torch.channels_last)
 
@@ -284,7 +290,7 @@ def test_on_a_device_two_views_take_no_more_operations_than_one() -> None:
     counts = []
     for count in (1, 2):
         with Operations() as seen:
-            augment_each([noise(64, 3, 20, 20).to("meta")] * count, [EVERYTHING] * count, 16, generator())
+            views.augment([noise(64, 3, 20, 20).to("meta")] * count, [EVERYTHING] * count, 16, generator())
         counts.append(seen.on_device)
     assert 0 < counts[1] <= counts[0] + 2
 
@@ -322,7 +328,7 @@ def test_cuda_gives_the_views_of_the_cpu() -> None:
 def test_resize_is_that_of_torchvision(height: int, width: int, shorter: int, size: int) -> None:
     images = noise(2, 3, height, width)
     transform = T.Compose([T.Resize(shorter, antialias=True), T.CenterCrop(size)])
-    ours = resize(images, size, shorter)
+    ours = resample.resize(images, size, shorter)
     torch.testing.assert_close(ours, transform(images.float() / 255), rtol=0, atol=2e-5)
     pil = transform(Image.fromarray(images[0].permute(1, 2, 0).numpy()))
     torch.testing.assert_close(ours[0], F.to_tensor(pil), rtol=0, atol=1.5 / 255)

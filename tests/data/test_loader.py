@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from bench.core import distributed
-from bench.core.errors import UserError
+from bench.core.errors import UserError, WorkerDied
 from bench.data import Split
 from bench.data.augment import MEAN, STD, EvalView, View
-from bench.data.loader import StreamingLoader, WorkerDied, open_source
+from bench.data.loader import StreamingLoader, open_source
 from bench.data.sampler import Sampler
+from bench.data.workers import decoded
 
 CPU = torch.device("cpu")
 VIEWS = (View(), View(blur=0.5))
@@ -185,7 +186,7 @@ class Ends(torch.utils.data.Dataset[int]):
 )
 def test_how_a_process_ended_tells_what_helps(number: int, how: str, cure: str) -> None:
     with pytest.raises(WorkerDied) as caught:
-        list(StreamingLoader([], torch.arange(0), 16, CPU, workers=1)._load(Ends(number)))
+        list(decoded(Ends(number), workers=1))
     assert f"ended with {how}; {cure}" in str(caught.value)
 
 
@@ -200,4 +201,4 @@ def test_a_process_that_ended_before_it_was_looked_for_is_told_of_too(monkeypatc
 
     monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", late)
     with pytest.raises(WorkerDied, match=r"ended with code -9 \(Killed\)"):
-        list(StreamingLoader([], torch.arange(0), 16, CPU, workers=1)._load(Ends(signal.SIGKILL)))
+        list(decoded(Ends(signal.SIGKILL), workers=1))

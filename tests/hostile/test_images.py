@@ -19,10 +19,11 @@ from torchvision.datasets.folder import default_loader
 
 from bench.core.errors import UserError
 from bench.core.paths import Places
-from bench.data import DatasetInfo, dataset_digest, datasets, load_dataset
+from bench.data import DatasetInfo, dataset_cache, dataset_facts, datasets, load_dataset
 from bench.data import dataset as base
 from bench.data.augment import EvalView
-from bench.data.folder import MAX_PIXELS, files, read_image
+from bench.data.decode import MAX_PIXELS, read_image
+from bench.data.folder import files
 from bench.data.loader import open_source
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -136,7 +137,7 @@ def test_a_folder_is_read_or_refused(fuzz) -> None:
                     other.mkdir()
                 case "small":
                     Image.fromarray(noise(2, 2, 3)).save(other, "PNG")
-        base._loaded.clear()
+        dataset_cache.clear()
         found = load_dataset("mine", places)
         assert len(found.train) == len(np.asarray(found.train.images)) > 0
         assert found.classes == 2 or found.classes == len(list((mine / "train").iterdir()))
@@ -300,7 +301,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
     temporary(datasets, mine=Mine)
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    base._loaded.clear()
+    dataset_cache.clear()
     return image_folder(tmp_path / "mine")
 
 
@@ -334,7 +335,7 @@ def test_prepare_finds_what_is_damaged_and_names_it(
     act, where = DAMAGE[damage]
     act(dataset)
     shutil.rmtree(tmp_path / "cache")
-    base._loaded.clear()
+    dataset_cache.clear()
     assert not prepare_tasks(tasks, places)
     assert f"{dataset / where}: " in capsys.readouterr().err
 
@@ -345,7 +346,7 @@ def test_all_damaged_images_are_named_together(dataset: Path, tmp_path: Path, fi
     for name in (first, "train/b/0.png", "test/a/0.png", "test/b/1.png"):
         (dataset / name).write_bytes(b"")
     with pytest.raises(UserError) as caught:
-        dataset_digest("mine", Places(tmp_path, tmp_path / "results", "grid"))
+        dataset_facts("mine", Places(tmp_path, tmp_path / "results", "grid"))
     text = str(caught.value)
     others = ", ".join(str(dataset / name) for name in ("train/b/0.png", "test/a/0.png", "test/b/1.png"))
     assert f"(and 3 more: {others})" in text
@@ -395,10 +396,10 @@ def test_a_name_in_no_encoding_is_read_and_named(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path / "mine" / "train" / "a") + b"/\xff.png"))
     Image.fromarray(noise(8, 8, 3)).save(odd)
     places = Places(tmp_path, tmp_path / "results", "grid")
-    base._loaded.clear()
+    dataset_cache.clear()
     assert len(load_dataset("mine", places).train) == 5
     odd.write_bytes(b"hello")
     with pytest.raises(UserError) as caught:
-        dataset_digest("mine", places)
+        dataset_facts("mine", places)
     assert "\\udcff.png: not a readable image" in str(caught.value)
     assert str(caught.value).isprintable()

@@ -41,7 +41,7 @@ def build(name: str, with_rela: bool) -> Method:
 
 def batch(method: Method, images: Tensor, step: int) -> Batch:
     draw = generator(0, "conformance", step)
-    views = [augment(images, view, SIZE, draw) for view in method.views]
+    views = augment([images] * len(method.views), method.views, SIZE, draw)
     targets = torch.randn(len(images), 8, generator=generator(0, "targets"))
     return Batch(views, torch.arange(len(images)) % 10, targets)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.core.errors import UserError
 from bench.core.paths import Places
-from bench.data import dataset, datasets
+from bench.data import dataset_cache, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.estimate import duration
@@ -37,7 +37,7 @@ protocol: {epochs: 1, batch_size: 4, input_size: 8, blur: false, probe: {epochs:
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    dataset._loaded.clear()
+    dataset_cache.clear()
 
 
 def make(root: Path, name: str, classes: int, size: int, train: int = 3, test: int = 1) -> Path:

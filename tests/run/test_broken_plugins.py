@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.core.paths import Places
 from bench.core.registry import load_plugin
-from bench.data import dataset, datasets
+from bench.data import dataset_cache, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
@@ -59,7 +59,7 @@ def _as_before(temporary: Any) -> Iterator[None]:
     for registry in (methods, priors, datasets):
         temporary(registry)
     yield
-    dataset._loaded.clear()
+    dataset_cache.clear()
 
 
 def bench(tmp_path: Path, verb: str, *words: str) -> Any:

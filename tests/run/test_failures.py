@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from bench.core.errors import UserError
 from bench.core.paths import Places
-from bench.data import DatasetInfo, dataset, datasets
+from bench.data import DatasetInfo, dataset_cache, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.memory import sentence
@@ -305,7 +305,7 @@ def _streams(tmp_path: Path, temporary: Any) -> Iterator[None]:
     images(tmp_path, 64)
     temporary(datasets, streams=Streams)
     yield
-    dataset._loaded.clear()
+    dataset_cache.clear()
 
 
 @pytest.mark.usefixtures("_streams")

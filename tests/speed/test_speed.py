@@ -150,7 +150,7 @@ def test_augmentation_against_lightly(benchmark: BenchmarkFixture, capsys: pytes
     with threads(1):
         ratio(
             benchmark,
-            lambda: [augment(part, view, 32, draw) for part in few.split(128) for view in views],
+            lambda: [augment([part] * len(views), views, 32, draw) for part in few.split(128)],
             lambda: [images[index] for index in range(len(few))],
             "lightly",
             capsys,

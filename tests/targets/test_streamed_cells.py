@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.core.errors import Interrupted
 from bench.core.paths import Places
-from bench.data import DatasetInfo, dataset, datasets
+from bench.data import DatasetInfo, dataset_cache, datasets, load_dataset
 from bench.data.augment import EvalView, View
 from bench.data.folder import PathList
 from bench.data.loader import StreamingLoader
@@ -45,14 +45,14 @@ protocol: {epochs: 2, batch_size: 24, input_size: 8, blur: false, probe: {epochs
 def _streams(monkeypatch: pytest.MonkeyPatch, temporary: Any) -> Iterator[None]:
     """A dataset that streams."""
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    dataset._loaded.clear()
+    dataset_cache.clear()
 
     class Streams(DatasetInfo):
         title, short, streams = "Streams", "STR", True
 
     temporary(datasets, streams=Streams)
     yield
-    dataset._loaded.clear()
+    dataset_cache.clear()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], P
     assert streamed is not None
     assert isinstance(streamed.values, Mapped)
     assert task.prior is not None
-    train = dataset.load_dataset("streams", places).train
+    train = load_dataset("streams", places).train
     source = StreamingLoader(PathList(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
     in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, CPU, Clock(CPU))
     torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)
@@ -181,8 +181,6 @@ def test_paths_are_kept_as_they_are(tmp_path: Path) -> None:
     assert (found[-1], found[0], len(found)) == (given[-1], given[0], 3)
     assert list(found[np.array([2, 0, 2])]) == [given[2], given[0], given[2]]
     assert list(found[1:]) == given[1:]
-    assert found == PathList(given)
-    assert found != PathList(given[:2])
     assert given[1] in found
     with pytest.raises(IndexError):
         found[3]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.core.paths import Places
-from bench.data import DatasetInfo, Split, dataset, datasets
+from bench.data import DatasetInfo, Split, dataset_cache, datasets
 from bench.data.augment import MEAN, STD, View
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -83,9 +83,6 @@ class ColourFiles(DatasetInfo):
 
     title, short, streams = "Colour files", "COF", True
 
-    def read(self, root: Path) -> tuple[Split, Split]:
-        return self.read_folder(root)
-
 
 class Red(Prior):
     """One feature, an image's red; in train mode its batch norm and its dropout make something else of it."""
@@ -103,13 +100,13 @@ class Red(Prior):
 @contextmanager
 def registered() -> Iterator[None]:
     """Know the datasets and the prior for as long as the context lasts."""
-    dataset._loaded.clear()
+    dataset_cache.clear()
     named = {"colours": Colours, "turned": Turned, "anyhow": Anyhow, "colour_files": ColourFiles}
     try:
         with datasets.temporary(**named), priors.temporary(red=Red):
             yield
     finally:
-        dataset._loaded.clear()
+        dataset_cache.clear()
 
 
 def write_files(root: Path) -> None:

@@ -73,7 +73,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name, seconds in (
         (ReLA, "loss", RELA_LOSS),
         (BYOL, "loss", BYOL_LOSS),
-        (source, "augment_each", VIEWS),
+        (source, "augment", VIEWS),
         (InMemoryLoader, "eval_batches", PASS),
         (StreamingLoader, "eval_batches", PASS),
         (experiment, "save_checkpoint", SAVING),

@@ -229,7 +229,7 @@ def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: InMemoryL
         (images,) = source.eval_batches(EvalView(SIZE, prior.mean, prior.std))
         model.train()
         for _ in range(20):  # statistics of its batch norms that are not those of these images
-            model(augment(source.images, View(), SIZE, generator(0)) * 2 + 1)
+            model(augment([source.images], [View()], SIZE, generator(0))[0] * 2 + 1)
         state = {key: value.clone() for key, value in model.state_dict().items()}
         prior.model = lambda: model  # type: ignore[method-assign]
         targets = make_targets(prior, source, DIM, SIZE, CPU, Clock(CPU))
