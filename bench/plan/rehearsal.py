@@ -2,7 +2,7 @@
 
 The graph, the loaders, the networks of backbones and priors, the methods, both phases of ReLA, checkpoints, records and
 the report are the real ones. The steps are a handful, priors have random weights, and a dataset that is not here is
-stood in for by small noise images in its own on-disk format. Its numbers mean nothing: its records live apart, carry a
+stood in for by small noise images on disk. Its numbers mean nothing: its records live apart, carry a
 mark, and never enter a real report.
 """
 
