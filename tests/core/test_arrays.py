@@ -30,7 +30,7 @@ def test_arrays_and_texts_come_back(tmp_path: Path) -> None:
     assert read_arrays(path, "floats")[0].keys() == {"floats"}
 
 
-@pytest.mark.parametrize("name", ["other", "seal", ""])
+@pytest.mark.parametrize("name", ["other", "sha256", ""])
 def test_an_array_that_is_not_there_is_a_damaged_file(tmp_path: Path, name: str) -> None:
     write_arrays(tmp_path / "x", ARRAYS, {})
     with pytest.raises(DamagedFile, match="x: "):

@@ -150,7 +150,7 @@ def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) ->
         b"[2,3,4,4]",
         b"[0]",
         b"99999999999",
-        b'"seal"',
+        b'"sha256"',
         b"}",
         b"\xff" * 4,
     )
