@@ -86,7 +86,7 @@ def run(
     if deterministic:
         make_deterministic()
     from bench.core.device import find_device
-    from bench.core.distributed import first_then_others, start, stop, world
+    from bench.core.distributed import rank_zero_first, start, stop, world_size
     from bench.run.control import check_retry, chosen, command, concluded, speaks
     from bench.run.executors import Work, find_executor
     from bench.train.cell import Limits
@@ -98,12 +98,12 @@ def run(
     runs = find_executor(executor, device, asked)
     start(device)
     limits = Limits(checkpoint_seconds, cell_timeout)
-    with first_then_others():
+    with rank_zero_first():
         spec, places, tasks = planned(request, only)
         if download:
             prepare_all(tasks, places)
             spec, places, tasks = planned(request, only)
-    if world() > 1 and (rehearse or dry_run):
+    if world_size() > 1 and (rehearse or dry_run):
         raise UserError(f"{'--rehearse' if rehearse else '--dry-run'} is for one process: leave torchrun out")
     tasks = chosen(tasks, places, cell or [], retry or [])
     if rehearse:

@@ -50,19 +50,19 @@ def stop() -> None:
         distributed.destroy_process_group()
 
 
-def world() -> int:
+def world_size() -> int:
     """Return how many processes train a cell together."""
     return int(lightly_dist.world_size())
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Return whether this process is the one that writes."""
     return bool(lightly_dist.rank() == 0)
 
 
-def share(count: int) -> slice:
+def rank_slice(count: int) -> slice:
     """Return the rows of a batch of `count` that are this process's; all in one process. Raises UserError."""
-    processes, rank = world(), lightly_dist.rank()
+    processes, rank = world_size(), lightly_dist.rank()
     if count % processes:
         raise UserError(
             f"a batch of {count} is not a multiple of {processes} processes; change protocol.batch_size or their number"
@@ -77,35 +77,35 @@ def gather(rows: Tensor) -> Tensor:
     A loss that compares samples with one another gathers what it compares; each process then has the loss of the
     global batch, and the harness averages gradients over processes.
     """
-    return torch.cat(lightly_dist.gather(rows)) if world() > 1 else rows
+    return torch.cat(lightly_dist.gather(rows)) if world_size() > 1 else rows
 
 
 def mean(value: Tensor) -> Tensor:
     """Return a value's mean over processes, without gradient."""
-    if world() == 1:
+    if world_size() == 1:
         return value.detach()
     total = value.detach().clone()
     distributed.all_reduce(total)
-    return total / world()
+    return total / world_size()
 
 
-def any_of(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Return whether the flag is set in any process; all of them ask at the same time."""
     return bool(largest(float(flag)))
 
 
 def largest(value: float | None) -> float | None:
     """Return the largest value of all processes, None if any of them has none; all of them ask at the same time."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     values = torch.tensor(math.inf if value is None else value, dtype=torch.float64)
     distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
     return None if values.isinf() else values.item()
 
 
-def of_first(value: T) -> T:
+def broadcast_from_rank_zero(value: T) -> T:
     """Return the first process's value in all of them, which ask at the same time."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     values = [value]
     distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
@@ -114,16 +114,16 @@ def of_first(value: T) -> T:
 
 def wait() -> None:
     """Wait for all processes, on the host."""
-    any_of(False)
+    any_rank(False)
 
 
 @contextmanager
-def first_then_others() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """Let the first process through, and the others after it: they find what it has made."""
-    if not is_first():
+    if not is_rank_zero():
         wait()
     yield
-    if is_first():
+    if is_rank_zero():
         wait()
 
 
@@ -133,7 +133,7 @@ def launch() -> str | None:
     None without one.
     """
     run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world() > 1 else launched()
+    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world_size() > 1 else launched()
 
 
 def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module:
@@ -141,7 +141,7 @@ def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module
 
     `unused` tells that some parameters get no gradient in some steps.
     """
-    if world() == 1:
+    if world_size() == 1:
         return module
     with warnings.catch_warnings():
         # Its successor is not in the oldest torch that is supported. Buffers are equal as it is, and a queue is large.
@@ -157,7 +157,7 @@ def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
     """Let every batch norm inside the module take its statistics over all processes; nothing changes in one process."""
-    if world() == 1:
+    if world_size() == 1:
         return
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # replaces what is inside
@@ -197,7 +197,7 @@ class GlobalBatchNorm(_BatchNorm):
             return plain
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [-1 if d == 1 else 1 for d in range(input.dim())]
-        count = world() * input.numel() // input.shape[1]
+        count = world_size() * input.numel() // input.shape[1]
         mean = _Sum.apply(input.sum(dims)) / count
         centred = input - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / count

@@ -9,7 +9,7 @@ from pathlib import Path
 import pynvml
 import torch
 
-from bench.core.distributed import world
+from bench.core.distributed import world_size
 from bench.core.environment import side_by_side
 from bench.measure.load import Reading, load_reader, taken
 
@@ -157,7 +157,7 @@ def energy_counter(device: torch.device) -> Callable[[], float | None]:
     It reads None without a GPU, on one whose driver does not count them, and beside other processes of the cell,
     whose GPUs this one does not see.
     """
-    if device.type != "cuda" or world() > 1:
+    if device.type != "cuda" or world_size() > 1:
         return lambda: None
 
     def read() -> float | None:

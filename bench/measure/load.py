@@ -13,7 +13,7 @@ from pathlib import Path
 import pynvml
 import torch
 
-from bench.core.distributed import world
+from bench.core.distributed import world_size
 from bench.core.machine import usable_cores
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -57,7 +57,7 @@ def taken(before: Reading | None, after: Reading | None) -> float | None:
 
 def load_reader(device: torch.device) -> Callable[[], Reading | None]:
     """Return what reads the counters for a cell on the device; it reads None where they are not there."""
-    root = os.getppid() if world() > 1 else os.getpid()  # torchrun is the parent of all processes of a cell here
+    root = os.getppid() if world_size() > 1 else os.getpid()  # torchrun is the parent of all processes of a cell here
     if device.type == "cuda":
         torch.zeros(1, device=device)  # from now on the driver lists this process
 

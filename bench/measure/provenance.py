@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench import __version__
-from bench.core.distributed import world
+from bench.core.distributed import world_size
 
 PACKAGES = ("torchvision", "timm", "lightly", "numpy")
 
@@ -34,7 +34,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "tf32": torch.backends.cudnn.allow_tf32 if gpu else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark if gpu else None,
         "threads": torch.get_num_threads(),
-        "processes": world(),
+        "processes": world_size(),
         "platform": sys.platform,
     }
 

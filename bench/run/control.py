@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from bench.core.device import DeviceLost
-from bench.core.distributed import is_first, of_first
+from bench.core.distributed import broadcast_from_rank_zero, is_rank_zero
 from bench.core.environment import launched, own_command
 from bench.core.errors import Interrupted, UserError, did_you_mean
 from bench.core.files import WriteError
@@ -49,7 +49,7 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
     """
     known = {task.id for task in tasks if isinstance(task, Ready)}
     if "-" in cells:
-        said = of_first(sys.stdin.read().split() if is_first() else [])
+        said = broadcast_from_rank_zero(sys.stdin.read().split() if is_rank_zero() else [])
         if not said:
             raise UserError("--cell -: there is no id on standard input")
         cells = [*(each for each in cells if each != "-"), *said]
@@ -61,7 +61,7 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
         tasks = [task for task in tasks if isinstance(task, Ready) and task.id in named]
     if not retry:
         return list(tasks)
-    found = of_first({task.id for task in with_status(tasks, places, retry)})
+    found = broadcast_from_rank_zero({task.id for task in with_status(tasks, places, retry)})
     if not found:
         print(f"no cell is {' or '.join(retry)}")
     return [task for task in tasks if isinstance(task, Ready) and task.id in found]
@@ -105,7 +105,7 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
 
 def speaks() -> bool:
     """Return whether this process is the one that tells people how the command ends."""
-    return is_first() and launched() is None
+    return is_rank_zero() and launched() is None
 
 
 def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:

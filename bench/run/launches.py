@@ -6,7 +6,7 @@ command.
 
 from pathlib import Path
 
-from bench.core.distributed import is_first, launch, world
+from bench.core.distributed import is_rank_zero, launch, world_size
 from bench.store.record import Damaged, Failed, Record
 
 LAUNCH, FAILURE = "launch", "failure.txt"  # in the cell's folder
@@ -21,7 +21,7 @@ class ProcessError(Exception):
 def begin(work: Path) -> None:
     """Note which launch has begun the cell: should a process of it die, the next ones know of it."""
     name = launch()
-    if name and is_first():
+    if name and is_rank_zero():
         (work / FAILURE).unlink(missing_ok=True)
         (work / LAUNCH).write_text(name, encoding="utf-8")
 
@@ -50,7 +50,7 @@ def given_up(work: Path, record: Record | Damaged | None) -> str | None:
     known = record.error if isinstance(record, Failed) and record.provenance.get("launch") == name else None
     if known and not (told and lost_connection(known)):
         return known
-    if world() == 1:
+    if world_size() == 1:
         return KILLED
     return f"one of the processes that trained it failed: {told}" if told else DIED
 
@@ -58,4 +58,4 @@ def given_up(work: Path, record: Record | Damaged | None) -> str | None:
 def lost_connection(reason: str) -> bool:
     """Return whether an error says no more than that another process is gone."""
     words = ("Connection closed", "Connection reset", "NCCL", "gloo")
-    return reason == DIED or (world() > 1 and any(word in reason for word in words))
+    return reason == DIED or (world_size() > 1 and any(word in reason for word in words))

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bench.core.distributed import is_first
+from bench.core.distributed import is_rank_zero
 from bench.grid.schema import Cell
 from bench.plan.graph import Ready
 from bench.plan.state import Outcome
@@ -27,9 +27,9 @@ class Display:
 
     def __init__(self, mark: str = "", several: bool = False) -> None:
         self.mark, self.several = mark, several
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_first())
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_rank_zero())
         self.bars: Progress | None = None
-        if self.console.is_terminal and is_first():
+        if self.console.is_terminal and is_rank_zero():
             self.bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

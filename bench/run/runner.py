@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.core.device import DeviceLost, is_lost
-from bench.core.distributed import any_of, is_first, launch, of_first, world
+from bench.core.distributed import any_rank, broadcast_from_rank_zero, is_rank_zero, launch, world_size
 from bench.core.environment import launched
 from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, WorkerDied, told
 from bench.core.files import WriteError, remove_leftovers, set_aside, written
@@ -68,7 +68,7 @@ class _Runner:
         self.display, self.limits, self.stop = display, limits, stop
         self.own = {id(task) for task in tasks}
         # All processes go by what the first one has seen.
-        self.pending = of_first({task.id for task in to_run(tasks, places)})
+        self.pending = broadcast_from_rank_zero({task.id for task in to_run(tasks, places)})
         ready = [task for task in tasks if isinstance(task, Ready)]
         self.backbones_needed = {task.needs.id for task in ready if task.needs and task.id in self.pending}
         self.seen = {task.id: written(self._path(task)) for task in ready}
@@ -80,7 +80,7 @@ class _Runner:
         while left:
             before = len(left)
             for task in tuple(left):
-                if any_of(bool(self.stop)):
+                if any_rank(bool(self.stop)):
                     raise Interrupted
                 if outcome := self._outcome(task):
                     self._finished(outcome)
@@ -106,19 +106,19 @@ class _Runner:
                 return None
             if status != "done":
                 return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {status}")
-        lock = take(self.places.lock(task.id)) if is_first() else None
+        lock = take(self.places.lock(task.id)) if is_rank_zero() else None
         try:
-            if holder := of_first(lock if isinstance(lock, Holder) else None):
+            if holder := broadcast_from_rank_zero(lock if isinstance(lock, Holder) else None):
                 self.display.waits(task, holder.name)
                 return None
-            if found := of_first(self._found(task)):
+            if found := broadcast_from_rank_zero(self._found(task)):
                 status, reason = found
                 return Outcome(task, status, cached=True, reason=reason, elsewhere=True)
-            if why := of_first(self._given_up(task)):
+            if why := broadcast_from_rank_zero(self._given_up(task)):
                 return Outcome(task, "failed", reason=why)
             return self._run(task, lock if isinstance(lock, Lock) else None)
         except Lost:
-            if world() > 1:
+            if world_size() > 1:
                 raise ProcessError("another runner has taken over the cell") from None
             return None
         finally:
@@ -131,12 +131,12 @@ class _Runner:
         if id(needed) in self.own:
             outcome = self.outcomes.get(id(needed))
             return outcome.status if outcome else None
-        return "done" if of_first(is_done(needed, self.places, backbone_needed)) else "not done"
+        return "done" if broadcast_from_rank_zero(is_done(needed, self.places, backbone_needed)) else "not done"
 
     def _tidy(self, task: Ready) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
         checkpoint = checkpoint_path(self.places, task.id)
-        if is_first() and checkpoint.is_file() and isinstance(lock := take(self.places.lock(task.id)), Lock):
+        if is_rank_zero() and checkpoint.is_file() and isinstance(lock := take(self.places.lock(task.id)), Lock):
             with lock:
                 checkpoint.unlink(missing_ok=True)
 
@@ -144,7 +144,7 @@ class _Runner:
         """Return what another runner has recorded of a task since this one began."""
         path = self._path(task)
         if is_done(task, self.places, backbone_needed=task.id in self.backbones_needed):
-            if is_first():
+            if is_rank_zero():
                 checkpoint_path(self.places, task.id).unlink(missing_ok=True)
             return "done", ""
         record = read_record(path)
@@ -159,13 +159,13 @@ class _Runner:
         heartbeat = Every(HEARTBEAT_SECONDS)
 
         def event(name: str, facts: dict[str, Any]) -> None:
-            if is_first():
+            if is_rank_zero():
                 log.event(name, facts)
                 self.display.event(task, name, facts)
 
         def step(done: int, steps: int, loss: float) -> None:
             self.display.step(task, done, steps, loss)
-            if is_first() and heartbeat():
+            if is_rank_zero() and heartbeat():
                 log.beat(done, steps)
                 own()
 
@@ -175,7 +175,7 @@ class _Runner:
 
         self.display.started(task)
         begin(work)
-        if is_first():
+        if is_rank_zero():
             remove_leftovers(path)
             remove_leftovers(checkpoint)
             if isinstance(damaged := read_record(path), Damaged) and path.is_file():
@@ -183,7 +183,7 @@ class _Runner:
         watch = Watch(step=step, event=event, stop=lambda: bool(self.stop), own=own)
         try:
             record = run_cell(task, self.places, self.device, self.workers, watch, self.limits)
-            if is_first():
+            if is_rank_zero():
                 own()
                 write_record(record, self.places.records)
                 checkpoint.unlink(missing_ok=True)
@@ -199,17 +199,19 @@ class _Runner:
                 event("interrupted", {"why": _judged(error)[1]})
                 raise Interrupted from error
             status, reason = _judged(error)
-            if is_first():
+            if is_rank_zero():
                 log.text(traceback.format_exc())
             if isinstance(error, TrainingError):  # so is what the checkpoint holds, maybe
                 checkpoint.unlink(missing_ok=True)
-        if is_first():
+        if is_rank_zero():
             own()
             self._write_failure(task, status, reason)
             event(status, {"reason": reason})
         else:
             tell_failure(work, reason)
-        if world() > 1:  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
+        if (
+            world_size() > 1
+        ):  # the others may be anywhere in the cell; `torchrun --max-restarts` goes on with the next one
             raise ProcessError(reason)
         if status != "oom" and is_lost(self.device):
             raise DeviceLost(reason)
@@ -232,7 +234,7 @@ class _Runner:
     def _given_up(self, task: Ready) -> str | None:
         record = read_record(self._path(task))
         reason = given_up(self.places.work(task.id), record)
-        if reason and is_first() and not (isinstance(record, Failed) and record.error == reason):
+        if reason and is_rank_zero() and not (isinstance(record, Failed) and record.error == reason):
             self._write_failure(task, "failed", reason)
         return reason
 

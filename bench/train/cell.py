@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.core.distributed import any_of, first_then_others, is_first, largest, synchronise_batch_norm, world
+from bench.core.distributed import any_rank, is_rank_zero, largest, rank_zero_first, synchronise_batch_norm, world_size
 from bench.core.environment import side_by_side
 from bench.core.errors import Interrupted, TimedOut, UserError, told
 from bench.core.files import remove_leftovers, set_aside
@@ -105,7 +105,7 @@ class _Running:
 
     def set_up(self) -> None:
         """Read the data, make the targets, build what is trained, and go on from the checkpoint."""
-        with first_then_others():
+        with rank_zero_first():
             data = load_dataset(self.cell.dataset, self.places)
             self.saved = load_checkpoint(self.checkpoint, self.task.id, self.device)
         self.data = part_of(data, self.cell, REHEARSED_TEST_IMAGES if self.places.rehearsal else None)
@@ -121,12 +121,12 @@ class _Running:
             )
         if self.task.prior:
             self.doing = "making targets"
-            with first_then_others():
+            with rank_zero_first():
                 self.targets, self.cached = find_or_make_targets(
                     self.task, self.images, self.size, self.places, self.clock, self._check, self._after_shard
                 )
         self.doing = "evaluating the references"
-        if is_first():
+        if is_rank_zero():
             images = Images(self.images, self.test_images, self.data.classes)
             self.references = find_or_make_references(
                 self.task, images, self.size, self.places, self.clock, self._check
@@ -139,7 +139,7 @@ class _Running:
         step = self.trainer.step
         self.watch.event("resume" if step else "start", {"step": step, "steps": self.steps})
         self.due = Every(self.limits.checkpoint_seconds)
-        self.ask_every = 1 if world() == 1 else ASK_EVERY
+        self.ask_every = 1 if world_size() == 1 else ASK_EVERY
 
     def train(self) -> None:
         """Train to the end of the budget, evaluate where the protocol says, and save the backbone."""
@@ -153,7 +153,7 @@ class _Running:
             self.doing = "training"
             self.trainer.train(until, self._after_step)
             losses = self.trainer.mean_losses()
-            if not is_first():
+            if not is_rank_zero():
                 continue
             self.doing = "evaluating"
             self.curve.append(self._evaluated(self.trainer, losses))
@@ -161,7 +161,7 @@ class _Running:
             if until < self.steps:
                 self._save()
         # Of a rehearsal's backbones, only priors are of use to anybody, and all are gigabytes.
-        if is_first() and (makes_prior(self.cell) or not self.places.rehearsal):
+        if is_rank_zero() and (makes_prior(self.cell) or not self.places.rehearsal):
             self.watch.own()
             with self.clock.phase("other"):
                 remove_leftovers(self.places.backbone(self.task.id))
@@ -218,7 +218,7 @@ class _Running:
         except Exception as error:  # torch raises nearly anything on a state that does not fit
             if is_out_of_memory(error):
                 raise
-            if is_first():
+            if is_rank_zero():
                 why = f"does not fit method {self.cell.method!r} as it is now: {told(error)}"
                 set_aside(self.checkpoint, why, "stale")
             self.clock.take_away(self.saved.seconds, self.saved.wall, self.saved.joules, self.saved.taken)
@@ -263,7 +263,7 @@ class _Running:
         stop, limit = self.watch.stop(), self.limits.cell_seconds
         late = limit is not None and self.clock.wall > limit
         if self.trainer:
-            stop, late = any_of(stop), any_of(late)
+            stop, late = any_rank(stop), any_rank(late)
         if not (stop or late):
             return
         self._save()
@@ -273,7 +273,7 @@ class _Running:
         raise TimedOut(f"{self.clock.wall:,.0f} s spent, {limit:,g} s allowed, {at}; a longer limit goes on from there")
 
     def _save(self) -> None:
-        if not is_first():
+        if not is_rank_zero():
             return
         self.watch.own()
         with self.clock.phase("other"):

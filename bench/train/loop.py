@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.core.device import autocast
-from bench.core.distributed import mean, parallel, world
+from bench.core.distributed import mean, parallel, world_size
 from bench.core.errors import TrainingError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
@@ -172,7 +172,7 @@ class Trainer:
         with self.clock.phase("other"):
             method = copy.deepcopy(self.method)
             with autocast(self.device, self.protocol.precision):
-                self.spent.step_flops[kind] = world() * step_flops(lambda: method.loss(batch))
+                self.spent.step_flops[kind] = world_size() * step_flops(lambda: method.loss(batch))
 
     def _leaves_unused(self) -> bool:
         """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
@@ -191,7 +191,7 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
-        recordable = self.method.recordable and self.protocol.compile is None and world() == 1
+        recordable = self.method.recordable and self.protocol.compile is None and world_size() == 1
         call = Recorded(work, self.device) if recordable else work
         return lambda batch: call(batch.labels, *batch.views, *([] if batch.targets is None else [batch.targets]))
 

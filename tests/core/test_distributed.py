@@ -124,6 +124,6 @@ def test_a_batch_that_cannot_be_shared_is_one_sentence(tmp_path: Path) -> None:
     from bench.core import distributed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "world", lambda: 3)
+        patch.setattr(distributed, "world_size", lambda: 3)
         with pytest.raises(distributed.UserError, match="a batch of 32 is not a multiple of 3 processes"):
-            distributed.share(32)
+            distributed.rank_slice(32)

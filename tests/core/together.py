@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.core.distributed import is_first, start, stop, synchronise_batch_norm
+from bench.core.distributed import is_rank_zero, start, stop, synchronise_batch_norm
 from bench.core.environment import leave_torchrun
 from bench.core.paths import Places
 from bench.core.seeds import generator
@@ -86,7 +86,7 @@ def train(name: str, rela: bool) -> dict[str, Any]:
 
 start("cpu")
 found = {f"{name} {rela}": train(name, rela) for name in methods for rela in (False, True)}
-if is_first():
+if is_rank_zero():
     Path(sys.argv[1]).write_text(json.dumps(found))
 stop()
 leave_torchrun()

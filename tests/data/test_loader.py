@@ -139,7 +139,7 @@ def test_processes_share_a_batch_as_one_would_see_it(tmp_path: Path, monkeypatch
         whole = list(source.batches(VIEWS, order, range(3)))
         shares = []
         for rank in (0, 1):
-            monkeypatch.setattr(distributed, "world", lambda: 2)
+            monkeypatch.setattr(distributed, "world_size", lambda: 2)
             monkeypatch.setattr(distributed.lightly_dist, "rank", lambda rank=rank: rank)
             shares.append(list(source.batches(VIEWS, order, range(3))))
         for (index, views), (first, ones), (second, others) in zip(whole, *shares, strict=True):

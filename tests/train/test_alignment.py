@@ -183,7 +183,7 @@ def test_each_of_several_processes_has_the_images_of_its_own_indices(
     images = pictures(reds) if dataset == "colours" else PathList(files(root))
     source = open_source(Split(images, (reds % CLASSES).astype(np.int64)), SIZE, CPU, 0)
     order = Sampler(COUNT, 0.5, BATCH, seed=2)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     for rank in (0, 1):
         monkeypatch.setattr(distributed.lightly_dist, "rank", lambda rank=rank: rank)
         for step, (index, views) in enumerate(source.batches((PLAIN, PLAIN), order, range(5))):
