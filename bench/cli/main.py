@@ -27,7 +27,7 @@ from bench.cli.options import (
 )
 from bench.cli.planning import load_plugins, planned, prepare_all, recorded, run_here, tasks_of, toy_of
 from bench.cli.request import Request
-from bench.cli.run import run
+from bench.cli.run import run, worker
 from bench.core.environment import keep_talking, tune_process
 from bench.core.errors import UserError
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 results_app = typer.Typer(help="Work on records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 app.command()(run)
+app.command(hidden=True)(worker)
 
 
 @app.command()

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from bench.core.errors import UserError
 from bench.core.paths import expanded
 
 PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
 
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
+GridArgument = Annotated[str | None, typer.Argument(help="a shipped grid's name, or the path of a YAML file")]
+SameOption = Annotated[str | None, typer.Option("--grid", help="the same as the argument")]
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
@@ -29,3 +32,12 @@ SourcesArgument = Annotated[
 ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
 OutOption = Annotated[Path, PathOption("--out", help="folder to write to, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
+
+
+def chosen_grid(argument: str | None, option: str | None) -> str:
+    """Return the grid that a command is given, as its argument or by `--grid`. Raises UserError unless it is one."""
+    if argument is not None and option is not None:
+        raise UserError(f"{argument} --grid {option}: name one grid")
+    if argument is None and option is None:
+        raise UserError("name a grid, such as quickstart; `list grids` shows those that are shipped")
+    return argument or option or ""

@@ -1,13 +1,10 @@
-"""Several processes that train one cell together, each on its share of every batch (`torchrun`).
+"""Several processes that train one cell together, each on its share of every batch (`run --gpus-per-cell`).
 
-All of them run the same plan. The first one alone makes targets, evaluates, writes and talks; the others wait for it.
-A batch, its order and its augmentation are those of one process, so that the number of processes changes no result
-beyond the rounding of sums.
+Rank zero alone makes targets, evaluates and writes; the others wait for it. A batch, its order and its augmentation are
+those of one process, so that the number of processes changes no result beyond the rounding of sums.
 """
 
 import math
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +14,15 @@ from typing import TypeVar
 import torch
 from lightly.utils import dist as lightly_dist
 from torch import Tensor, distributed, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.core.device import find_device
-from bench.core.environment import in_torchrun, launched
+from bench.core.environment import in_torchrun
 from bench.core.errors import UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # the first process may evaluate for hours while the others wait
+PATIENCE = timedelta(days=1)  # rank zero may evaluate for hours while the others wait
 
 
 def start(name: str) -> None:
@@ -38,10 +34,7 @@ def start(name: str) -> None:
         torch.cuda.set_device(device)
     # Gloo beside NCCL: what the host has to know never waits for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # After a restart, the store of `torchrun` may still hold the addresses of the processes that were before.
-    store, rank, size = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
-    store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=PATIENCE)
 
 
 def stop() -> None:
@@ -56,7 +49,7 @@ def world_size() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Return whether this process is the one that writes."""
+    """Return whether this process is the one that writes, as any is that trains a cell alone."""
     return bool(lightly_dist.rank() == 0)
 
 
@@ -104,7 +97,7 @@ def largest(value: float | None) -> float | None:
 
 
 def broadcast_from_rank_zero(value: T) -> T:
-    """Return the first process's value in all of them, which ask at the same time."""
+    """Return rank zero's value in all processes, which ask at the same time."""
     if world_size() == 1:
         return value
     values = [value]
@@ -119,21 +112,12 @@ def wait() -> None:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Let the first process through, and the others after it: they find what it has made."""
+    """Let rank zero through, and the others after it: they read what it has made."""
     if not is_rank_zero():
         wait()
     yield
     if is_rank_zero():
         wait()
-
-
-def launch() -> str | None:
-    """Return what names this call of `torchrun` or of `run --jobs`, through all its restarts of processes.
-
-    None without one.
-    """
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run} {socket.gethostname()} {os.getppid()}" if run and world_size() > 1 else launched()
 
 
 def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module:
@@ -167,22 +151,9 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
             each.__class__ = GlobalBatchNorm
 
 
-class _Sum(torch.autograd.Function):
-    """A value's sum over processes, with gradient."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
-        return _Sum._add(value)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return _Sum._add(gradient)
-
-    @staticmethod
-    def _add(value: Tensor) -> Tensor:
-        total = value.clone()
-        distributed.all_reduce(total)
-        return total
+def _sum(value: Tensor) -> Tensor:
+    """Return a value's sum over processes, with gradient."""
+    return torch.stack(lightly_dist.gather(value)).sum(0)
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -198,9 +169,9 @@ class GlobalBatchNorm(_BatchNorm):
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [-1 if d == 1 else 1 for d in range(input.dim())]
         count = world_size() * input.numel() // input.shape[1]
-        mean = _Sum.apply(input.sum(dims)) / count
+        mean = _sum(input.sum(dims)) / count
         centred = input - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
+        variance = _sum(centred.square().sum(dims)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
             with torch.no_grad():

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import Any, TextIO
 
 from bench.core.errors import UserError
 
-# What `run --jobs` tells each of its processes in their environment; a job of Slurm tells the first of the two.
-LAUNCH, SIDE_BY_SIDE = "BENCH_LAUNCH", "BENCH_SIDE_BY_SIDE"
+# What a runner is told by what has started it: the name of the command (or the job of Slurm) that it is part of, by
+# `run --jobs` also its parent's process number and how many cells share its device, by Slurm how many nodes it has.
+LAUNCH, PARENT, SIDE_BY_SIDE, NODES = "BENCH_LAUNCH", "BENCH_PARENT", "BENCH_SIDE_BY_SIDE", "BENCH_NODES"
+CHECKPOINT_SECONDS = "BENCH_CHECKPOINT_SECONDS"
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -91,13 +94,22 @@ def own_command() -> list[str]:
 
 
 def launched() -> str | None:
-    """Return the name of the `run --jobs`, or the job of Slurm, that started this process; None when none did."""
+    """Return the name of the `run --jobs`, or of the job of Slurm, that started this runner; None if none did."""
     return os.environ.get(LAUNCH)
 
 
 def side_by_side() -> int:
     """Return how many cells run at a time on the device of this process, its own among them."""
     return whole_number(SIDE_BY_SIDE) or 1
+
+
+def checkpoint_seconds() -> float:
+    """Return the seconds between two checkpoints of a cell: BENCH_CHECKPOINT_SECONDS, or 60. Raises UserError."""
+    value = os.environ.get(CHECKPOINT_SECONDS) or "60"
+    with suppress(ValueError):
+        if 0 <= (seconds := float(value)) < math.inf:
+            return seconds
+    raise UserError(f"{CHECKPOINT_SECONDS}={value} in the environment is not a number of seconds; unset it")
 
 
 def in_torchrun() -> bool:
@@ -121,18 +133,6 @@ def whole_number(name: str) -> int:
     if not (value.isascii() and value.isdecimal()):
         raise UserError(f"{name}={value} in the environment is not a whole number; unset it")
     return int(value)
-
-
-def leave_torchrun() -> None:
-    """End a process of `torchrun` that is done; any other process goes on.
-
-    Threads that torch's process groups have started may abort the end of the interpreter, which torchrun would take for
-    a failure.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def make_deterministic() -> None:

@@ -53,8 +53,7 @@ class Lock:
 
     def check(self) -> None:
         """Raise Lost unless the lock is still this process's."""
-        if _last(self.place) != self.number:
-            raise Lost(f"{self.place}: another runner has taken over")
+        check(self.place, self.number)
 
     def release(self) -> None:
         """Let others have the place."""
@@ -77,12 +76,18 @@ class Lock:
                 os.utime(self.path)
 
 
+def check(place: Path, number: int) -> None:
+    """Raise Lost unless the lock with this number is the place's last one."""
+    if _last(place) != number:
+        raise Lost(f"{place}: another runner has taken over")
+
+
 def take(place: Path) -> Lock | Holder:
     """Lock a place, or return who has it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     last = _last(place)
-    if found := _holder(place, last):
-        return found
+    if now := _holder(place, last):
+        return now
     number = last + 1
     try:
         file = os.open(_file(place, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -102,19 +107,19 @@ def take(place: Path) -> Lock | Holder:
 
 def wait_for(place: Path, meanwhile: Callable[[], None]) -> Lock:
     """Lock a place once it is free; `meanwhile` is called now and then and may raise to give up."""
-    while isinstance(found := take(place), Holder):
+    while isinstance(lock := take(place), Holder):
         meanwhile()
         time.sleep(POLL)
-    return found
+    return lock
 
 
 def holder(place: Path) -> Holder | None:
-    """Return who has a place; None when it is free."""
+    """Return the holder of a place, or None if it is free."""
     return _holder(place, _last(place))
 
 
 def _holder(place: Path, number: int) -> Holder | None:
-    """Return who has the lock with this number; None when it is nobody's any more."""
+    """Return the holder of the lock with this number, or None if nobody holds it any more."""
     if not number:
         return None
     try:
@@ -139,7 +144,8 @@ def _file(place: Path, number: int) -> Path:
 def _numbers(place: Path) -> list[int]:
     """Return the numbers of the locks that are there."""
     names = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
-    return [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(place.name)}\.(\d+)", name))]
+    matches = (re.fullmatch(rf"{re.escape(place.name)}\.(\d+)", name) for name in names)
+    return [int(match[1]) for match in matches if match]
 
 
 def _last(place: Path) -> int:

@@ -1,44 +1,20 @@
-"""What `run` does around an executor: which of the planned tasks it gets, in which words, and what its end means."""
+"""What `run` does around an executor: which of the planned tasks it gets, and what its end means."""
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
 
 import typer
 
 from bench.core.device import DeviceLost
-from bench.core.distributed import broadcast_from_rank_zero, is_rank_zero
-from bench.core.environment import launched, own_command
+from bench.core.environment import launched
 from bench.core.errors import Interrupted, UserError, did_you_mean
 from bench.core.files import WriteError
 from bench.core.paths import Places
-from bench.grid.load import find_grid
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, with_status
-from bench.run.executors import Resources
-from bench.run.launches import ProcessError
 
 LOST = 70  # exit code of one of several processes that leaves its place to another one
-# Options that say which cells run, or that something else is to be done.
-OF_THE_CALL = {"executor", "only", "cell", "retry", "download", "dry_run", "tflops", "rehearse"}
-
-
-def command(context: typer.Context) -> tuple[str, ...]:
-    """Return the words that run the same grid in another process, for an executor to add `--cell` to."""
-    words = [*own_command(), "run"]
-    left_out = OF_THE_CALL | {field.name for field in fields(Resources)}
-    for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if option.name in left_out or value is None or value is False:
-            continue
-        if option.name == "grid":
-            value = find_grid(value)
-        for each in value if isinstance(value, list | tuple) else [value]:
-            said = [] if each is True else [str(each.absolute() if isinstance(each, Path) else each)]
-            words += [max(option.opts, key=len), *said]
-    return tuple(words)
 
 
 def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
@@ -49,7 +25,7 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
     """
     known = {task.id for task in tasks if isinstance(task, Ready)}
     if "-" in cells:
-        said = broadcast_from_rank_zero(sys.stdin.read().split() if is_rank_zero() else [])
+        said = sys.stdin.read().split()
         if not said:
             raise UserError("--cell -: there is no id on standard input")
         cells = [*(each for each in cells if each != "-"), *said]
@@ -61,10 +37,10 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
         tasks = [task for task in tasks if isinstance(task, Ready) and task.id in named]
     if not retry:
         return list(tasks)
-    found = broadcast_from_rank_zero({task.id for task in with_status(tasks, places, retry)})
-    if not found:
+    again = {task.id for task in with_status(tasks, places, retry)}
+    if not again:
         print(f"no cell is {' or '.join(retry)}")
-    return [task for task in tasks if isinstance(task, Ready) and task.id in found]
+    return [task for task in tasks if isinstance(task, Ready) and task.id in again]
 
 
 def check_retry(retry: Sequence[str], other: bool) -> None:
@@ -93,9 +69,6 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
             f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
             " make room, and the same command goes on from there"
         ) from error
-    except ProcessError as error:
-        print(f"a process stops: {error}; `torchrun --max-restarts N` goes on with the next cell", file=sys.stderr)
-        raise typer.Exit(1) from None
     except DeviceLost:
         raise typer.Exit(LOST) from None
     if speaks():
@@ -105,7 +78,7 @@ def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]
 
 def speaks() -> bool:
     """Return whether this process is the one that tells people how the command ends."""
-    return is_rank_zero() and launched() is None
+    return launched() is None
 
 
 def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
@@ -113,10 +86,9 @@ def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
     bad = [outcome for outcome in outcomes if outcome.bad]
     elsewhere = sum(outcome.elsewhere for outcome in outcomes)
     before = sum(outcome.cached for outcome in outcomes) - elsewhere
-    print(
-        f"{places.mark}{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before"
-        f"{f', {elsewhere} by other runners' if elsewhere else ''}){f', {queued} queued' if queued else ''};"
-        f" records in {places.records}"
-    )
+    by_others = f", {elsewhere} by other runners" if elsewhere else ""
+    waiting = f", {queued} queued" if queued else ""
+    done = f"{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before{by_others}){waiting}"
+    print(f"{places.mark}{done}; records in {places.records}")
     for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
         print(f"{count} {state}: {reason}", file=sys.stderr)

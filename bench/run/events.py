@@ -1,12 +1,15 @@
 """What a cell leaves behind of its way: `events.jsonl` for programs, `run.log` for people."""
 
 import json
+import math
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 EVENTS, LOG = "events.jsonl", "run.log"
+FAILURES = {"failed", "oom", "timeout"}  # events that a cell ends with: these, "done" and "interrupted"
 
 
 class CellLog:
@@ -16,9 +19,10 @@ class CellLog:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def beat(self, step: int, steps: int) -> None:
-        """Note a step, for programs alone."""
-        self._append(EVENTS, json.dumps({"time": _now(), "event": "step", "step": step, "steps": steps}))
+    def beat(self, step: int, steps: int, loss: float = math.nan) -> None:
+        """Note a step and the last loss that was looked at, for programs alone."""
+        known = {"loss": loss} if math.isfinite(loss) else {}
+        self._append(EVENTS, json.dumps({"time": _now(), "event": "step", "step": step, "steps": steps, **known}))
 
     def event(self, name: str, facts: dict[str, Any]) -> None:
         """Note what happened."""
@@ -35,6 +39,51 @@ class CellLog:
             # A kill may have cut the last line short: it must not swallow this one.
             whole = file.seek(0, 2) == 0 or (file.seek(-1, 2), file.read(1))[1] == b"\n"
             file.write(("" if whole else "\n").encode() + line.encode(errors="replace") + b"\n")
+
+
+class Follower:
+    """Reads the events that are added to a cell's log from now on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / EVENTS
+        self.rest = b""  # of a line that is not whole yet
+        self.read = 0  # bytes
+        with suppress(OSError):
+            self.read = self.path.stat().st_size
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Yield the events that were added since the last call; those that a kill has cut short are left out."""
+        try:
+            if self.path.stat().st_size <= self.read:
+                return
+            with self.path.open("rb") as file:
+                file.seek(self.read)
+                added = file.read()
+        except OSError:
+            return
+        self.read += len(added)
+        *lines, self.rest = (self.rest + added).split(b"\n")
+        yield from _parsed(lines)
+
+
+def last_attempt(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the last event by which a runner took a cell, and the event that ended it: {} and "" if there is none."""
+    end = ""
+    with suppress(OSError):
+        for event in _parsed(reversed((folder / EVENTS).read_bytes().splitlines())):
+            if event["event"] == "taken":
+                return event, end
+            if not end and event["event"] in FAILURES | {"done", "interrupted"}:
+                end = event["event"]
+    return {}, end
+
+
+def _parsed(lines: Iterator[bytes] | list[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                yield event
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What a run shows while it runs: bars on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 from types import TracebackType
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bench.core.distributed import is_rank_zero
 from bench.grid.schema import Cell
 from bench.plan.graph import Ready
 from bench.plan.state import Outcome
@@ -21,15 +21,14 @@ def describe(cell: Cell) -> str:
 class Display:
     """Shows cells done, and each running cell's step, loss and time left; `mark` begins the name of each cell.
 
-    `several`: more than one cell runs at a time, so that each line names its own. Silent where it is not the first of
-    several processes that train a cell together.
+    `several`: more than one cell runs at a time, so that each line names its own. `quiet`: another process shows it.
     """
 
-    def __init__(self, mark: str = "", several: bool = False) -> None:
+    def __init__(self, mark: str = "", several: bool = False, quiet: bool = False) -> None:
         self.mark, self.several = mark, several
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_rank_zero())
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=quiet)
         self.bars: Progress | None = None
-        if self.console.is_terminal and is_rank_zero():
+        if self.console.is_terminal and not quiet:
             self.bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -86,6 +85,13 @@ class Display:
             self.scores[task.id] = f"linear {linear:.1%}, kNN {score['knn']:.1%}"
             if not self.bars:
                 self.say(f"  {whose}step {facts['step']:,}: loss {facts['loss']:.3f}, {self.scores[task.id]}")
+
+    def heard(self, task: Ready, event: dict[str, Any]) -> None:
+        """Show what the log of a cell says that runs in another process. Raises what lines of another hand cause."""
+        if event["event"] == "step":
+            self.step(task, event["step"], event["steps"], event.get("loss", math.nan))
+        else:
+            self.event(task, event["event"], event)
 
     def waits(self, task: Ready, holder: str) -> None:
         """Say, once for each cell, that another runner has it."""

@@ -12,24 +12,23 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from bench.core.environment import LAUNCH
+from bench.core.environment import LAUNCH, NODES
 from bench.core.files import written
 
 SAVING_SECONDS = 60.0  # that a cell has to finish its step and save itself; submitit asks for a warning 90 s ahead
-FIRST_PORT, PORTS = 20_000, 10_000  # for several nodes to meet: below those that a system hands out by itself
 
 
-def run(words: list[str], processes: int, checkpoint: str) -> None:
-    """Run the command that `words` are, in so many processes on each of the job's nodes; end with its exit code.
+def run(words: list[str], nodes: int, checkpoint: str) -> None:
+    """Run the command that `words` are, a runner of one cell on so many nodes; end with its exit code.
 
     The first signal, SIGUSR2 ahead of the time limit or SIGTERM where Slurm preempts, stops the command with what it
     has done saved, and the job goes back into the queue: it goes on from there. A job that somebody has cancelled, or
-    that Slurm itself has put back, is left alone; so is one whose time was up before it had saved anything at all, to
-    the file `checkpoint`, as it would for ever.
+    that Slurm itself has put back, is left alone. So is one whose time was up before it had saved anything to the file
+    `checkpoint`: it would go round for ever.
     """
     asked: list[tuple[int, float]] = []
     before = written(Path(checkpoint))
-    cell = _started(words, processes)
+    cell = _started(words, nodes)
 
     def ask(number: int, frame: FrameType | None) -> None:
         if not asked:
@@ -41,9 +40,9 @@ def run(words: list[str], processes: int, checkpoint: str) -> None:
         signal.signal(number, ask)
     _wait(cell, asked)
     if cell.returncode is not None and cell.returncode < 0 and not asked:
-        cell = _started(words, processes)  # which finds that one was killed, and makes that the cell's record
+        cell = _started(words, nodes)  # which finds that one was killed, and makes that the cell's record
         _wait(cell, asked)
-    if cell.returncode != 0 and asked and os.environ["SLURM_NODEID"] == "0" and _is_running():
+    if cell.returncode != 0 and asked and _is_running():
         if asked[0][0] == signal.SIGUSR2 and written(Path(checkpoint)) == before:
             print("nothing was saved in the time that the job had; --slurm time=... gives it more", file=sys.stderr)
         else:
@@ -52,36 +51,17 @@ def run(words: list[str], processes: int, checkpoint: str) -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _started(words: list[str], processes: int) -> subprocess.Popen[bytes]:
+def _started(words: list[str], nodes: int) -> subprocess.Popen[bytes]:
     """Start the command as what others may start again; it lives through the warning, which Slurm sends to all."""
     name = f"slurm {os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_RESTART_COUNT', '0')}"
     ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
-    return subprocess.Popen(_together(words, processes), env=os.environ | {LAUNCH: name}, preexec_fn=ignore)
+    return subprocess.Popen(words, env=os.environ | {LAUNCH: name, NODES: str(nodes)}, preexec_fn=ignore)
 
 
 def _wait(cell: subprocess.Popen[bytes], asked: list[tuple[int, float]]) -> None:
     """Wait until the command has ended, or has had its time to do so."""
     while cell.poll() is None and not (asked and time.monotonic() > asked[0][1] + SAVING_SECONDS):
         time.sleep(0.2)
-
-
-def _together(words: list[str], processes: int) -> list[str]:
-    """Return the words that start the command in several processes, on all nodes of the job, where there are any."""
-    nodes, job = int(os.environ["SLURM_JOB_NUM_NODES"]), os.environ["SLURM_JOB_ID"]
-    if nodes * processes == 1:
-        return words
-    options = [f"--nproc-per-node={processes}", f"--nnodes={nodes}", "--max-restarts=1"]  # the restart records a death
-    if nodes == 1:
-        options += ["--standalone"]
-    else:
-        # Nodes meet where the job's script runs, which is the first one; the requeued job knows nothing of the earlier.
-        meeting = f"{os.environ['SLURM_LAUNCH_NODE_IPADDR']}:{FIRST_PORT + int(job) % PORTS}"
-        first = int(os.environ["SLURM_NODEID"] == "0")
-        again = os.environ.get("SLURM_RESTART_COUNT", "0")
-        options += ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}", f"--rdzv-id={job}.{again}"]
-        options += [f"--rdzv-conf=is_host={first}"]
-    python, *rest = words
-    return [python, "-m", "torch.distributed.run", *options, *rest]
 
 
 def _is_running() -> bool:

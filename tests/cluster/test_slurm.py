@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.daemons import Slurm, until
-from tests.run.processes import ROOT, events, folder, left
+from tests.run.processes import ALWAYS, ROOT, events, folder, left
 
 pytestmark = pytest.mark.slow
 
@@ -53,13 +53,13 @@ class Runs:
         places = ["--results", str(self.folder / "results")]
         places += ["--data-root", str(self.data)] if verb in {"run", "status"} else []
         command = [sys.executable, "-m", "bench", verb, "--grid", str(self.folder / "tiny.yaml"), *places, *words]
-        environment = self.slurm.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = self.slurm.environment | ALWAYS | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def submit(self, *words: str, expect: int = 0) -> str:
-        options = ("--executor", "slurm", "--partition", "main", "--device", "cpu", "--checkpoint-seconds", "0")
+        options = ("--executor", "slurm", "--slurm", "partition=main", "--device", "cpu")
         return self("run", *options, *words, expect=expect)
 
     def queue(self) -> dict[str, tuple[str, str]]:
@@ -197,7 +197,7 @@ def test_what_needs_a_failed_cell_leaves_the_queue_and_is_skipped(runs: Runs, tm
 def test_two_nodes_train_a_cell_together(runs: Runs) -> None:
     """One process on each node, with a requeue in the middle; what they share is exact to rounding."""
     options = ("--only", "arm=byol,budget=1,seed=0", "--set", "protocol.epochs=4")
-    runs.submit(*options, "--nodes-per-cell", "2")
+    runs.submit(*options, "--slurm", "nodes=2")
     cell = runs.caught()
     runs.slurm.run("scancel", "--signal=USR2", runs.job(cell))
     until(runs.ended)

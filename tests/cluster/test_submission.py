@@ -30,7 +30,8 @@ from bench.plan.state import Outcome
 from bench.run import slurm_job
 from bench.run.executors import Resources, Work, find_executor
 from bench.run.executors.slurm import Job, cancel, grouped, jobs_of
-from bench.train.cell import Limits
+from bench.run.request import RunRequest
+from bench.run.together import ON_A_NODE, torchrun
 from tests.run.processes import ROOT, bench, until
 
 GRID = """
@@ -108,9 +109,9 @@ def planned(places: Places) -> list[Task]:
 
 
 def submit(places: Places, tasks: list[Task], **options: object) -> list[Outcome]:
-    command = (sys.executable, "-m", "bench", "run", "--grid", "g.yaml")
+    request = RunRequest(str(places.data.parent / "g.yaml"), data_root=places.data, results=places.results)
     runs = find_executor("slurm", "cpu", Resources(**options))  # type: ignore[arg-type]
-    return runs.run(Work(tasks, places, 0, Limits(), command))
+    return runs.run(Work(tasks, places, request))
 
 
 def at(tasks: list[Task], arm: str, seed: int, budget: float = 0.5) -> Task:
@@ -122,7 +123,7 @@ def test_what_is_ready_is_one_array_and_the_rest_waits_for_the_one_job_that_it_n
     places: Places, stand_in: StandIn
 ) -> None:
     tasks = planned(places)
-    outcomes = submit(places, tasks, partition="gpu", gpus_per_cell=4, nodes_per_cell=2, array_parallelism=3)
+    outcomes = submit(places, tasks, gpus_per_cell=4, slurm=("partition=gpu", "nodes=2", "array_parallelism=3"))
     assert {outcome.status for outcome in outcomes} == {"queued"}
     jobs = {cell: job.id for cell, job in jobs_of(places).items()}
     assert jobs.keys() == {task.id for task in tasks}
@@ -162,11 +163,13 @@ def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(places: 
         loaded = Narrow(path.open("rb"))
         with loaded.file:
             submission = loaded.load()
-        words, processes, checkpoint = submission.args
-        assert words[:7] == [sys.executable, "-m", "bench", "run", "--grid", "g.yaml", "--cell"]
-        assert words[7] in {task.id for task in tasks}
-        assert checkpoint == str((places.work(words[7]) / "checkpoint.pt").absolute())
-        assert (submission.function, processes, submission.kwargs) == (slurm_job.run, 1, {})
+        words, nodes, checkpoint = submission.args
+        assert words[:6] == [sys.executable, "-m", "bench", "run", "--grid", str(places.data.parent / "g.yaml")]
+        assert words[-2] == "--cell"
+        assert words[-1] in {task.id for task in tasks}
+        assert "--gpus-per-cell" not in words
+        assert checkpoint == str((places.work(words[-1]) / "checkpoint.pt").absolute())
+        assert (submission.function, nodes, submission.kwargs) == (slurm_job.run, 1, {})
 
 
 class Narrow(pickle.Unpickler):
@@ -229,7 +232,9 @@ def test_groups_come_after_what_they_need(places: Places) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"gpus_per_cell": 3, "nodes_per_cell": 2}, "--gpus-per-cell 3 is not a multiple of --nodes-per-cell 2"),
+        ({"gpus_per_cell": 3, "slurm": ("nodes=2",)}, "--gpus-per-cell 3 is not a multiple of --slurm nodes=2"),
+        ({"slurm": ("nodes=many",)}, "--slurm nodes=many: must be a whole number, at least 1"),
+        ({"slurm": ("array-parallelism=0",)}, "--slurm array-parallelism=0: must be a whole number, at least 1"),
         ({"slurm": ("account",)}, ""),
         ({"slurm": ("=x",)}, "--slurm =x: must be KEY=VALUE"),
         ({"slurm": ("time=",)}, "--slurm time=: must be KEY=VALUE"),
@@ -384,13 +389,13 @@ class Jobs:
         stand_in.put("squeue", 'cat "$STAND_IN/queue"')
         stand_in.queue("RUNNING\n")
 
-    def start(self, cell: str, setting: str = "", **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, cell: str, setting: str = "") -> subprocess.Popen[bytes]:
         (self.folder / "cell.py").write_text(textwrap.dedent(cell))
         words = [sys.executable, str(self.folder / "cell.py"), str(self.folder)]
         job = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.run.slurm_job as job; {setting}"
         job += f"job.run({words!r}, 1, {str(self.folder / 'saved')!r})"
-        slurm = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", **environment}
-        return subprocess.Popen([sys.executable, "-c", job], env=os.environ | slurm, stderr=subprocess.DEVNULL)
+        environment = os.environ | {"SLURM_JOB_ID": "7"}
+        return subprocess.Popen([sys.executable, "-c", job], env=environment, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture
@@ -422,10 +427,10 @@ def test_a_warning_saves_the_cell_and_puts_the_job_back(tmp_path: Path, jobs: Jo
     assert jobs.stand_in.told == ["scontrol requeue 7"]
 
 
-@pytest.mark.parametrize(("state", "node"), [("COMPLETING\n", "0"), ("", "0"), ("RUNNING\n", "1")])
-def test_a_cancelled_job_and_a_further_node_put_nothing_back(tmp_path: Path, jobs: Jobs, state: str, node: str) -> None:
+@pytest.mark.parametrize("state", ["COMPLETING\n", ""])
+def test_a_cancelled_job_is_not_put_back(tmp_path: Path, jobs: Jobs, state: str) -> None:
     jobs.stand_in.queue(state)
-    job = jobs.start(SAVES, SLURM_NODEID=node)
+    job = jobs.start(SAVES)
     until((tmp_path / "ready").exists)
     job.send_signal(signal.SIGTERM)
     assert job.wait(30) == 130
@@ -491,16 +496,42 @@ def test_the_cell_lives_through_the_warning_that_slurm_sends_to_all_processes(tm
 
 
 def test_several_processes_meet_on_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    def words(processes: int, nodes: int, node: int = 0, **more: str) -> str:
-        slurm = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NODEID": str(node)}
-        for key, value in (slurm | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.5"} | more).items():
+    def words(processes: int, nodes: int, **more: str) -> str:
+        slurm = {"SLURM_JOB_ID": "123456", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.5"}
+        for key, value in (slurm | more).items():
             monkeypatch.setenv(key, value)
-        return " ".join(slurm_job._together(["python", "-m", "bench", "run"], processes))
+        return shlex.join(torchrun(processes, nodes, "PART"))
 
-    assert words(1, 1) == "python -m bench run"
-    torchrun = "python -m torch.distributed.run --nproc-per-node="
-    one = f"{torchrun}4 --nnodes=1 --max-restarts=1 --standalone -m bench run"
-    assert words(4, 1) == one
-    two = f"{torchrun}4 --nnodes=2 --max-restarts=1 --rdzv-backend=c10d --rdzv-endpoint=10.0.0.5:23456"
-    assert words(4, 2) == f"{two} --rdzv-id=123456.0 --rdzv-conf=is_host=1 -m bench run"
-    assert words(4, 2, 1, SLURM_RESTART_COUNT="3") == f"{two} --rdzv-id=123456.3 --rdzv-conf=is_host=0 -m bench run"
+    program = f"--nproc-per-node=4 --no-python {shlex.join(own_command())} worker PART"
+    assert words(4, 1) == f"{sys.executable} -m torch.distributed.run --standalone {program}"
+    srun = "srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none sh -c "
+    meeting = "--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=10.0.0.5:23456"
+    start, options = words(8, 2).split(f" {sys.executable} ", 1)
+    assert start.startswith(srun)
+    assert options == f"{meeting} --rdzv-id=123456.0 {program}"
+    assert f"--rdzv-id=123456.3 {program}" in words(8, 2, SLURM_RESTART_COUNT="3")
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_each_node_knows_whether_it_is_the_one_where_they_meet_and_lives_through_the_warning(node: int) -> None:
+    script = "import os, signal, sys; os.kill(os.getpid(), signal.SIGUSR2); print(*sys.argv[1:])"
+    python = 'python() { shift 2; "$PYTHON" -c "$SCRIPT" "$@"; }; '  # in the place of `python -m torch.distributed.run`
+    shell = ON_A_NODE.replace('exec "$0"', "python")
+    ran = subprocess.run(
+        ["sh", "-c", python + shell, "python", "--nnodes=2", "a word"],
+        env=os.environ | {"SLURM_NODEID": str(node), "PYTHON": sys.executable, "SCRIPT": script},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == f"--rdzv-conf=is_host={int(node == 0)} --nnodes=2 a word\n", ran.stderr
+
+
+def test_a_cell_on_several_nodes_has_one_runner_on_the_first(places: Places, stand_in: StandIn) -> None:
+    submit(places, planned(places)[:1], slurm=("nodes=2",))
+    (script,) = stand_in.folder.glob("*.sh")
+    assert "--nodes=1 --ntasks=1" in script.read_text()
+    (pickled,) = (places.records / ".work" / "slurm").glob("*_submitted.pkl")
+    with pickled.open("rb") as file:
+        words, nodes, _ = Narrow(file).load().args
+    assert nodes == 2
+    assert words[words.index("--gpus-per-cell") + 1] == "2"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.core import distributed
 from bench.core.device import find_device
 from bench.core.environment import SIDE_BY_SIDE, TORCHRUN, in_torchrun, side_by_side
 from bench.core.errors import UserError
@@ -147,3 +148,39 @@ def test_variables_that_cannot_be_torchruns_are_one_sentence(
     monkeypatch.setenv(SIDE_BY_SIDE, "two")
     with pytest.raises(UserError, match=f"{SIDE_BY_SIDE}=two in the environment is not a whole number"):
         side_by_side()
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_torchrun_is_for_cells_and_that_is_said_once(rank: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": "1", "MASTER_ADDR": "localhost"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ran = bench("run", "quickstart")
+    assert (ran.code, ran.out, bool(ran.err)) == (2, "", said)
+    if said:
+        assert "`run` starts torchrun itself" in ran.err
+        assert "`run --gpus-per-cell 2`" in ran.err
+
+
+def test_a_grid_is_named_once() -> None:
+    assert bench("run", "quickstart", "--grid", "cifar_ci").err == "error: quickstart --grid cifar_ci: name one grid\n"
+    assert bench("run").err.startswith("error: name a grid")
+    assert bench("run", "quickstart", "--dry-run", "--device", "cpu").out == (
+        bench("run", "--grid", "quickstart", "--dry-run", "--device", "cpu").out
+    )
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "inf", "nan"])
+def test_seconds_between_checkpoints_are_a_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", value)
+    ran = bench("run", "quickstart", "--device", "cpu")
+    assert ran.code == 2
+    assert (
+        ran.err == f"error: BENCH_CHECKPOINT_SECONDS={value} in the environment is not a number of seconds; unset it\n"
+    )
+
+
+def test_a_batch_that_cannot_be_shared_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(UserError, match="a batch of 32 is not a multiple of 3 processes"):
+        distributed.rank_slice(32)

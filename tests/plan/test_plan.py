@@ -228,7 +228,7 @@ def test_a_plugin_registers_what_it_defines(places: Places, tmp_path: Path) -> N
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="test_plan_mine"))
     load_plugin(path)
-    load_plugin(path)  # as `run --download` does
+    load_plugin(path)  # as `prepare` does
     assert "test_plan_mine" in methods
     assert all(task.cell.method == "test_plan_mine" for task in planned(places, "arms=[test_plan_mine]"))
 

@@ -5,6 +5,7 @@ a process, the leader of a group of its own; {"wait": number} with its exit code
 
 `die_at`: the process kills itself just before that operation, of all by which files below the folder `within` are
 opened for writing, renamed, removed, touched. With 0 it lives, and writes to `<out>.count` how many there were.
+`environment`: variables that it has beyond its parent's.
 `full`: once a file whose path has that text is written the `number`th time, no file may be longer than 1,000 bytes.
 """
 
@@ -58,6 +59,7 @@ def run(order: dict[str, Any]) -> int:
     os.dup2(out, 1)
     os.dup2(out, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    os.environ.update(order.get("environment", {}))
     sys.argv = ["bench", *order["run"]]
     if "die_at" in order:
         watch(order["die_at"], order["within"])

@@ -18,6 +18,7 @@ from PIL import Image
 from bench.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
+ALWAYS = {"BENCH_CHECKPOINT_SECONDS": "0"}  # saves a cell after each step
 TIMES = {"seconds", "wall_seconds", "peak_memory_bytes", "provenance", "energy", "side_by_side", "other_load"}
 GRID = """
 backbone: resnet_small

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.processes import Forks, events, folder, images, left, strays, until
+from tests.run.processes import ALWAYS, Forks, events, folder, images, left, strays, until
 
 ONE = """
 backbone: resnet_small
@@ -68,7 +68,7 @@ def spent(process: int) -> tuple[float, bool]:
 def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[int, Counter[str]]:
     """Kill runs at random moments, compare what they leave in the end, begin anew; return how many were compared."""
     whole = folder(base / "whole")
-    process = server.start(whole, "--checkpoint-seconds", "0")
+    process = server.start(whole, environment=ALWAYS)
     until(lambda: spent(process)[1])
     longest = spent(process)[0] * 0.75
     assert server.wait(process) == 0, (whole / "out").read_text()
@@ -78,7 +78,7 @@ def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[in
     while killed.total() < kills:
         cut, code = folder(base / f"cut{grids}"), -9
         while code == -9:
-            process = server.start(cut, "--checkpoint-seconds", "0")
+            process = server.start(cut, environment=ALWAYS)
             if killed.total() < kills:
                 moment = draw.uniform(0, longest)
                 until(lambda process=process, moment=moment: spent(process) >= (moment, False) or spent(process)[1])
@@ -97,7 +97,7 @@ def test_a_run_that_is_killed_twice_leaves_what_one_leaves_that_is_not(server: F
     assert server.run(whole, die_at=0, out="out") == 0
     count = int((whole / "out.count").read_text())
     for die_at in (count // 2, count // 4):
-        assert server.run(cut, "--checkpoint-seconds", "0", die_at=die_at) == -9
+        assert server.run(cut, die_at=die_at, environment=ALWAYS) == -9
     assert server.run(cut) == 0
     assert left(cut) == left(whole)
     assert strays(cut) == []
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_there_stays(
     what: str, number: int, code: int, sentence: str, server: Forks, tmp_path: Path
 ) -> None:
     cut, whole = folder(tmp_path / "cut", ONE), folder(tmp_path / "whole", ONE)
-    assert server.run(cut, "--checkpoint-seconds", "0", full=what, number=number) == code
+    assert server.run(cut, full=what, number=number, environment=ALWAYS) == code
     assert sentence in (cut / "out").read_text()
     assert "Traceback" not in (cut / "out").read_text()
     assert not list((cut / "results" / "tiny").glob("*.json"))
@@ -236,7 +236,7 @@ def test_a_small_disk(server: Forks, tmp_path: Path) -> None:
     (cut / "results").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(cut / "results")], check=True)
     try:
-        code = server.run(cut, "--checkpoint-seconds", "0")
+        code = server.run(cut, environment=ALWAYS)
         assert code == 2, (cut / "out").read_text()
         assert "cannot be written (No space left on device)" in (cut / "out").read_text()
         assert not list(cut.glob("results/tiny/*.json"))

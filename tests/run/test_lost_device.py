@@ -24,14 +24,14 @@ protocol: {epochs: 2, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k
 """
 # On a CPU nothing is ever lost: what CUDA does to a process is told to the runner by the method that does it.
 PLUGIN = """
-import bench.run.runner
+import bench.run.attempt
 from methods import methods
 from methods.byol import BYOL
 
 @methods.register("asserts")
 class Asserts(BYOL):
     def after_step(self):
-        bench.run.runner.is_lost = lambda device: True
+        bench.run.attempt.is_lost = lambda device: True
         raise RuntimeError("CUDA error: device-side assert triggered")
 """
 

@@ -23,7 +23,7 @@ from bench.plan.graph import Task, plan
 from bench.plan.state import Outcome
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Finished, read_record, record_path
+from bench.store.record import Failed, Finished, read_record, record_path
 from bench.targets.reduce import load_targets, reduce_features
 from bench.train.cell import Watch, build_method, part_of, run_cell
 from methods import Batch, Method, methods
@@ -248,7 +248,9 @@ def test_a_failure_is_recorded_and_the_grid_goes_on(grid: Path, tmp_path: Path) 
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "done"]
     assert outcomes[0].reason == "ValueError: on purpose"
     assert outcomes[1].reason == "the loss is nan at step 3"
-    assert record(outcomes[0].task, places).error == "ValueError: on purpose"
+    failed = read_record(record_path(places.records, outcomes[0].task.id))
+    assert isinstance(failed, Failed)
+    assert failed.error == "ValueError: on purpose"
     assert "on purpose" in (places.work(outcomes[0].task.id) / "run.log").read_text()
     again = run(grid, places, arms)
     assert [outcome.cached for outcome in again] == [False, False, True], "a failure is not cached"

@@ -11,7 +11,7 @@ from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
-from tests.run.processes import GRID, Forks, events, folder, left, strays, until
+from tests.run.processes import ALWAYS, GRID, Forks, events, folder, left, strays, until
 
 SHORT = GRID.replace("epochs: 4", "epochs: 1").replace("evaluate_at: [0.5], ", "")
 SEEDS = GRID.replace("seeds: [3]", "seeds: [3, 4]")
@@ -43,7 +43,7 @@ def test_four_runners_share_a_grid_and_one_is_killed(server: Forks, tmp_path: Pa
     places = Places(together / "data", together / "results", "tiny")
     cells = expand(load_grid(str(together / "tiny.yaml")))
     tasks = plan(cells, cells, places, "grid tiny")
-    runners = [server.start(together, "--checkpoint-seconds", "0", out=f"out{i}") for i in range(4)]
+    runners = [server.start(together, out=f"out{i}", environment=ALWAYS) for i in range(4)]
 
     def in_the_midst() -> list[str]:
         saved = {cell for cell, log in events(together).items() if log and log[-1]["event"] == "checkpoint"}

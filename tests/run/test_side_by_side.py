@@ -6,28 +6,28 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import typer
 
-from bench.cli import main as cli
+from bench.cli.run import Call
 from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.core.registry import load_plugin
 from bench.grid.expand import expand
-from bench.grid.load import load_grid
+from bench.grid.load import find_grid, load_grid
 from bench.measure.clock import Clock
 from bench.plan.graph import Task, plan
 from bench.plan.state import Outcome
-from bench.run.control import chosen, command
+from bench.run.control import chosen
 from bench.run.executors import Resources, executors, find_executor
 from bench.run.executors.local import cpu_environments, gpu_environments, with_counts
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Finished, Ledger, read_record, read_records
-from tests.run.processes import GRID, Forks, events, folder, left, strays, until
+from tests.run.processes import ALWAYS, GRID, Forks, bench, events, folder, left, strays, until
 
 CPU = torch.device("cpu")
 LONG = GRID.replace("epochs: 4", "epochs: 100")
@@ -79,24 +79,17 @@ def test_each_gpu_has_its_processes_and_no_more_gpus_than_are_visible(monkeypatc
     assert [each["CUDA_VISIBLE_DEVICES"] for each in gpu_environments(1)] == ["0", "1"]
 
 
-SECOND_OF_TWO = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost"}
-
-
 @pytest.mark.parametrize(
-    ("resources", "environment", "sentence"),
+    ("resources", "sentence"),
     [
-        (Resources(jobs=0), {}, "--jobs 0: must be at least 1"),
-        (Resources(jobs=10**6), {}, r"--jobs 1000000: this process may use \d+ cores"),
-        (Resources(jobs=1, jobs_per_gpu=1), {}, "--jobs 1 --jobs-per-gpu 1: choose one"),
-        (Resources(jobs_per_gpu=2), {}, "--jobs-per-gpu 2: torch uses no CUDA device here; on a CPU, use --jobs N"),
-        (Resources(jobs=1), SECOND_OF_TWO, "--jobs 1 runs each cell in one process: leave torchrun out"),
+        (Resources(jobs=0), "--jobs 0: must be at least 1"),
+        (Resources(jobs=10**6), r"--jobs 1000000: this process may use \d+ cores"),
+        (Resources(jobs=1, jobs_per_gpu=1), "--jobs 1 --jobs-per-gpu 1: choose one"),
+        (Resources(jobs=1, gpus_per_cell=2), "--jobs 1 --gpus-per-cell 2: choose one"),
+        (Resources(jobs_per_gpu=2), "--jobs-per-gpu 2: torch uses no CUDA device here; on a CPU, use --jobs N"),
     ],
 )
-def test_what_cannot_be_is_refused(
-    resources: Resources, environment: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+def test_what_cannot_be_is_refused(resources: Resources, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         find_executor("local", "cpu", resources)
 
@@ -107,26 +100,37 @@ def test_jobs_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         find_executor("local", "auto", Resources(jobs=2))
 
 
-def test_a_process_is_given_all_that_matters_to_a_cell_and_no_choice_of_cells(tmp_path: Path) -> None:
+def test_a_cell_gets_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--gpus-per-cell 4: torch sees 2 GPUs here"):
+        find_executor("local", "auto", Resources(gpus_per_cell=4))
+    find_executor("local", "auto", Resources(gpus_per_cell=2))
+
+
+def test_a_runner_is_asked_all_that_matters_to_a_cell_and_no_choice_of_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Call] = []
+    monkeypatch.setattr(Call, "run", lambda call: calls.append(call))
     words = [
         *("--grid", "quickstart", "--profile", "mini", "--set", "seeds=[1]", "--set", "budgets=[0.5]"),
         *("--plugin", "mine.py", "--device", "cpu", "--workers", "3", "--deterministic", "--cell-timeout", "9"),
-        *("--checkpoint-seconds", "7", "--data-root", "here", "--results", str(tmp_path)),
-        *("--only", "seed=1", "--cell", "abc", "--retry", "oom", "--jobs", "2", "--executor", "local", "--download"),
+        *("--data-root", "here", "--results", str(tmp_path)),
+        *("--only", "seed=1", "--cell", "abc", "--retry", "oom", "--jobs", "2", "--executor", "local"),
     ]
-    verb = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
-    made = command(verb.make_context("run", words))
+    assert bench("run", *words).code == 0
+    made = calls[0].request.to_argv()
     assert made[:4] == (sys.executable, "-m", "bench", "run")
-    assert Path(made[made.index("--grid") + 1]).name == "quickstart.yaml"
-    assert made[made.index("--data-root") + 1] == str(Path("here").absolute())
-    assert made[made.index("--plugin") + 1] == str(Path("mine.py").absolute())
-    said = " ".join(made)
-    for kept in (
-        *("--profile mini", "--set seeds=[1] --set budgets=[0.5]", "--device cpu", "--workers 3", "--deterministic"),
-        *("--cell-timeout 9.0", "--checkpoint-seconds 7.0", f"--results {tmp_path}"),
-    ):
-        assert kept in said
-    assert not {"--only", "--cell", "--retry", "--jobs", "--executor", "--download"} & set(made)
+    assert bench(*made[3:], "--cell", "-").code == 0
+    first, second = calls
+    here = Path().absolute()
+    asked = replace(first.request, grid=str(find_grid("quickstart")), plugins=(here / "mine.py",))
+    assert second.request == replace(asked, data_root=here / "here")
+    assert vars(second) | {"request": None} == vars(first) | {
+        "request": None, "only": None, "cells": ("-",), "retry": (), "resources": Resources()
+    }  # fmt: skip
+    assert first.resources == Resources(jobs=2)
 
 
 def test_an_executor_of_a_plugin_is_given_no_option_that_it_does_not_take(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_one_signal_saves_all_that_runs_and_the_same_command_goes_on(
     number: int, server: Forks, tmp_path: Path
 ) -> None:
     there, whole = folder(tmp_path / "there", LONG), folder(tmp_path / "whole", LONG)
-    first = server.start(there, "--jobs", "2", "--checkpoint-seconds", "0")
+    first = server.start(there, "--jobs", "2", environment=ALWAYS)
     until(lambda: len(saved(there)) == 2)
     runners = children(first)
     assert len(runners) == 2
@@ -269,7 +273,7 @@ def test_one_signal_saves_all_that_runs_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_a_second_signal_ends_all_at_once(server: Forks, tmp_path: Path) -> None:
     there = folder(tmp_path / "there", LONG)
-    first = server.start(there, "--jobs", "2", "--checkpoint-seconds", "0")
+    first = server.start(there, "--jobs", "2", environment=ALWAYS)
     until(lambda: len(saved(there)) == 2)
     runners = children(first)
     for runner in runners:
@@ -313,7 +317,7 @@ def test_a_full_disk_is_said_once(server: Forks, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_end_when_their_parent_was_killed(server: Forks, tmp_path: Path) -> None:
     there = folder(tmp_path / "there", LONG)
-    first = server.start(there, "--jobs", "2", "--checkpoint-seconds", "0")
+    first = server.start(there, "--jobs", "2", environment=ALWAYS)
     until(lambda: len(saved(there)) == 2)
     runners = children(first)
     os.kill(first, signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 
-from bench.core.environment import in_torchrun
 from bench.core.errors import UserError
 from bench.core.registry import Registry
 from bench.run.executors.base import Executor, Resources, Work
@@ -18,8 +17,6 @@ def find_executor(name: str, device: str, resources: Resources) -> Executor:
     for option in fields(resources):
         if getattr(resources, option.name) is not None and option.name not in kind.takes:
             raise UserError(f"--{option.name.replace('_', '-')} is not an option of --executor {name}")
-    if in_torchrun() and not kind.torchrun:
-        raise UserError(f"--executor {name} is for one process: leave torchrun out")
     return kind(device, resources)
 
 

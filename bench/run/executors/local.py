@@ -1,4 +1,4 @@
-"""On this machine: the cells one after the other in this process, or several at a time in processes."""
+"""On this machine: cells one after the other, several at a time in runners of their own, or on several GPUs each."""
 
 import os
 from collections import Counter
@@ -7,58 +7,73 @@ from contextlib import suppress
 import torch
 
 from bench.core.device import DeviceLost, find_device
-from bench.core.environment import SIDE_BY_SIDE, in_torchrun, launched
+from bench.core.environment import NODES, PARENT, SIDE_BY_SIDE, launched, whole_number
 from bench.core.errors import UserError
 from bench.core.machine import usable_cores
 from bench.plan.state import Outcome, to_run
+from bench.run.attempt import Here, Trains
 from bench.run.executors import Executor, Resources, Work, executors
-from bench.run.executors.processes import Processes, told_display
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
+from bench.run.side_by_side import SideBySide
+from bench.run.together import Together
 
 
 @executors.register("local")
 class Local(Executor):
-    """On this machine, one cell after the other; --jobs N or --jobs-per-gpu N at a time."""
+    """On this machine, one cell after the other; --jobs N or --jobs-per-gpu N at a time, or --gpus-per-cell N each."""
 
-    takes = frozenset({"jobs", "jobs_per_gpu"})
-    torchrun = True
+    takes = frozenset({"jobs", "jobs_per_gpu", "gpus_per_cell"})
 
     def __init__(self, device: str, resources: Resources) -> None:
         super().__init__(device, resources)
-        self.found = find_device(device)
-        jobs, per_gpu = resources.jobs, resources.jobs_per_gpu
-        if jobs is None and per_gpu is None:
-            self.environments: list[dict[str, str]] = []
-            return
-        option = f"--jobs {jobs}" if jobs is not None else f"--jobs-per-gpu {per_gpu}"
-        if jobs is not None and per_gpu is not None:
-            raise UserError(f"{option} --jobs-per-gpu {per_gpu}: choose one, the first for a CPU")
-        if (jobs or per_gpu or 0) < 1:
-            raise UserError(f"{option}: must be at least 1")
-        if in_torchrun():
-            raise UserError(f"{option} runs each cell in one process: leave torchrun out")
-        if jobs is not None and self.found.type == "cuda":
-            raise UserError(f"{option} is for a CPU: on GPUs, use --jobs-per-gpu N; or choose --device cpu")
-        if per_gpu is not None and self.found.type != "cuda":
-            raise UserError(f"{option}: torch uses no CUDA device here; on a CPU, use --jobs N")
-        if jobs is not None and jobs > cores():
-            raise UserError(f"{option}: this process may use {cores()} cores, and cells that share one gain nothing")
-        self.environments = cpu_environments(jobs) if jobs else gpu_environments(per_gpu or 1)
+        self.target = find_device(device)
+        self.processes, self.nodes = resources.gpus_per_cell or 1, whole_number(NODES) or 1  # of each cell
+        self.environments: list[dict[str, str]] = []  # of the runners, where there are to be any
+        given = {"--jobs": resources.jobs, "--jobs-per-gpu": resources.jobs_per_gpu}
+        given |= {"--gpus-per-cell": resources.gpus_per_cell}
+        options = [f"{name} {count}" for name, count in given.items() if count is not None]
+        if len(options) > 1:
+            raise UserError(f"{' '.join(options)}: choose one")
+        if any(count is not None and count < 1 for count in given.values()):
+            raise UserError(f"{options[0]}: must be at least 1")
+        if resources.jobs:
+            self._check_jobs(resources.jobs)
+            self.environments = cpu_environments(resources.jobs)
+        elif resources.jobs_per_gpu:
+            if self.target.type != "cuda":
+                raise UserError(f"{options[0]}: torch uses no CUDA device here; on a CPU, use --jobs N")
+            self.environments = gpu_environments(resources.jobs_per_gpu)
+        elif self.target.type == "cuda" and self.processes // self.nodes > torch.cuda.device_count():
+            raise UserError(f"{options[0]}: torch sees {torch.cuda.device_count()} GPUs here")
+
+    def _check_jobs(self, jobs: int) -> None:
+        """Raise UserError unless so many runners can share the cores."""
+        if self.target.type == "cuda":
+            raise UserError(f"--jobs {jobs} is for a CPU: on GPUs, use --jobs-per-gpu N; or choose --device cpu")
+        if jobs > cores():
+            raise UserError(
+                f"--jobs {jobs}: this process may use {cores()} cores, and cells that share one gain nothing"
+            )
 
     def run(self, work: Work) -> list[Outcome]:
-        """Run the cells, in this process when one is to run at a time."""
+        """Run the cells, by this runner when one is to run at a time."""
         pending = to_run(work.tasks, work.places) if len(self.environments) > 1 else []
         if not pending:
-            display = told_display() or Display(work.places.mark)
+            display = Display(work.places.mark, quiet=PARENT in os.environ)
+            limits, workers = work.request.limits(), work.request.workers
+            trains: Trains = Here(work.places, self.target, workers, limits, display)
+            if self.processes > 1:
+                threads = _threads(self.processes // self.nodes)
+                trains = Together(work.places, work.request, display, self.processes, self.nodes, threads)
             try:
-                return run_tasks(work.tasks, work.places, self.found, work.workers, display, work.limits)
+                return run_tasks(work.tasks, work.places, self.target, workers, display, limits, trains)
             except DeviceLost:
                 if launched():
                     raise
                 display.say("  the GPU answers this process no more; another one takes its place")
                 pending, self.environments = to_run(work.tasks, work.places), [{}]
-        return Processes(work, pending, with_counts(self.environments[: len(pending)])).run()
+        return SideBySide(work, pending, with_counts(self.environments[: len(pending)])).run()
 
 
 def cores() -> int:

@@ -28,8 +28,8 @@ MINUTES = 240  # of a job, unless --slurm time=... says otherwise; a cell that t
 ARRAY = 1000  # cells of an array, as many as Slurm takes unless it is told otherwise
 WARNING_SECONDS = 90
 # What --slurm cannot set: these make the jobs what `status`, `cancel` and the cells' order rely on.
-OWN = {"array", "dependency", "error", "gpus", "gpus-per-node", "job-name", "kill-on-invalid-dep", "nodes", "ntasks"}
-OWN |= {"ntasks-per-node", "open-mode", "output", "partition", "requeue", "signal"}
+OWN = {"array", "dependency", "error", "gpus", "gpus-per-node", "job-name", "kill-on-invalid-dep", "ntasks"}
+OWN |= {"ntasks-per-node", "open-mode", "output", "requeue", "signal"}
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,18 @@ class Job:
 class Slurm(Executor):
     """On a cluster: submits the cells to Slurm and returns; `status` and `cancel` take it from there."""
 
-    takes = frozenset({"partition", "gpus_per_cell", "nodes_per_cell", "array_parallelism", "slurm"})
+    takes = frozenset({"gpus_per_cell", "slurm"})
 
     def __init__(self, device: str, resources: Resources) -> None:
         super().__init__(device, resources)
-        self.nodes, self.gpus = resources.nodes_per_cell or 1, resources.gpus_per_cell or 0
+        self.further = dict(_setting(each) for each in resources.slurm or ())
+        self.nodes = _count(self.further.pop("nodes", 1), "nodes")
+        self.parallelism = _count(self.further.pop("array-parallelism", ARRAY), "array-parallelism")
+        self.gpus = resources.gpus_per_cell or 0
         if self.gpus % self.nodes:
             raise UserError(
-                f"--gpus-per-cell {self.gpus} is not a multiple of --nodes-per-cell {self.nodes}; change one of them"
+                f"--gpus-per-cell {self.gpus} is not a multiple of --slurm nodes={self.nodes}; change one of them"
             )
-        self.further = dict(_setting(each) for each in resources.slurm or ())
         if not shutil.which("sbatch"):
             raise UserError("--executor slurm: no `sbatch` here; run this where jobs are submitted to Slurm")
         try:
@@ -104,12 +106,14 @@ class Slurm(Executor):
         folder = _own_folder(work.places)
         executor = submitit.SlurmExecutor(folder)
         executor.update_parameters(**self._parameters(work.places, after))
-        words = [[*work.command, "--cell", task.id] for task in tasks]
-        processes = [max(1, self.gpus // self.nodes)] * len(tasks)
+        processes = max(self.gpus, self.nodes)
+        together = ["--gpus-per-cell", str(processes)] if processes > 1 else []
+        words = [[*work.request.to_argv(), *together, "--cell", task.id] for task in tasks]
+        nodes = [self.nodes] * len(tasks)
         checkpoints = [str(checkpoint_path(work.places, task.id).absolute()) for task in tasks]
         try:
             with redirect_stderr(StringIO()):  # where submitit repeats what Slurm says
-                submitted = executor.map_array(slurm_job.run, words, processes, checkpoints)
+                submitted = executor.map_array(slurm_job.run, words, nodes, checkpoints)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             raise UserError(f"Slurm refuses the jobs: {_complaint(str(error))}") from error
         made = {}
@@ -124,12 +128,13 @@ class Slurm(Executor):
         """Return what submitit is to tell `sbatch`."""
         return {
             "job_name": _name(places),
-            "partition": self.resources.partition,
             "time": MINUTES,
             "nodes": self.nodes,
             "ntasks_per_node": 1,
             "gpus_per_node": self.gpus // self.nodes or None,
-            "array_parallelism": self.resources.array_parallelism or ARRAY,
+            "array_parallelism": self.parallelism,
+            # One runner, on the first node, which starts the processes of the cell on all of them.
+            "srun_args": ["--nodes=1", "--ntasks=1"] if self.nodes > 1 else None,
             "dependency": f"afterok:{after.id}" if after else None,
             "signal_delay_s": WARNING_SECONDS,
             "stderr_to_stdout": True,
@@ -230,8 +235,15 @@ def _setting(text: str) -> tuple[str, str | bool]:
     return key, value if equals else True
 
 
+def _count(value: str | bool | int, key: str) -> int:
+    """Return the number that a `--slurm` option has. Raises UserError."""
+    if not (str(value).isascii() and str(value).isdecimal() and int(value)):
+        raise UserError(f"--slurm {key}={value}: must be a whole number, at least 1")
+    return int(value)
+
+
 def _queue(places: Places) -> dict[str, tuple[str, str]] | None:
-    """Return state, and node or reason, of each job of the grid in Slurm's queue; None when it cannot be asked."""
+    """Return state, and node or reason, of each job of the grid in Slurm's queue, or None if it cannot be asked."""
     words = ["squeue", "--noheader", "--array", f"--name={_name(places)}", "--format=%i|%T|%N|%r"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -1,0 +1,118 @@
+"""One cell trained in this process, and what an error that ends it means."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from bench.core.device import is_lost
+from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, WorkerDied, told
+from bench.core.files import WriteError
+from bench.core.lock import Lock, Lost
+from bench.core.paths import Places
+from bench.measure.memory import OutOfMemory, release
+from bench.plan.graph import Ready
+from bench.run.events import CellLog
+from bench.run.progress import Display
+from bench.store.record import Failure, Finished
+from bench.train.cell import Limits, Watch, run_cell
+from bench.train.checkpoint import checkpoint_path
+from bench.train.loop import Every
+
+HEARTBEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a cell has no result; `device_lost` tells that no other cell can run in this process."""
+
+    status: Failure
+    reason: str
+    device_lost: bool = False
+
+
+class Trains(Protocol):
+    """A way to train a cell whose lock this runner has."""
+
+    def __call__(self, task: Ready, lock: Lock, stop: Callable[[], bool]) -> Finished | Trouble:
+        """Return the cell's record, or why it has none.
+
+        Raises Interrupted once the cell is saved when `stop()` says so, Lost when another runner has taken over, and
+        WriteError when a folder cannot be written.
+        """
+
+
+@dataclass(frozen=True)
+class Here:
+    """Trains cells in this process."""
+
+    places: Places
+    device: torch.device
+    workers: int
+    limits: Limits
+    display: Display
+
+    def __call__(self, task: Ready, lock: Lock, stop: Callable[[], bool]) -> Finished | Trouble:
+        """Return the cell's record, or why it has none."""
+        log = CellLog(self.places.work(task.id))
+        watch = logged(task, log, lock.check, stop, self.display)
+        try:
+            return attempt(task, self.places, self.device, self.workers, watch, self.limits)
+        finally:
+            release(self.device)
+
+
+def logged(
+    task: Ready, log: CellLog, own: Callable[[], None], stop: Callable[[], bool], display: Display | None = None
+) -> Watch:
+    """Return what a cell is watched by that keeps its log, shows what happens, and looks after its lock by `own`."""
+    due = Every(HEARTBEAT_SECONDS)
+
+    def event(name: str, facts: dict[str, Any]) -> None:
+        log.event(name, facts)
+        if display:
+            display.event(task, name, facts)
+
+    def step(done: int, steps: int, loss: float) -> None:
+        if display:
+            display.step(task, done, steps, loss)
+        if due():
+            log.beat(done, steps, loss)
+            own()
+
+    return Watch(step=step, event=event, stop=stop, own=own)
+
+
+def attempt(
+    task: Ready, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits
+) -> Finished | Trouble:
+    """Run a cell and return its record, or why it has none, once its log has the traceback.
+
+    Raises Interrupted, Lost and WriteError.
+    """
+    try:
+        return run_cell(task, places, device, workers, watch, limits)
+    except (Interrupted, Lost, WriteError):
+        raise
+    except (Exception, SystemExit) as error:  # a plugin may raise anything, and the other cells must go on
+        status, reason = judged(error)
+        if watch.stop() and not isinstance(error, UserError | TrainingError | TimedOut):
+            # A signal to all processes of a group may end those that decode in their first moments.
+            raise Interrupted(reason) from error
+        CellLog(places.work(task.id)).text(traceback.format_exc())
+        if isinstance(error, TrainingError):  # what the checkpoint holds may be no number either
+            checkpoint_path(places, task.id).unlink(missing_ok=True)
+    return Trouble(status, reason, device_lost=status != "oom" and is_lost(device))
+
+
+def judged(error: BaseException) -> tuple[Failure, str]:
+    """Return the status of a cell that an error has ended, and one sentence on it."""
+    if isinstance(error, UserError | TrainingError | WorkerDied):
+        return "failed", str(error)
+    if isinstance(error, TimedOut):
+        return "timeout", str(error)
+    if isinstance(error, OutOfMemory):
+        return "oom", str(error)
+    return "failed", told(error)

@@ -1,0 +1,57 @@
+"""What `run` is asked about each cell, whichever process trains it, and how another process is asked the same."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.core.environment import checkpoint_seconds, make_deterministic, own_command
+from bench.core.registry import load_plugin
+from bench.grid.load import find_grid
+
+if TYPE_CHECKING:
+    from bench.train.cell import Limits
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A grid, what changes it, where its data and records lie, and how its cells are trained.
+
+    Each field is the option of its name. Which cells run, and by whom, is not part of it.
+    """
+
+    grid: str
+    profile: str | None = None
+    settings: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
+    data_root: Path = Path("data")
+    results: Path = Path("results")
+    device: str = "auto"
+    workers: int = 2
+    deterministic: bool = False
+    cell_timeout: float | None = None
+
+    def to_argv(self) -> tuple[str, ...]:
+        """Return the words that run the grid from any folder, for `--cell` and an executor's options behind them."""
+        options: list[tuple[str, object]] = [("--grid", find_grid(self.grid).absolute())]
+        options += [("--profile", self.profile)] if self.profile else []
+        options += [("--set", setting) for setting in self.settings]
+        options += [("--plugin", path.absolute()) for path in self.plugins]
+        options += [("--data-root", self.data_root.absolute()), ("--results", self.results.absolute())]
+        options += [("--device", self.device), ("--workers", self.workers)]
+        options += [("--cell-timeout", self.cell_timeout)] if self.cell_timeout is not None else []
+        words = [str(word) for option in options for word in option]
+        return (*own_command(), "run", *words, *(["--deterministic"] if self.deterministic else []))
+
+    def prepare_process(self) -> None:
+        """Load the plugins, and have torch choose deterministic algorithms if that is asked for. Raises UserError."""
+        if self.deterministic:
+            make_deterministic()
+        checkpoint_seconds()  # a value that is none is told before anything runs
+        for path in self.plugins:
+            load_plugin(path)
+
+    def limits(self) -> "Limits":
+        """Return the seconds between two checkpoints, and those that a cell may take."""
+        from bench.train.cell import Limits  # imports torch
+
+        return Limits(checkpoint_seconds(), self.cell_timeout)
