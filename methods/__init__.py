@@ -1,7 +1,9 @@
-"""Self-supervised methods, one small file each; `base.py` has the contract."""
+"""Self-supervised methods, one small file each; `base.py` has the contract, `parts.py` what several are built of."""
 
 from bench.core.distributed import gather
 from bench.data.augment import View
-from methods.base import Batch, Method, Momentum, Queue, methods
+from methods.base import Batch, Method
+from methods.parts import Momentum, Queue
+from methods.registry import methods
 
 __all__ = ["Batch", "Method", "Momentum", "Queue", "View", "gather", "methods"]

@@ -5,8 +5,7 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from bench.core.distributed import gather
-from methods.base import Batch, Method, methods
+from methods import Batch, Method, gather, methods
 from methods.byol import BYOL
 
 

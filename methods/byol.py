@@ -4,8 +4,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
-from bench.data.augment import View
-from methods.base import Batch, Method, Momentum, methods
+from methods import Batch, Method, Momentum, View, methods
 
 
 @methods.register("byol")

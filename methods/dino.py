@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import weight_norm
 
-from bench.data.augment import View
-from methods.base import Batch, Method, Momentum, methods
+from methods import Batch, Method, Momentum, View, methods
 
 
 @methods.register("dino")

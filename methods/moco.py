@@ -5,9 +5,7 @@ from lightly.models.modules import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from bench.core.distributed import gather
-from bench.data.augment import View
-from methods.base import Batch, Method, Momentum, Queue, methods
+from methods import Batch, Method, Momentum, Queue, View, gather, methods
 
 VIEW = View(crop=(0.2, 1.0), saturation=0.4, blur=0.5)
 

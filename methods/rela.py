@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from bench.core.distributed import mean
-from bench.data.augment import View
-from methods.base import Batch, Method
+from methods import Batch, Method, View
 
 FAST, SLOW, THRESHOLD = 0.001, 0.01, 0.995
 VIEW = View(crop=(0.5, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
@@ -69,7 +68,7 @@ class ReLA(Method):
         self.phase_steps = phase_steps
         self.check_every = check_every
         self.steps = 0
-        self.switch_step: int | None = 0 if phase_steps == 0 else None
+        self.switch_step = 0 if phase_steps == 0 else None
 
     @property
     def in_phase(self) -> bool:
@@ -84,6 +83,15 @@ class ReLA(Method):
     @property
     def kind(self) -> str:
         return "rela" if self.in_phase else self.method.kind
+
+    @property
+    def wants_targets(self) -> bool:
+        return self.in_phase
+
+    @property
+    def leaves_unused(self) -> bool:
+        """In the phase the method's heads; after it the map, where it was trained."""
+        return self.in_phase or self.map.weight.requires_grad
 
     @property
     def recordable(self) -> bool:

@@ -5,9 +5,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from bench.core.distributed import gather
-from bench.data.augment import View
-from methods.base import Batch, Method, methods
+from methods import Batch, Method, View, gather, methods
 
 VIEW = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
 

@@ -4,7 +4,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 
-from methods.base import Batch, Method, methods
+from methods import Batch, Method, methods
 from methods.moco import MoCo
 
 

@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.data.augment import View
-from methods.base import Batch, Method, methods
+from methods import Batch, Method, View, methods
 
 
 @methods.register("supervised")

@@ -8,9 +8,7 @@ from lightly.models.modules import SwaVProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.core.distributed import gather
-from bench.data.augment import View
-from methods.base import Batch, Method, Queue, methods
+from methods import Batch, Method, Queue, View, gather, methods
 
 VIEW = View(crop=(0.14, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
 

@@ -1,4 +1,4 @@
-"""Prior models, by name; `base.py` has the contract, `kinds.py` the kinds, `targets.py` what they make."""
+"""Prior models by name: one file for each kind, and those of `catalogue.py`; `base.py` has the contract."""
 
 from priors.base import Prior, find_prior, priors
 

@@ -1,6 +1,9 @@
 """The contract of a prior, and the registry of kinds of priors."""
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -11,6 +14,7 @@ from bench.core.paths import Places
 from bench.core.registry import Registry
 from bench.data.augment import MEAN, STD
 from bench.grid.schema import Cell
+from bench.models.weights import load_weights
 from priors.catalogue import CATALOGUE
 
 
@@ -50,6 +54,23 @@ class Prior:
         """Download the weights, when they are a download."""
 
 
+class Stored(Prior):
+    """A prior whose weights are in a file, and fit the network that `untrained` returns."""
+
+    def path(self) -> Path:
+        """Return where the weights lie."""
+        raise NotImplementedError
+
+    def model(self) -> nn.Module:
+        model = self.untrained()
+        load_weights(model, self.path(), self.key())
+        return model
+
+    def key(self) -> str | None:
+        """Return behind which prefix of names the file has the network; None: there is one alone."""
+        return None
+
+
 priors: Registry[type[Prior]] = Registry("prior", package="priors", contract=Prior)
 
 
@@ -77,3 +98,15 @@ def feature_dim(model: nn.Module, size: int, name: str) -> int:
         return int(model.eval()(torch.zeros(1, 3, size, size)).flatten(1).shape[1])
     except Exception as error:  # architectures refuse a size by whatever they like
         raise UserError(f"prior {name!r} takes no images of {size} pixels ({error or type(error).__name__})") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file's bytes, which is read again only when it has changed."""
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache
+def _digest_of(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

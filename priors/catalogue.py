@@ -55,6 +55,12 @@ class Entry:
     url: str | None = None
     sha256: str | None = None
 
+    @property
+    def timm(self) -> str | None:
+        """The name of its model in timm; None where that has none."""
+        name = (self.model or "").removeprefix("timm:")
+        return name if name != self.model else None
+
     def path(self, root: Path) -> Path:
         """Return where the weights lie below the data root."""
         return root / "priors" / (self.file or f"{self.name}.safetensors")

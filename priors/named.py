@@ -5,9 +5,8 @@ import http.client
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
@@ -17,14 +16,14 @@ from bench.core.paths import Places
 from bench.grid.schema import Cell, digest
 from bench.models.backbones import build_backbone
 from bench.models.weights import digest_state, fitting_state, load_weights, save_weights
-from priors.base import Prior, priors
+from priors.base import Prior, Stored, priors
 from priors.catalogue import CATALOGUE, Entry
-from priors.kinds import Timm
+from priors.timm import Timm
 
 TIMEOUT = 60  # seconds without an answer
 
 
-class Named(Prior):
+class Named(Stored):
     """A prior of the catalogue, whose weights are a backbone of the harness."""
 
     entry: ClassVar[Entry]
@@ -40,28 +39,27 @@ class Named(Prior):
     def digest(self) -> str:
         return weights_digest(self.entry, self.places.data)
 
-    def model(self) -> nn.Module:
-        model = build(self.entry)
-        load_weights(model, self.path())
-        return model
-
     def untrained(self) -> nn.Module:
         return build(self.entry)
 
     def fetch(self) -> None:
-        if not self.path().is_file():
-            assert self.entry.url is not None
-            model = build(self.entry)
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "download"
-                _download(self.entry, file)
-                try:
-                    load_weights(model, file)
-                    _check_content(self.entry, digest_state(model.state_dict()), file)
-                except UserError as error:
-                    where = f"prior {self.entry.name!r}: {self.entry.url}"
-                    raise MissingError(f"{where} sent something else than its weights: {error}") from error
-            save_weights(model, self.path())
+        if self.path().is_file():
+            return
+        assert self.entry.url is not None
+        model = build(self.entry)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "download"
+            where = f"prior {self.entry.name!r}: {self.entry.url}"
+            try:
+                with urllib.request.urlopen(self.entry.url, timeout=TIMEOUT) as answer, file.open("wb") as out:
+                    shutil.copyfileobj(answer, out)
+                load_weights(model, file)
+                _check_content(self.entry, digest_state(model.state_dict()), file)
+            except (OSError, http.client.HTTPException) as error:
+                raise MissingError(f"{where} cannot be downloaded: {error}") from error
+            except UserError as error:
+                raise MissingError(f"{where} sent something else than its weights: {error}") from error
+        save_weights(model, self.path())
 
 
 class NamedTimm(Timm):
@@ -70,8 +68,7 @@ class NamedTimm(Timm):
     entry: ClassVar[Entry]
 
     def __init__(self, argument: str, cell: Cell, places: Places) -> None:
-        assert self.entry.model is not None
-        super().__init__(self.entry.model.removeprefix("timm:"), cell, places)
+        super().__init__(self.entry.timm or "", cell, places)
         self.name = self.entry.name
         _check_bare(self.entry, argument, cell)
 
@@ -85,11 +82,11 @@ class NamedTimm(Timm):
 def build(entry: Entry) -> nn.Module:
     """Return the network of an entry that has one, with random weights, or none on the device `meta`."""
     assert entry.model is not None
-    if not entry.model.startswith("timm:"):
+    if not entry.timm:
         return build_backbone(entry.model, entry.input_size).module
     import timm
 
-    model: nn.Module = timm.create_model(entry.model.removeprefix("timm:"), pretrained=False, **entry.options)
+    model: nn.Module = timm.create_model(entry.timm, pretrained=False, **entry.options)
     return model
 
 
@@ -131,22 +128,8 @@ def _check_bare(entry: Entry, argument: str, cell: Cell) -> None:
         raise UserError(f"prior {entry.name!r} has an architecture of its own: leave out rela.backbone")
 
 
-def _download(entry: Entry, path: Path) -> None:
-    assert entry.url is not None
-    try:
-        with urllib.request.urlopen(entry.url, timeout=TIMEOUT) as answer, path.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-    except (OSError, http.client.HTTPException) as error:
-        raise MissingError(f"prior {entry.name!r}: {entry.url} cannot be downloaded: {error}") from error
-
-
-def _register(entry: Entry) -> None:
-    assert entry.model is not None
-    kind = NamedTimm if entry.model.startswith("timm:") else Named
-    attributes: Mapping[str, Any] = {"entry": entry, "options": entry.options, "__doc__": entry.line()}
-    priors.register(entry.name)(cast(type[Prior], type(kind.__name__, (kind,), dict(attributes))))
-
-
 for _entry in CATALOGUE.values():
     if _entry.model is not None:
-        _register(_entry)
+        _kind = NamedTimm if _entry.timm else Named
+        _made = type(_kind.__name__, (_kind,), {"entry": _entry, "options": _entry.options, "__doc__": _entry.line()})
+        priors.register(_entry.name)(cast(type[Prior], _made))

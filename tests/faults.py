@@ -59,8 +59,8 @@ FAULTS = (
     Fault(
         "other memory layout",
         "bench/train/cell.py",
-        "method.to(device).to(memory_format=torch.channels_last)",
-        "method.to(device)",
+        "method.to(clock.device).to(memory_format=torch.channels_last)",
+        "method.to(clock.device)",
         True,
     ),
     Fault(
@@ -112,21 +112,21 @@ FAULTS = (
     Fault(
         "images of evaluation not normalised",
         "bench/data/loader.py",
-        "normalise(resize(images, size, shorter), mean, std)",
-        "resize(images, size)",
+        "normalise(resize(images, view.size, view.shorter), view.mean, view.std)",
+        "resize(images, view.size)",
     ),
     Fault("targets standardised no more", "bench/targets/reduce.py", STANDARD, "standard = reduced"),
     Fault(
         "targets of other images",
         "bench/targets/make.py",
-        "values = targets.values.to(device)",
-        "values = targets.values.to(device).flip(0)",
+        "values = values.to(device)",
+        "values = values.to(device).flip(0)",
     ),
     Fault(
         "prior sees images that are not normalised",
         "bench/targets/make.py",
-        "size, prior.mean, prior.std, first)",
-        "size, (0.0,) * 3, (1.0,) * 3, first)",
+        "size, prior.mean, prior.std, precision)",
+        "size, (0.0,) * 3, (1.0,) * 3, precision)",
     ),
     Fault(
         "prior in train mode",
@@ -152,7 +152,7 @@ FAULTS = (
     ),
     Fault(
         "training labels shifted by one class",
-        "bench/train/cell.py",
+        "bench/data/images.py",
         "data.train.labels[index]))",
         "(data.train.labels[index] + 1) % 10))",
     ),

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from bench.core.device import threads
-from bench.core.distributed import share
+from bench.core.distributed import rank_slice
 from bench.data.resample import crop_boxes, gaussian, resample, resized_crops, send
 from bench.grid.schema import Precision
 
@@ -87,7 +87,7 @@ def augment(
     count, _, height, width = images[0].shape
     draws = [draw(of or count, height, width, view, generator) for view in views]
     if of is not None:
-        rows = share(of)
+        rows = rank_slice(of)
         draws = [Draws(*(values[rows] for values in drawn)) for drawn in draws]
     make = in_pieces if images[0].device.type == "cpu" else together
     return make(images, draws, size)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.core.distributed import share
+from bench.core.distributed import rank_slice
 from bench.core.errors import UserError
 from bench.core.seeds import generator
 from bench.grid.schema import Cell
@@ -70,4 +70,4 @@ class Sampler:
 
     def own(self, step: int) -> Tensor:
         """Return those of a step's indices that are this process's share; they are on the CPU."""
-        return self(step)[share(self.batch_size)]
+        return self(step)[rank_slice(self.batch_size)]

@@ -16,7 +16,7 @@ from bench.core.files import WriteError, atomic_write, remove_leftovers, set_asi
 from bench.core.lock import wait_for
 from bench.core.paths import Places
 from bench.data.augment import EvalView
-from bench.data.loader import Source
+from bench.data.images import Images
 from bench.evaluate.features import extract
 from bench.evaluate.score import score
 from bench.grid.schema import Model, digest
@@ -48,103 +48,94 @@ class Network:
     seed: int
 
 
-@dataclass(frozen=True)
-class Images:
-    """Training and test images of a cell, and how many classes they have."""
-
-    train: Source
-    test: Source
-    classes: int
-
-
 def find_or_make_references(
-    task: Ready, images: Images, size: int, places: Places, clock: Clock, check: Callable[[], None]
+    task: Ready, images: Images, places: Places, clock: Clock, check: Callable[[], None]
 ) -> References:
     """Return a cell's references; None for one whose features are not finite. The cache holds them after.
 
     Of several runners one evaluates a network, and the others wait; `check` is called meanwhile and may raise to stop
     there.
     """
-    cell = task.cell
+    cell, judge = task.cell, Judge(task, images, places.cache / "references", clock, check)
     untrained = Network(
-        lambda: initial_backbone(cell.backbone, size, cell.seed).module,
+        lambda: initial_backbone(cell.backbone, images.size, cell.seed).module,
         f"untrained {cell.backbone} {cell.seed}",
-        EvalView(size, shorter=cell.protocol.eval_resize),
+        EvalView(images.size, shorter=cell.protocol.eval_resize),
         cell.seed,
     )
-    networks = {"untrained": untrained}
-    if cell.rela and (prior := task.prior):
-        view = EvalView(prior.input_size or size, prior.mean, prior.std, cell.rela.precision)
-        if cell.rela.prior == "rand" and view == untrained.view:
-            networks["prior"] = untrained
-        else:
-            networks["prior"] = Network(prior.model, prior.digest(), view, PRIORS_SEED)
-    scores = {}
-    for name, network in networks.items():
-        path = _path(places.cache, task, network, images)
-        scores[name] = _found(path) or _make(path, task, network, images, clock, check)
-    return References(**scores)
+    if not (cell.rela and task.prior):
+        return References(untrained=judge.score(untrained))
+    prior = task.prior
+    view = EvalView(prior.input_size or images.size, prior.mean, prior.std, cell.rela.precision)
+    same = cell.rela.prior == "rand" and view == untrained.view
+    network = untrained if same else Network(prior.model, prior.digest(), view, PRIORS_SEED)
+    return References(untrained=judge.score(untrained), prior=judge.score(network))
 
 
-def _path(cache: Path, task: Ready, network: Network, images: Images) -> Path:
-    assert task.inputs
-    settings = task.cell.settings()["protocol"]
-    identity = {
-        "version": VERSION,
-        "data": task.inputs.data,
-        "part": task.cell.train_images or 0,
-        "tests": len(images.test.labels),
-        "network": network.digest,
-        "size": network.view.size,
-        "shorter": network.view.shorter,
-        "precision": network.view.precision,
-        "seed": network.seed,
-        "probe": settings["probe"],
-        "knn": settings["knn"],
-    }
-    return cache / "references" / f"{digest(identity)}.json"
+@dataclass(frozen=True)
+class Judge:
+    """Scores networks on the images of a cell by its probe and its vote, and keeps the scores in a folder."""
 
+    task: Ready
+    images: Images
+    folder: Path
+    clock: Clock
+    check: Callable[[], None]  # called while another runner is at a network
 
-def _make(
-    path: Path, task: Ready, network: Network, images: Images, clock: Clock, check: Callable[[], None]
-) -> Score | None:
-    """Return a network's score and keep it in the cache, where that can be written."""
-    try:
-        lock = wait_for(path.with_suffix(".lock"), check)
-    except OSError:
-        return _evaluated(task, network, images, clock)
-    with lock:
-        if found := _found(path):  # another runner has made it
+    def score(self, network: Network) -> Score | None:
+        """Return a network's score, kept where the folder can be written; None when its features are not finite."""
+        path = self._path(network)
+        if found := _kept(path):
             return found
-        remove_leftovers(path)
-        made = _evaluated(task, network, images, clock)
-        if made:
-            kept = Reference(id=path.stem, score=made, digest=digest(made.model_dump(mode="json")))
-            with suppress(WriteError), atomic_write(path) as file:
-                file.write((kept.model_dump_json(indent=1) + "\n").encode())
-        return made
-
-
-def _evaluated(task: Ready, network: Network, images: Images, clock: Clock) -> Score | None:
-    with clock.phase("eval"):
-        model = network.build().to(clock.device).to(memory_format=torch.channels_last)
         try:
-            features = extract(model, images.train, images.test, network.view)
-        except TrainingError:
-            return None
-        return score(features, images.classes, task.cell.protocol, network.seed)
+            lock = wait_for(path.with_suffix(".lock"), self.check)
+        except OSError:
+            return self._made(network)
+        with lock:
+            if found := _kept(path):  # another runner has made it
+                return found
+            remove_leftovers(path)
+            if made := self._made(network):
+                kept = Reference(id=path.stem, score=made, digest=digest(made.model_dump(mode="json")))
+                with suppress(WriteError), atomic_write(path) as file:
+                    file.write((kept.model_dump_json(indent=1) + "\n").encode())
+            return made
+
+    def _path(self, network: Network) -> Path:
+        protocol = self.task.cell.settings()["protocol"]
+        identity = {
+            "version": VERSION,
+            "data": self.task.inputs.data,
+            "part": self.task.cell.train_images or 0,
+            "tests": len(self.images.test.labels),
+            "network": network.digest,
+            "size": network.view.size,
+            "shorter": network.view.shorter,
+            "precision": network.view.precision,
+            "seed": network.seed,
+            "probe": protocol["probe"],
+            "knn": protocol["knn"],
+        }
+        return self.folder / f"{digest(identity)}.json"
+
+    def _made(self, network: Network) -> Score | None:
+        with self.clock.phase("eval"), suppress(TrainingError):
+            model = network.build().to(self.clock.device).to(memory_format=torch.channels_last)
+            features = extract(model, self.images.train, self.images.test, network.view)
+            return score(features, self.images.classes, self.task.cell.protocol, network.seed)
+        return None
 
 
-def _found(path: Path) -> Score | None:
+def _kept(path: Path) -> Score | None:
     """Return the score in a file; None when there is none, or the file is damaged and set aside."""
     if not path.exists():
         return None
-    found = read_model(path, lambda raw: Reference, lambda kept: _is_whole(kept, path), VERSION)
+
+    def whole(kept: Reference) -> bool:
+        return (kept.id, kept.digest) == (path.stem, digest(kept.score.model_dump(mode="json")))
+
+    found = read_model(path, lambda raw: Reference, whole, VERSION)
     if isinstance(found, Damaged):
         set_aside(path, f"a damaged score of a reference ({found.reason})")
         return None
     return found.score
-
-
-def _is_whole(kept: Reference, path: Path) -> bool:
-    return (kept.id, kept.digest) == (path.stem, digest(kept.score.model_dump(mode="json")))

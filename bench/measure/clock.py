@@ -1,17 +1,16 @@
-"""The clock of a cell: where its wall time and its GPU's energy go, what others took of them, and its peak memory."""
+"""The clock of a cell: where its wall time and its GPU's energy go, and what others took of them."""
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pynvml
 import torch
 
 from bench.core.distributed import world_size
 from bench.core.environment import side_by_side
-from bench.measure.load import Reading, load_reader, taken
+from bench.measure.load import Reading, load_reader, nvml_handle, taken
 
 PHASES = ("targets", "train", "eval", "other")
 
@@ -66,12 +65,12 @@ class Clock:
         self._energy = energy or energy_counter(device)
         self._load = load or load_reader(device)
         self._since, self._read = Spent(time.perf_counter(), self._energy()), self._load()
-        nothing = Spent(0.0, None if self._since.joules is None else 0.0, None if self._read is None else 0.0)
-        self._spent = dict.fromkeys(PHASES, nothing)
+        self._nothing = Spent(0.0, None if self._since.joules is None else 0.0, None if self._read is None else 0.0)
+        self._spent = dict.fromkeys(PHASES, self._nothing)
         self._open = ["other"]
         self._began = self._since.seconds
-        self._earlier_wall = 0.0
-        self.side_by_side = cells()
+        self.side_by_side: int
+        self.forget()
 
     @property
     def wall(self) -> float:
@@ -88,20 +87,13 @@ class Clock:
     ) -> None:
         """Go on from what an interrupted run had spent, beside how many cells, and what other work took of it."""
         for name, value in seconds.items():
-            self._spent[name] += Spent(value, (joules or {}).get(name), (taken or {}).get(name))
+            self._earlier[name] += Spent(value, (joules or {}).get(name), (taken or {}).get(name))
         self._earlier_wall += wall
         self.side_by_side = max(self.side_by_side, side_by_side)
 
-    def take_away(
-        self,
-        seconds: dict[str, float],
-        wall: float,
-        joules: dict[str, float] | None = None,
-        taken: dict[str, float] | None = None,
-    ) -> None:
+    def forget(self) -> None:
         """Undo `add`."""
-        back = ({name: -value for name, value in values.items()} if values else None for values in (joules, taken))
-        self.add({name: -value for name, value in seconds.items()}, -wall, next(back), taken=next(back))
+        self._earlier, self._earlier_wall = dict.fromkeys(PHASES, self._nothing), 0.0
         self.side_by_side = self._cells()
 
     def look(self) -> None:
@@ -111,8 +103,7 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
-        self._charge()
-        return {name: spent.seconds for name, spent in self._spent.items()}
+        return {name: spent.seconds for name, spent in self._totals().items()}
 
     def joules(self) -> dict[str, float] | None:
         """Return the joules by phase until now; None where they are not measured in all of them."""
@@ -124,8 +115,7 @@ class Clock:
 
     def spent(self, phase: str) -> Spent:
         """Return what a phase has spent until now."""
-        self._charge()
-        return self._spent[phase]
+        return self._totals()[phase]
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -141,9 +131,12 @@ class Clock:
             self._open.pop()
 
     def _by_phase(self, part: Callable[[Spent], float | None]) -> dict[str, float] | None:
+        known = {name: value for name, spent in self._totals().items() if (value := part(spent)) is not None}
+        return known if len(known) == len(PHASES) else None
+
+    def _totals(self) -> dict[str, Spent]:
         self._charge()
-        known = {name: value for name, spent in self._spent.items() if (value := part(spent)) is not None}
-        return known if len(known) == len(self._spent) else None
+        return {name: self._earlier[name] + self._spent[name] for name in PHASES}
 
     def _charge(self) -> None:
         now, read = Spent(time.perf_counter(), self._energy()), self._load()
@@ -162,9 +155,7 @@ def energy_counter(device: torch.device) -> Callable[[], float | None]:
 
     def read() -> float | None:
         try:
-            pynvml.nvmlInit()  # counted by NVML: once is as good as often
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device))) / 1000
         except pynvml.NVMLError:
             return None
 
@@ -175,22 +166,3 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement of peak memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory in bytes since the reset: of the GPU's allocator, or resident in this process (Linux)."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return None

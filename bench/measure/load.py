@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import torch
@@ -64,13 +65,13 @@ def load_reader(device: torch.device) -> Callable[[], Reading | None]:
     def read() -> Reading | None:
         try:
             cores = usable_cores()
-            busy, own = _busy_seconds(cores), cpu_seconds(root)
+            busy, own = busy_seconds(cores), cpu_seconds(root)
             shared = _shared(device)
         except (OSError, ValueError, pynvml.NVMLError):
             return None
         if busy < own:  # no counters of this machine, whatever they are
             return None
-        return Reading(time.perf_counter(), busy, own, _held_seconds(), len(cores), shared)
+        return Reading(time.perf_counter(), busy, own, held_seconds(), len(cores), shared)
 
     return read
 
@@ -87,7 +88,7 @@ def cpu_seconds(process: int) -> float:
     return spent
 
 
-def _busy_seconds(cores: set[int]) -> float:
+def busy_seconds(cores: set[int]) -> float:
     ticks = 0
     for line in (PROC / "stat").read_text().splitlines():
         name, *fields = line.split()
@@ -97,7 +98,7 @@ def _busy_seconds(cores: set[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _held_seconds() -> float:
+def held_seconds() -> float:
     """Return for how long a quota has kept processes of this one's control groups off their cores."""
     held = 0.0
     for folder in _control_groups():
@@ -118,6 +119,12 @@ def _control_groups() -> Iterator[Path]:
                 yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(root))
 
 
+def nvml_handle(device: torch.device) -> Any:
+    """Return NVML's handle of a GPU. Raises NVMLError."""
+    pynvml.nvmlInit()  # counted by NVML: once is as good as often
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+
+
 def _shared(device: torch.device) -> bool:
     """Return whether another process is on the GPU. Raises NVMLError, and ValueError where not even this one is seen.
 
@@ -125,9 +132,7 @@ def _shared(device: torch.device) -> bool:
     """
     if device.type != "cuda":
         return False
-    pynvml.nvmlInit()  # counted by NVML: once is as good as often
-    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    count = len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    count = len(pynvml.nvmlDeviceGetComputeRunningProcesses(nvml_handle(device)))
     if not count:
         raise ValueError
     return count > 1

@@ -1,16 +1,16 @@
-"""What is said when memory does not suffice: how much there was, and which batch would have fitted."""
+"""How much memory is in use, and what is said when it does not suffice: which batch would have fitted."""
 
 import gc
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from bench.core.errors import told
-from bench.measure.clock import peak_memory
 
 # What torch, CUDA, cuBLAS and cuDNN say, in errors that are no OutOfMemoryError.
 SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -25,6 +25,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory does not suffice, the GPU's or the host's."""
     said = isinstance(error, RuntimeError) and any(words in told(error) for words in SAID)
     return said or isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
+
+
+@contextmanager
+def memory_for(doing: str, device: torch.device, batch: int | None = None, before: int | None = None) -> Iterator[None]:
+    """Raise OutOfMemory, with a sentence, where memory does not suffice for what is done inside."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(sentence(error, device, doing, batch, before)) from error
+        raise
 
 
 def release(device: torch.device) -> None:
@@ -45,6 +56,25 @@ def memory_in_use(device: torch.device) -> int | None:
     return None
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new measurement of peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the peak memory in bytes since the reset: of the GPU's allocator, or resident in this process (Linux)."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return None
+
+
 def sentence(error: BaseException, device: torch.device, doing: str, batch: int | None, before: int | None) -> str:
     """Return what to say of an error for lack of memory.
 
@@ -55,7 +85,7 @@ def sentence(error: BaseException, device: torch.device, doing: str, batch: int 
         batch: images of a training step, when it was one.
         before: bytes in use before the first step.
     """
-    peak, asked, total = peak_memory(device), _asked(str(error)), _total(device)
+    peak, asked, total = peak_memory(device), _asked(str(error)), total_memory(device)
     if peak is None:
         return f"out of memory while {doing}"
     text = f"out of memory while {doing}: the peak was {_gb(peak)}"
@@ -74,7 +104,7 @@ def _asked(message: str) -> int:
     return int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
 
 
-def _total(device: torch.device) -> int | None:
+def total_memory(device: torch.device) -> int | None:
     """Return the bytes that this process could take at most."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

@@ -106,7 +106,7 @@ def flops_per_image(cell: Cell, size: int) -> int:
 def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) -> int:
     """Return the FLOPs of a step on SAMPLE images, counted by taking one on the CPU."""
     network = build_backbone(backbone, size)
-    around = methods.get(method).build(network.module, network.dim, json.loads(params))
+    around = methods.build(method, network.module, network.dim, json.loads(params))
     stepped: Method = ReLA(around, network.dim) if rela else around
     views = [torch.rand(SAMPLE, 3, size, size) for _ in stepped.views]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))

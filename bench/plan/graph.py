@@ -11,7 +11,8 @@ from bench.grid.schema import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior
 from bench.models.backbones import check_backbone
 from methods import methods
 from priors import Prior, find_prior
-from priors.kinds import Trained, Untrained
+from priors.trained import Trained
+from priors.untrained import Untrained
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class _Planner:
             task: Task
             try:
                 self._check_names(cell)
-                params = methods.get(cell.method).resolved(cell.params, f"{self.where}: arm {cell.arm!r}")
+                params = methods.resolved(cell.method, cell.params, f"{self.where}: arm {cell.arm!r}")
                 count = self._train_images(cell)
                 needs, prior = self._prior(cell, cell.rela) if cell.rela else (None, None)
                 if cell.flops_of:

@@ -12,14 +12,14 @@ from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, W
 from bench.core.files import WriteError
 from bench.core.lock import Lock, Lost
 from bench.core.paths import Places
+from bench.core.throttle import Throttle
 from bench.measure.memory import OutOfMemory, release
 from bench.plan.graph import Ready
 from bench.run.events import CellLog
 from bench.run.progress import Display
 from bench.store.record import Failure, Finished
-from bench.train.cell import Limits, Watch, run_cell
+from bench.train.cell import Hooks, Limits, run_cell
 from bench.train.checkpoint import checkpoint_path
-from bench.train.loop import Every
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -66,9 +66,9 @@ class Here:
 
 def logged(
     task: Ready, log: CellLog, own: Callable[[], None], stop: Callable[[], bool], display: Display | None = None
-) -> Watch:
+) -> Hooks:
     """Return what a cell is watched by that keeps its log, shows what happens, and looks after its lock by `own`."""
-    due = Every(HEARTBEAT_SECONDS)
+    due = Throttle(HEARTBEAT_SECONDS)
 
     def event(name: str, facts: dict[str, Any]) -> None:
         log.event(name, facts)
@@ -82,11 +82,11 @@ def logged(
             log.beat(done, steps, loss)
             own()
 
-    return Watch(step=step, event=event, stop=stop, own=own)
+    return Hooks(step=step, event=event, stop=stop, own=own)
 
 
 def attempt(
-    task: Ready, places: Places, device: torch.device, workers: int, watch: Watch, limits: Limits
+    task: Ready, places: Places, device: torch.device, workers: int, watch: Hooks, limits: Limits
 ) -> Finished | Trouble:
     """Run a cell and return its record, or why it has none, once its log has the traceback.
 

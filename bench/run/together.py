@@ -23,13 +23,13 @@ from bench.core.errors import Interrupted
 from bench.core.files import WriteError, remove_leftovers
 from bench.core.lock import Lock
 from bench.core.paths import Places
+from bench.core.throttle import Throttle
 from bench.plan.graph import Ready
 from bench.run.attempt import HEARTBEAT_SECONDS, Trouble
 from bench.run.events import FAILURES, Follower
 from bench.run.progress import Display
 from bench.run.request import RunRequest
 from bench.store.record import Finished
-from bench.train.loop import Every
 
 RESULT = "result.json"  # in the cell's folder: its record, from rank zero to the runner
 DIED = "one of the processes that trained it died"
@@ -81,7 +81,7 @@ class Together:
         told = _Told(task, work, self.display)
         part = Part(self.request, task.cell.key(), work, lock.number)
         command = torchrun(self.processes, self.nodes, part.to_json())
-        due, asked = Every(HEARTBEAT_SECONDS), False
+        due, asked = Throttle(HEARTBEAT_SECONDS), False
         # A group of its own, so that a terminal's Ctrl-C reaches the runner alone.
         started = subprocess.Popen(
             command, env={**os.environ, **self.environment}, stdin=subprocess.PIPE, process_group=0

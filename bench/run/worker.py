@@ -23,7 +23,7 @@ from bench.run.events import CellLog
 from bench.run.request import RunRequest
 from bench.run.together import RESULT, Part
 from bench.store.record import Finished
-from bench.train.cell import Watch
+from bench.train.cell import Hooks
 
 LOST_CONNECTION = ("Connection closed", "Connection reset", "NCCL", "gloo")  # in what torch says of it
 
@@ -60,7 +60,7 @@ def _train(part: Part, log: CellLog) -> Finished | Trouble:
     with rank_zero_first():
         task, places = _task(part.request, part.key)
     own, stop = partial(check, places.lock(task.id), part.lock), lambda: bool(asked)
-    watch = Watch(lambda *step: None, lambda *event: None, stop, own)
+    watch = Hooks(lambda *step: None, lambda *event: None, stop, own)
     if is_rank_zero():
         watch = logged(task, log, own, stop)
     device = find_device(part.request.device)

@@ -1,4 +1,4 @@
-"""The targets of a cell: from the cache, or made there by its prior."""
+"""The targets of a cell: from the cache, or made there by its prior (ReLA-D)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,9 +19,10 @@ from bench.measure.clock import Clock
 from bench.measure.flops import count_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Ready
-from bench.targets.reduce import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
-from bench.targets.rows import Mapped
-from bench.targets.stream import load_rows, stream_targets, writing
+from bench.targets.cache import Cost, Targets, cache_path, load_targets, save_targets, writing
+from bench.targets.reduce import reduce_features
+from bench.targets.rows import MemmapRows
+from bench.targets.stream import stream_targets
 from priors import Prior
 
 
@@ -33,43 +34,36 @@ def find_or_make_targets(
     clock: Clock,
     check: Callable[[], None],
     after_shard: Callable[[int], None],
-) -> tuple[Targets, bool]:
-    """Return the cell's targets and whether another cell made them; the cache holds them after.
+) -> Targets | None:
+    """Return the cell's targets, which the cache holds after; None for a cell without a prior.
 
     Of several runners one makes them, and the others wait. Those of images that stream stay in their file.
     `after_shard` is called between two shards of them with the number of images whose features are on disk, `check`
     between two batches of others and while this waits; both may raise to stop there.
     """
-    assert task.prior is not None
-    assert task.inputs is not None
-    assert task.cell.rela is not None
-    precision = task.cell.rela.precision
-    dim = build_backbone(task.cell.backbone, size).dim
-    path = cache_path(
-        places.targets or places.cache,
-        data=task.inputs.data,
-        part=task.cell.train_images or 0,
-        prior=task.prior.digest(),
-        size=task.prior.input_size or size,
-        dim=dim,
-        precision=precision,
-    )
-    count, load = len(train.labels), load_rows if isinstance(train, StreamingLoader) else load_targets
-    if found := load(path, count):
-        return found, found.maker != task.id
+    prior, rela = task.prior, task.cell.rela
+    if prior is None or rela is None:
+        return None
+    count, dim = len(train.labels), build_backbone(task.cell.backbone, size).dim
+    data, part, made_at = task.inputs.data, task.cell.train_images or 0, prior.input_size or size
+    known = {"data": data, "prior": prior.digest(), "precision": rela.precision}
+    path = cache_path(places.targets or places.cache, **known, part=part, size=made_at, dim=dim)
+    find = partial(load_targets, path, count, in_file=isinstance(train, StreamingLoader))
+    if found := find():
+        return found
     with writing(path.parent):
         lock = wait_for(path.with_suffix(".lock"), check)
     with lock:
-        if found := load(path, count):  # another runner has made them
-            return found, found.maker != task.id
+        if found := find():  # another runner has made them
+            return found
         remove_leftovers(path)
         if isinstance(train, StreamingLoader):
-            parts = partial(features, task.prior, train, size, clock.device, clock, precision)
-            return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id), False
-        targets = make_targets(task.prior, train, dim, size, clock.device, clock, precision, check)
+            parts = partial(features, prior, train, size, clock, rela.precision)
+            return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id)
+        made = replace(make_targets(prior, train, dim, size, clock, rela.precision, check), maker=task.id)
         with clock.phase("other"), writing(path.parent):
-            save_targets(replace(targets, maker=task.id), path)
-        return targets, False
+            save_targets(made, path)
+        return made
 
 
 def make_targets(
@@ -77,7 +71,6 @@ def make_targets(
     train: Source,
     dim: int,
     size: int,
-    device: torch.device,
     clock: Clock,
     precision: Precision = "fp32",
     check: Callable[[], None] = lambda: None,
@@ -90,29 +83,28 @@ def make_targets(
     began = clock.spent("targets")
     with clock.phase("targets"):
         parts, flops = [], 0
-        for part, counted in features(prior, train, size, device, clock, precision):
+        for part, counted in features(prior, train, size, clock, precision):
             parts.append(part)
             flops += counted
             check()
         with torch.no_grad():
             values, empty = reduce_features(torch.cat(parts), dim)
-    spent = clock.spent("targets") - began
-    cost = Cost(spent.seconds, flops, len(values), spent.joules, clock.side_by_side, spent.other_load)
+    cost = Cost.of(clock.spent("targets") - began, flops, len(values), clock.side_by_side)
     return Targets(values.cpu(), empty, cost)
 
 
 def features(
-    prior: Prior, train: Source, size: int, device: torch.device, clock: Clock, precision: Precision, first: int = 0
+    prior: Prior, train: Source, size: int, clock: Clock, precision: Precision, first: int = 0
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield the prior's features float32 (b, p) of the images from `first` on, and the FLOPs that each batch took.
 
     Raises UserError when they are not finite.
     """
-    model = prior.model().to(device).to(memory_format=torch.channels_last).eval()
+    model = prior.model().to(clock.device).to(memory_format=torch.channels_last).eval()
     flops = 0
     view = EvalView(prior.input_size or size, prior.mean, prior.std, precision)
     for batch in train.eval_batches(view, first):
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(clock.device, precision):
             if not flops:
                 with clock.phase("other"):
                     flops = count_flops(partial(model, batch[:1]))
@@ -122,10 +114,12 @@ def features(
         yield part, flops * len(batch)
 
 
-def values_for(cell: Cell, targets: Targets, device: torch.device) -> torch.Tensor | Mapped:
+def values_for(cell: Cell, targets: Targets, device: torch.device) -> torch.Tensor | MemmapRows:
     """Return the targets' values on the device, in another order where the cell wants them shuffled."""
-    values = targets.values.to(device)
-    if not (cell.rela and cell.rela.shuffle):
-        return values
-    order = torch.randperm(len(values), generator=generator(cell.seed, "shuffle"))
-    return values.permuted(order) if isinstance(values, Mapped) else values[order.to(device)]
+    values, order = targets.values, None
+    if cell.rela and cell.rela.shuffle:
+        order = torch.randperm(len(values), generator=generator(cell.seed, "shuffle"))
+    if isinstance(values, MemmapRows):
+        return MemmapRows(values.path, values.shape, device, order)
+    values = values.to(device)
+    return values if order is None else values[order.to(device)]

@@ -1,58 +1,9 @@
 """ReLA-D: a prior's features of the training set, reduced and standardised (Sun et al. 2024, public code)."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated
-
 import torch
-from pydantic import Field, TypeAdapter
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bench.core.files import set_aside
-from bench.grid.schema import digest
-from bench.models.weights import save_tensors
-from bench.store.record import Cells
-from bench.targets.rows import Mapped
-
-DAMAGED = "targets that are damaged, or not those of its name"
-VERSION = 1  # raised whenever the code makes other targets of the same features
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What making the targets took, paid once and charged to every cell that uses them.
-
-    `side_by_side`: the most cells that ran on the device meanwhile; `other_load`: the share of the seconds that other
-    work took, None where it is not known.
-    """
-
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    flops: Annotated[int, Field(ge=0)]
-    images: Annotated[int, Field(ge=0)]
-    joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # of the GPU; None: not measured
-    side_by_side: Cells = 1
-    other_load: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @classmethod
-    def read(cls, text: str) -> "Cost":
-        """Return the cost that JSON text holds. Raises ValueError when it holds none."""
-        return TypeAdapter(cls).validate_json(text, strict=True)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Targets float32 (N, k) of N training images, how many of the k components are empty, and their cost.
-
-    `maker` is the id of the cell that made them. The values are in memory, or rows of a file when the images stream.
-    """
-
-    values: Tensor | Mapped
-    empty: int
-    cost: Cost
-    maker: str = ""
+PART = 512  # images of a stream that are float64 at a time
 
 
 def reduce_features(features: Tensor, dim: int) -> tuple[Tensor, int]:
@@ -92,47 +43,36 @@ def has_variance(values: Tensor) -> Tensor:
     return values > values[0].clamp(min=1e-30) * 1e-12
 
 
-def cache_path(cache: Path, **identity: str | int) -> Path:
-    """Return where targets of this identity are cached; data, prior and settings all count."""
-    return cache / "targets" / f"{digest({'version': VERSION, **identity})}.safetensors"
+class Moments:
+    """Count, mean (p,) and scatter (p, p) of features in float64, merged part by part (Chan, Golub, LeVeque 1983).
 
+    The scatter is that around the mean, so that nothing is lost where the mean is large beside the deviation.
+    """
 
-def save_targets(targets: Targets, path: Path) -> None:
-    """Write targets that are in memory, and their cost, atomically."""
-    assert isinstance(targets.values, Tensor)
-    metadata = {
-        "empty": str(targets.empty),
-        "cost": json.dumps(asdict(targets.cost)),
-        "maker": targets.maker,
-        "digest": digest_of(targets.values),
-    }
-    save_tensors({"targets": targets.values.cpu()}, path, metadata)
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
+    def add(self, features: Tensor) -> None:
+        """Add features float32 (b, p), which may be on another device."""
+        for part in torch.split(features, PART):
+            values = part.to(self.mean.device).double()
+            mean = values.mean(dim=0)
+            values.sub_(mean)
+            shift, total = mean - self.mean, self.count + len(part)
+            self.scatter.addmm_(values.T, values)
+            self.scatter.addr_(shift, shift, alpha=self.count * len(part) / total)
+            self.mean += shift * (len(part) / total)
+            self.count = total
 
-def load_targets(path: Path, count: int) -> Targets | None:
-    """Return cached targets of `count` images; None when there are none, or the file is damaged and set aside."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            values = file.get_tensor("targets")
-        targets = read_metadata(values, metadata)
-        fits = values.dtype == torch.float32 and values.dim() == 2 and len(values) == count
-        if fits and digest_of(values) == metadata["digest"]:
-            return targets
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError):
-        pass
-    set_aside(path, DAMAGED)
-    return None
+    def standardising(self, dim: int) -> tuple[Tensor, int]:
+        """Return what maps centred features to targets, float64 (p, k), and how many of these are empty.
 
-
-def read_metadata(values: Tensor | Mapped, metadata: dict[str, str]) -> Targets:
-    """Return the targets whose values and metadata a file holds. Raises KeyError, TypeError, ValueError."""
-    cost = Cost.read(metadata["cost"])
-    return Targets(values, int(metadata["empty"]), cost, metadata.get("maker", ""))
-
-
-def digest_of(values: Tensor) -> str:
-    """Return the digest of a tensor's bytes."""
-    return hashlib.sha256(values.cpu().contiguous().numpy().data).hexdigest()[:16]
+        The standard deviation of a component is that of its eigenvalue.
+        """
+        values, vectors = components(self.scatter / max(self.count - 1, 1), dim)
+        full = has_variance(values)
+        variance = values * ((self.count - 1) / self.count)
+        scale = torch.where(full, 1 / torch.where(full, variance, 1.0).sqrt(), 0.0)
+        return vectors * scale, int((~full).sum())

@@ -1,4 +1,4 @@
-"""Rows of a safetensors file that is read where it lies: written a block at a time, gathered a batch at a time."""
+"""Rows in a safetensors file: written a block at a time, verified by one reader, read where they lie."""
 
 import hashlib
 import json
@@ -9,28 +9,33 @@ from typing import IO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-NAME = "targets"
+from bench.core.errors import DamagedFile
+
 HEADER = 1024  # bytes before the first row: the header is written last, when the digest and the cost are known
 
 
-class Mapped:
-    """The rows float32 (N, k) of a file that `write_rows` wrote; none of them stays in memory.
+class MemmapRows:
+    """The rows float32 (N, k) of a file; none of them stays in memory.
 
     Args:
         path: the file.
+        shape: (N, k).
         device: where rows are sent.
         order: int64 (N,) on the CPU: row i is the file's row order[i].
     """
 
-    def __init__(self, path: Path, device: torch.device | None = None, order: Tensor | None = None) -> None:
-        self.path, self.device, self._order = path, device or torch.device("cpu"), order
+    def __init__(
+        self, path: Path, shape: tuple[int, int], device: torch.device | None = None, order: Tensor | None = None
+    ) -> None:
+        self.path, self.shape, self.device, self._order = path, shape, device or torch.device("cpu"), order
         with path.open("rb") as file:
-            self.shape, offset = _shape(file)
+            first = _first_row(file)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)
-        self._rows = np.frombuffer(self._map, "<f4", self.shape[0] * self.shape[1], offset).reshape(self.shape)
+        self._rows = np.frombuffer(self._map, "<f4", shape[0] * shape[1], first).reshape(shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,28 +48,40 @@ class Mapped:
         self._map.madvise(mmap.MADV_DONTNEED)  # the page cache may keep them; this process does not
         return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
-    def to(self, device: torch.device) -> "Mapped":
-        """Return the same rows, sent to `device`."""
-        return Mapped(self.path, device, self._order)
+    def in_memory(self) -> Tensor:
+        """Return all rows in their order, on the device."""
+        return self[torch.arange(len(self))]
 
-    def permuted(self, order: Tensor) -> "Mapped":
-        """Return the rows in another order, int64 (N,), without copying them."""
-        return Mapped(self.path, self.device, order if self._order is None else self._order[order])
 
-    def digest(self) -> str:
-        """Return the digest of the rows' bytes, as the file has them now; reads the file, a block at a time."""
-        with self.path.open("rb") as file:
-            _shape(file)
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def read_rows(path: Path, name: str, count: int) -> tuple[MemmapRows, dict[str, str]]:
+    """Return the rows of the tensor `name` that `write_rows` wrote, and the file's metadata.
+
+    Raises DamagedFile unless the file holds that tensor alone, float32 (count, k), and its bytes have the digest that
+    the metadata tell.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:  # which checks that the file is as long as it says
+            metadata, part = opened.metadata(), opened.get_slice(name)
+            rows, columns = part.get_shape()
+            fits = (part.get_dtype(), rows, list(opened.keys())) == ("F32", count, [name])
+        with path.open("rb") as file:
+            file.seek(_first_row(file))
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        if fits and digest == metadata["digest"]:
+            return MemmapRows(path, (rows, columns)), metadata
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{path}: {error}") from error
+    raise DamagedFile(f"{path}: its rows are not those that were written")
 
 
 def write_rows(
-    file: IO[bytes], shape: tuple[int, int], blocks: Iterable[Tensor], metadata: Callable[[], dict[str, str]]
+    file: IO[bytes], name: str, shape: tuple[int, int], blocks: Iterable[Tensor], metadata: Callable[[], dict[str, str]]
 ) -> None:
-    """Write blocks float32 (b, k) as the rows of one tensor `targets` (N, k) of a safetensors file.
+    """Write blocks float32 (b, k) as the rows of the one tensor `name` (N, k) of a safetensors file.
 
     Args:
         file: where to; its beginning.
+        name: of the tensor.
         shape: (N, k).
         blocks: all rows, in order.
         metadata: asked when all rows are written; the digest of their bytes is added to it.
@@ -78,18 +95,10 @@ def write_rows(
     file.seek(0)
     # What a safetensors file begins with: the length of a JSON object as 8 bytes, and the object, padded.
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-    text = json.dumps({"__metadata__": metadata() | {"digest": sha.hexdigest()[:16]}, NAME: entry})
+    text = json.dumps({"__metadata__": metadata() | {"digest": sha.hexdigest()[:16]}, name: entry})
     file.write((HEADER - 8).to_bytes(8, "little") + text.encode().ljust(HEADER - 8))
 
 
-def _shape(file: IO[bytes]) -> tuple[tuple[int, int], int]:
-    """Return the shape of the rows and the offset of the first, where the file then stands.
-
-    Raises ValueError when the file holds something else than rows float32 alone, LookupError when it holds none.
-    """
-    length = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(length))
-    rows, columns = header[NAME]["shape"]
-    if header[NAME]["dtype"] != "F32" or header.keys() - {NAME, "__metadata__"}:
-        raise ValueError(f"something else than {NAME} in float32")
-    return (rows, columns), 8 + length
+def _first_row(file: IO[bytes]) -> int:
+    """Return where the first row begins: behind the length of the header, 8 bytes, and the header."""
+    return 8 + int.from_bytes(file.read(8), "little")

@@ -3,7 +3,6 @@
 import copy
 import math
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -17,15 +16,13 @@ from bench.core.distributed import mean, parallel, world_size
 from bench.core.errors import TrainingError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
-from bench.data.augment import View
 from bench.data.loader import Source
 from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.measure.flops import step_flops
-from bench.targets.rows import Mapped
-from methods.base import Batch, Method
-from methods.rela import ReLA
+from bench.targets.rows import MemmapRows
+from methods import Batch, Method, View
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Trainer:
         method: what to train; every parameter that requires a gradient is optimised.
         source: the training images.
         order: which images a step sees.
-        targets: float32 (N, k) on the device or in a file, for a method wrapped in ReLA.
+        targets: float32 (N, k) on the device or in a file, for a method that wants them.
         protocol: optimiser, precision and views.
         clock: charged with "train" for the steps and "other" for what comes between.
     """
@@ -58,7 +55,7 @@ class Trainer:
         method: Method,
         source: Source,
         order: Sampler,
-        targets: Tensor | Mapped | None,
+        targets: Tensor | MemmapRows | None,
         protocol: Protocol,
         clock: Clock,
     ) -> None:
@@ -95,7 +92,7 @@ class Trainer:
                     steps = range(self.step, until)
                     batches = self.source.batches(self._without_blur(views), self.order, steps)
                 index, images = next(batches)
-                targets = self._targets(index) if kind == "rela" else None
+                targets = self._targets(index) if self.method.wants_targets else None
                 batch = Batch(images, self.source.labels[index], targets)
                 if kind not in self.spent.step_flops:
                     self._count(kind, batch)
@@ -163,7 +160,7 @@ class Trainer:
 
     def _targets(self, index: Tensor) -> Tensor | None:
         """Return the targets of a step's images; those in a file are found without waiting for the device's index."""
-        if isinstance(self.targets, Mapped):
+        if isinstance(self.targets, MemmapRows):
             return self.targets[self.order.own(self.step)]
         return None if self.targets is None else self.targets[index]
 
@@ -174,14 +171,10 @@ class Trainer:
             with autocast(self.device, self.protocol.precision):
                 self.spent.step_flops[kind] = world_size() * step_flops(lambda: method.loss(batch))
 
-    def _leaves_unused(self) -> bool:
-        """Return whether some trained parameters take no part in a step now: the method's heads, or else ReLA's map."""
-        return isinstance(self.method, ReLA) and (self.method.in_phase or self.method.map.weight.requires_grad)
-
     def _gradients(self) -> Callable[[Batch], Tensor]:
         """Return what computes the loss of a batch and its gradients, recorded where the method allows it."""
-        step_loss = parallel(self._compiled(), self.device, unused=self._leaves_unused())
-        targets = self.kind == "rela"
+        step_loss = parallel(self._compiled(), self.device, unused=self.method.leaves_unused)
+        targets = self.method.wants_targets
 
         def work(labels: Tensor, *images: Tensor) -> Tensor:
             batch = Batch(list(images[:-1]), labels, images[-1]) if targets else Batch(list(images), labels)
@@ -223,17 +216,3 @@ class _Loss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.method.loss(batch)
-
-
-class Every:
-    """True when at least `seconds` have passed since it last was."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._last = seconds, time.monotonic()
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self.seconds:
-            return False
-        self._last = now
-        return True

@@ -9,7 +9,7 @@ from bench.core.errors import UserError
 from bench.core.paths import Places, expanded
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from priors.kinds import File
+from priors.file import File
 from tests.run.processes import ROOT, bench
 
 GRID = "backbone: resnet_small\ndatasets: [digits]\nseeds: [0]\narms: [byol]\n"

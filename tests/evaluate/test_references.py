@@ -9,6 +9,7 @@ from torch import nn
 from bench.core.paths import Places
 from bench.data import load_dataset
 from bench.data.augment import EvalView
+from bench.data.images import part_of
 from bench.data.loader import open_source
 from bench.evaluate.features import Features, extract
 from bench.evaluate.score import score
@@ -21,7 +22,7 @@ from bench.plan.graph import Task, plan
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Finished, References, read_record, record_path
-from bench.train.cell import build_method, part_of
+from methods.build import build_method
 
 GRID = """
 backbone: resnet_small

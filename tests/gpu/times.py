@@ -21,8 +21,8 @@ from bench.data.sampler import Sampler
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
-from bench.train.cell import build_method
 from bench.train.loop import Trainer
+from methods.build import build_method
 from tests.speed.bare import TARGETS, bare
 from tests.speed.reference import Reference
 

@@ -6,7 +6,6 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from bench.data.sampler import Sampler
 from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.store.record import Point, Score
-from bench.targets.reduce import Cost, Targets, digest_of, load_targets
-from bench.targets.stream import _read_shard, load_rows
-from bench.train.checkpoint import MAGIC, VERSION, load_checkpoint
+from bench.targets.cache import Cost, Targets, load_targets
+from bench.targets.stream import Shard
+from bench.train.checkpoint import load_checkpoint
 from bench.train.loop import Trainer
 from methods import Batch, Method
 
@@ -53,9 +52,13 @@ PIECES = (
 )
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "memory": lambda path: load_targets(path, 3),
-    "rows": lambda path: load_rows(path, 3),
-    "shard": lambda path: _read_shard(path, 3),
+    "rows": lambda path: load_targets(path, 3, in_file=True),
+    "shard": lambda path: Shard(path, 0, 3).read(),
 }
+
+
+def digest_of(values: Tensor) -> str:
+    return hashlib.sha256(values.numpy().data).hexdigest()[:16]
 
 
 def stored(loader: str, values: Tensor = VALUES, **metadata: str) -> bytes:
@@ -76,7 +79,7 @@ def test_targets_are_those_that_were_saved_or_none(fuzz, loader: str) -> None:
         rows = (found.values if isinstance(found, Targets) else found[0])[torch.arange(3)]
         assert (rows.shape, rows.dtype) == ((3, 2), torch.float32)
         assert torch.equal(rows, VALUES)
-        assert asdict(cost).keys() == {*COST, "joules", "side_by_side", "other_load"}
+        assert cost.model_dump().keys() == {*COST, "joules", "side_by_side", "other_load"}
         assert 0 <= cost.seconds < float("inf")
         return True
 
@@ -123,7 +126,7 @@ def test_a_targets_file_with_more_in_it_is_not_read_by_its_place(tmp_path: Path)
     path = tmp_path / "x.safetensors"
     metadata = {"empty": "0", "cost": json.dumps(COST), "digest": digest_of(VALUES)}
     path.write_bytes(save({"a": torch.ones(6), "targets": VALUES}, metadata))
-    assert load_rows(path, 3) is None
+    assert load_targets(path, 3, in_file=True) is None
 
 
 # Decoded images
@@ -197,11 +200,10 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
 
 
 def packed(value: Any) -> bytes:
-    """A file whose digest is right, whatever is in it."""
+    """A file whose checksums are right, whatever is in it."""
     file = io.BytesIO()
     torch.save(value, file)
-    content = file.getvalue()
-    return content + MAGIC + VERSION.to_bytes(4, "little") + hashlib.sha256(content).digest()
+    return file.getvalue()
 
 
 def resumes(path: Path, content: bytes) -> bool:
@@ -249,4 +251,8 @@ def test_a_checkpoint_that_would_run_something_does_not(tmp_path: Path) -> None:
 
 
 def test_a_cost_comes_back() -> None:
-    assert asdict(Cost.read(json.dumps(COST))) == COST | {"joules": None, "side_by_side": 1, "other_load": None}
+    assert Cost.model_validate_json(json.dumps(COST)).model_dump() == COST | {
+        "joules": None,
+        "side_by_side": 1,
+        "other_load": None,
+    }

@@ -80,7 +80,7 @@ def test_peak_memory_sees_a_large_tensor() -> None:
     """In a process of its own: memory that this one has freed before would be used again."""
     code = (
         "import torch\n"
-        "from bench.measure.clock import peak_memory, reset_peak_memory\n"
+        "from bench.measure.memory import peak_memory, reset_peak_memory\n"
         "device = torch.device('cpu')\n"
         "torch.ones(50_000_000)\n"
         "reset_peak_memory(device)\n"

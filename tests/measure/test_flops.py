@@ -77,7 +77,7 @@ def test_the_ledger_is_the_sum_of_what_each_step_computes(name: str) -> None:
         "queue": 12,
         "queue_after": 0,
     }
-    known = methods.get(name).resolved({}, "")
+    known = methods.resolved(name, {}, "")
     model = methods.get(name)(
         nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6, **{key: small[key] for key in known.keys() & small.keys()}
     )

@@ -23,7 +23,7 @@ from bench.measure.clock import Clock, Spent
 from bench.measure.load import Reading, cpu_seconds, load_reader, taken
 from bench.plan.graph import Task, plan
 from bench.store.record import OTHER_LOAD, Ledger
-from bench.train.cell import Limits, Watch, run_cell
+from bench.train.cell import Hooks, Limits, run_cell
 from tests.run.processes import python, until
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_the_machine_is_busy_with_all_that_is_not_idle() -> None:
         return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
     cores = os.cpu_count() or 1
-    before, busy, after = whole(), load._busy_seconds(set(range(cores))), whole()
+    before, busy, after = whole(), load.busy_seconds(set(range(cores))), whole()
     assert before - 0.1 * cores < busy <= after + 0.1 * cores, "each core's counts are rounded"
 
 
@@ -110,7 +110,7 @@ def test_seconds_that_quotas_held_back_are_added_up_over_groups(
 ) -> None:
     monkeypatch.setattr(load, "PROC", tmp_path / "proc")
     monkeypatch.setattr(load, "CGROUPS", tmp_path / "groups")
-    assert load._held_seconds() == 0.0
+    assert load.held_seconds() == 0.0
     stats = {
         "pod/cpu.stat": "usage_usec 5\nnr_throttled 3\nthrottled_usec 1500000\n",
         "pod/inner/cpu.stat": "nr_throttled 1\nthrottled_usec 250000\n",
@@ -122,7 +122,7 @@ def test_seconds_that_quotas_held_back_are_added_up_over_groups(
         (tmp_path / name).write_text(text)
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("4:memory:/other\n2:cpu,cpuacct:/old\n0::/pod/inner\n")
-    assert load._held_seconds() == pytest.approx(1.5 + 0.25 + 4.0)
+    assert load.held_seconds() == pytest.approx(1.5 + 0.25 + 4.0)
 
 
 def test_without_counters_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +185,8 @@ def tasks(tmp_path: Path, places: Places) -> dict[str, Task]:
     return {task.cell.arm: task for task in plan(cells, cells, places, "grid tiny")}
 
 
-def ledger_of(task: Task, places: Places, watch: Watch | None = None) -> Ledger:
-    watch = watch or Watch(lambda *_: None, lambda *_: None, lambda: False)
+def ledger_of(task: Task, places: Places, watch: Hooks | None = None) -> Ledger:
+    watch = watch or Hooks(lambda *_: None, lambda *_: None, lambda: False)
     ledger = run_cell(task, places, CPU, 0, watch, Limits(checkpoint_seconds=0)).ledger
     assert ledger
     return ledger
@@ -203,7 +203,7 @@ def test_load_before_an_evaluation_marks_the_cell_though_it_is_little_of_the_who
             curve.append(facts["other_load"])
             machine.load = 0.0
 
-    ledger = ledger_of(tasks["byol"], places, Watch(lambda *_: None, event, lambda: False))
+    ledger = ledger_of(tasks["byol"], places, Hooks(lambda *_: None, event, lambda: False))
     first, last = curve
     assert first > last > 0
     assert ledger.other_load == first, "that evaluation has seconds of its own"
@@ -214,7 +214,7 @@ def test_an_interrupted_cell_keeps_what_others_took(tasks: dict[str, Task], plac
     done: list[int] = []
     machine.load = 0.75
     with pytest.raises(Interrupted):
-        ledger_of(tasks["byol"], places, Watch(lambda *_: done.append(1), lambda *_: None, lambda: len(done) == 2))
+        ledger_of(tasks["byol"], places, Hooks(lambda *_: done.append(1), lambda *_: None, lambda: len(done) == 2))
     machine.load = 0.0
     ledger = ledger_of(tasks["byol"], places)
     assert ledger.other_load

@@ -17,8 +17,8 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.presence import present
 from bench.plan.graph import Task, plan
-from bench.train import cell as experiment
-from bench.train.cell import Watch, run_cell
+from bench.train import keeper
+from bench.train.cell import Hooks, run_cell
 from tests.run.processes import python
 
 CPU = torch.device("cpu")
@@ -71,20 +71,20 @@ def notes(places: Places) -> list[Path]:
     return list((places.cache / "running").iterdir())
 
 
-def cells_beside(task: Task, places: Places, watch: Watch) -> int:
+def cells_beside(task: Task, places: Places, watch: Hooks) -> int:
     ledger = run_cell(task, places, CPU, 0, watch).ledger
     assert ledger
     return ledger.side_by_side
 
 
-def watch(until: "subprocess.Popen[str] | None" = None) -> Watch:
+def watch(until: "subprocess.Popen[str] | None" = None) -> Hooks:
     """A watch that sees to it that another process has ended after the first step."""
 
     def after(done: int, steps: int, loss: float) -> None:
         if until and done == 1:
             until.communicate()
 
-    return Watch(after, lambda *_: None, lambda: False)
+    return Hooks(after, lambda *_: None, lambda: False)
 
 
 def test_a_cell_is_alone_when_no_other_one_runs(task: Task, places: Places) -> None:
@@ -94,7 +94,7 @@ def test_a_cell_is_alone_when_no_other_one_runs(task: Task, places: Places) -> N
 
 def test_cells_of_runners_on_other_results_count_until_they_end(tmp_path: Path, task: Task, places: Places) -> None:
     told: list[tuple[str, Any]] = []
-    watch = Watch(lambda *_: None, lambda *event: told.append(event), lambda: False)
+    watch = Hooks(lambda *_: None, lambda *event: told.append(event), lambda: False)
     with another(tmp_path) as other:
         with present(places, "third", CPU):
             assert cells_beside(task, places, watch) == 3
@@ -112,7 +112,7 @@ def test_a_cell_that_was_left_alone_has_had_company(tmp_path: Path, task: Task, 
 def test_one_that_comes_and_goes_within_a_phase_is_seen(
     tmp_path: Path, task: Task, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.0)
     with ExitStack() as company:
 
         def after(done: int, steps: int, loss: float) -> None:
@@ -122,7 +122,7 @@ def test_one_that_comes_and_goes_within_a_phase_is_seen(
                 company.close()
                 assert len(notes(places)) == 1, "its own"
 
-        assert cells_beside(task, places, Watch(after, lambda *_: None, lambda: False)) == 2
+        assert cells_beside(task, places, Hooks(after, lambda *_: None, lambda: False)) == 2
 
 
 @pytest.mark.skipif(

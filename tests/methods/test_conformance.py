@@ -115,8 +115,8 @@ def test_it_says_in_its_docstring_where_it_is_from(name: str) -> None:
 
 
 def test_a_parameter_has_the_kind_of_its_default_and_a_whole_number_may_stand_for_any() -> None:
-    found = methods.get("byol").resolved({"momentum": 1}, "here")
+    found = methods.resolved("byol", {"momentum": 1}, "here")
     assert (found["momentum"], type(found["momentum"]), found["projection"]) == (1.0, float, 256)
     for wrong in ({"momentum": True}, {"momentum": "0.9"}, {"projection": 2.0}, {"moment": 0.9}):
         with pytest.raises(UserError, match="here: params"):
-            methods.get("byol").resolved(wrong, "here")
+            methods.resolved("byol", wrong, "here")

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from methods import Batch, Momentum, Queue, methods
-from methods.base import Method
+from methods import Batch, Method, Momentum, Queue, methods
 
 
 def batch(count: int = 6) -> Batch:
@@ -183,7 +182,7 @@ def test_swavs_queue_is_used_after_so_many_images() -> None:
         with_queue.after_step()
     assert kinds == ["method"] * 3 + ["queue"] * 2, "18 images are three steps"
     assert same == [True] * 3 + [False] * 2
-    assert methods.get("swav").resolved({}, "")["queue_after"] == 15 * 1_281_167, "15 epochs of ImageNet"
+    assert methods.resolved("swav", {}, "")["queue_after"] == 15 * 1_281_167, "15 epochs of ImageNet"
 
 
 def test_dino_is_the_cross_entropy_to_the_centred_sharpened_teacher() -> None:

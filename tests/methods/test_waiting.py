@@ -14,8 +14,7 @@ from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
-from methods import Batch, methods
-from methods.base import Method
+from methods import Batch, Method, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
 from tests.methods.test_conformance import SMALL

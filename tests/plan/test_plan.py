@@ -18,7 +18,7 @@ from bench.models.backbones import build_backbone
 from bench.models.weights import save_weights
 from bench.plan.graph import Missing, Ready, Task, plan
 from methods import methods
-from priors.kinds import Trained
+from priors.trained import Trained
 
 GRID = """
 backbone: resnet_small

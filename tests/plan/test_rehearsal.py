@@ -24,7 +24,7 @@ from bench.plan.rehearsal import lay_out, obstacles, stage
 from bench.report.collect import collect
 from bench.store.record import read_records
 from priors import find_prior
-from priors.kinds import Untrained
+from priors.untrained import Untrained
 
 GRID = """
 backbone: resnet_small

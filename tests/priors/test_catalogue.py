@@ -32,8 +32,8 @@ from bench.plan.prepare import prepare_tasks
 from bench.targets.reduce import reduce_features
 from priors import Prior, find_prior, priors
 from priors.catalogue import CATALOGUE, Entry
-from priors.kinds import Timm
 from priors.named import Named, NamedTimm, build
+from priors.timm import Timm
 
 OF_TIMM = [entry for entry in CATALOGUE.values() if (entry.model or "").startswith("timm:")]
 SMALL = "IN21K-MobileNetV3"  # of timm's, the quickest

@@ -12,7 +12,7 @@ from bench.grid.schema import Cell, Protocol, Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_weights
 from priors import find_prior, priors
-from priors.kinds import Trained
+from priors.trained import Trained
 
 VIT = "vit_tiny_patch16_224"  # a transformer: its weights fit one input size alone
 

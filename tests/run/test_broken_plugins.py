@@ -269,7 +269,7 @@ def test_a_default_can_be_set_and_is_the_same_setting(
     if kept is not None:
         assert left.id == said.id
         assert [*map(type, said.inputs.params.values())] == [type(kept)]
-    built: Any = methods.get("mine").build(nn.Flatten(), 3, said.cell.params)
+    built: Any = methods.build("mine", nn.Flatten(), 3, said.cell.params)
     assert built.x == seen
     assert type(built.x) is type(seen)
     assert isinstance(built, Method)

@@ -181,7 +181,7 @@ def test_a_bad_cell_is_recorded_and_the_next_one_runs(
 def test_the_estimate_is_that_of_a_line_through_two_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 GB before the first step, 8 GB and 2 GB more at 128 images: 8 GB for 128, so 6 GB are enough for 96."""
     monkeypatch.setattr("bench.measure.memory.peak_memory", lambda device: 8 * 10**9)
-    monkeypatch.setattr("bench.measure.memory._total", lambda device: 8 * 10**9)
+    monkeypatch.setattr("bench.measure.memory.total_memory", lambda device: 8 * 10**9)
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2000000000 bytes.")
     text = sentence(error, CPU, "training in batches of 128", 128, 2 * 10**9)
     assert text.endswith(

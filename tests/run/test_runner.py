@@ -13,6 +13,7 @@ from bench.core.errors import Interrupted
 from bench.core.paths import Places
 from bench.data import load_dataset
 from bench.data.augment import MEAN, STD, EvalView, View
+from bench.data.images import part_of
 from bench.data.loader import open_source
 from bench.data.sampler import total_steps
 from bench.evaluate.features import Features, knn_accuracy
@@ -25,8 +26,9 @@ from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Failed, Finished, read_record, record_path
 from bench.targets.reduce import load_targets, reduce_features
-from bench.train.cell import Watch, build_method, part_of, run_cell
+from bench.train.cell import Hooks, run_cell
 from methods import Batch, Method, methods
+from methods.build import build_method
 
 GRID = """
 backbone: resnet_small
@@ -121,7 +123,7 @@ def test_a_point_holds_the_mean_loss_of_each_kind_of_step_since_the_one_before(g
     settings = ("datasets=[{name: digits, train_images: 64}]", "budgets=[0.5]", "protocol.epochs=6")
     task = next(task for task in tasks_of(grid, places, *settings) if task.cell.arm == "constant")
     losses: list[float] = []  # of every step: an epoch is one step
-    watch = Watch(lambda step, steps, loss: losses.append(loss), lambda name, facts: None, lambda: False)
+    watch = Hooks(lambda step, steps, loss: losses.append(loss), lambda name, facts: None, lambda: False)
     found = run_cell(task, places, CPU, 0, watch)
     first, last = found.curve
     assert first.mean_losses == {"rela": pytest.approx(sum(losses[:3]) / 3, rel=1e-6)}
@@ -131,7 +133,7 @@ def test_a_point_holds_the_mean_loss_of_each_kind_of_step_since_the_one_before(g
 def test_a_point_holds_the_norm_of_what_is_trained(grid: Path, tmp_path: Path) -> None:
     places = places_in(tmp_path)
     task = next(task for task in tasks_of(grid, places, "protocol.epochs=1", "protocol.lr=1e-12") if task.cell.rela)
-    found = run_cell(task, places, CPU, 0, Watch(lambda *facts: None, lambda *facts: None, lambda: False))
+    found = run_cell(task, places, CPU, 0, Hooks(lambda *facts: None, lambda *facts: None, lambda: False))
     method = build_method(task.cell, 12, 128, 3)
     squares = [
         p.square().sum().item() for name, p in method.named_parameters() if "teacher" not in name and "map" not in name
@@ -197,7 +199,7 @@ def test_an_interrupted_cell_goes_on_as_if_nothing_had_happened(stop_at: int, gr
     only = ("arms=[{name: constant, method: byol, rela: {prior: rand, phase: 0.5}}]",)
     (task,) = tasks_of(grid, places, *only)
     steps: list[int] = []
-    watch = Watch(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == stop_at)
+    watch = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == stop_at)
     with pytest.raises(Interrupted):
         run_cell(task, places, CPU, 0, watch)
     (resumed,) = run(grid, places, *only)

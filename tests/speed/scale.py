@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.core.environment import tune_process
+from methods.build import build_method
 
 tune_process()  # as the program does, before torch is imported
 # ruff: noqa: E402
@@ -25,11 +26,11 @@ from bench.evaluate.linear_probe import linear_probe
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Knn, Probe
-from bench.measure.clock import Clock, peak_memory
+from bench.measure.clock import Clock
+from bench.measure.memory import peak_memory
 from bench.targets.make import features
-from bench.targets.rows import Mapped, write_rows
+from bench.targets.rows import MemmapRows, write_rows
 from bench.targets.stream import stream_targets
-from bench.train.cell import build_method
 from bench.train.loop import Trainer
 from priors import Prior
 
@@ -61,9 +62,11 @@ def train(images: StreamingLoader, root: Path) -> int:
     count = len(images.labels)
     path = root / f"rows{count}.safetensors"
     with path.open("wb") as file:
-        write_rows(file, (count, DIM), (torch.randn(1, DIM) for _ in range(count)), dict)
+        write_rows(file, "targets", (count, DIM), (torch.randn(1, DIM) for _ in range(count)), dict)
     method = build_method(CELL, SIZE, DIM, 1).to(memory_format=torch.channels_last)
-    trainer = Trainer(method, images, Sampler(count, 1.0, BATCH, 0), Mapped(path), CELL.protocol, Clock(CPU))
+    trainer = Trainer(
+        method, images, Sampler(count, 1.0, BATCH, 0), MemmapRows(path, (count, DIM)), CELL.protocol, Clock(CPU)
+    )
 
     def enough() -> None:
         if trainer.step == STEPS:
@@ -81,7 +84,7 @@ def targets(images: StreamingLoader, root: Path) -> int:
     count, clock = len(images.labels), Clock(CPU)
     prior = Pixels("", CELL, Places(root, root, "scale"))
     made = stream_targets(
-        partial(features, prior, images, SIZE, CPU, clock),
+        partial(features, prior, images, SIZE, clock),
         count,
         DIM,
         root / f"targets{count}.safetensors",

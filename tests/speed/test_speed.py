@@ -23,9 +23,9 @@ from bench.plan.state import to_run
 from bench.report import write_report
 from bench.store.record import read_records, record_path
 from bench.targets.make import make_targets
-from bench.train.cell import build_method
 from bench.train.loop import Trainer
 from methods import methods
+from methods.build import build_method
 from priors import find_prior
 from tests.speed.bare import TARGETS, bare
 from tests.speed.ratios import cpu_seconds, gpu_seconds, ratio
@@ -161,7 +161,7 @@ def test_augmentation_against_lightly(benchmark: BenchmarkFixture, capsys: pytes
 def test_targets(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     source = random_images(512, CPU)
     prior = find_prior("rand", cell("Rand."), Places(tmp_path, tmp_path, "speed"))
-    targets = benchmark.pedantic(lambda: make_targets(prior, source, 128, 32, CPU, Clock(CPU)), rounds=3)
+    targets = benchmark.pedantic(lambda: make_targets(prior, source, 128, 32, Clock(CPU)), rounds=3)
     assert targets.values.shape == (512, 128)
 
 

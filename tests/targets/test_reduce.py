@@ -8,7 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from bench.targets.reduce import Cost, Targets, cache_path, load_targets, reduce_features, save_targets
+from bench.targets.cache import Cost, Targets, cache_path, load_targets, save_targets
+from bench.targets.reduce import reduce_features
 
 
 def features(count: int, dim: int) -> Tensor:

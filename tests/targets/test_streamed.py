@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.files import atomic_write
 from bench.data.loader import LARGE_IMAGES
 from bench.measure.clock import Clock
-from bench.models.weights import save_tensors
-from bench.targets.reduce import Targets, digest_of, load_targets, reduce_features
-from bench.targets.rows import Mapped
-from bench.targets.stream import SHARD, Moments, load_rows, stream_targets
+from bench.targets.cache import Targets, load_targets
+from bench.targets.reduce import Moments, reduce_features
+from bench.targets.rows import MemmapRows, write_rows
+from bench.targets.stream import SHARD, stream_targets
 
 CPU = torch.device("cpu")
 BATCH, COUNT, WIDTH, ASKED, IN_SHARD = 50, 730, 12, 5, 200  # four shards, the last one of 130 images
@@ -99,7 +100,7 @@ def test_the_file_is_one_that_other_code_reads_too(tmp_path: Path) -> None:
     found = make(path, features(COUNT, WIDTH))
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no shard is left"
     assert torch.equal(load_file(path)["targets"], values(found))
-    in_memory, again = load_targets(path, COUNT), load_rows(path, COUNT)
+    in_memory, again = load_targets(path, COUNT), load_targets(path, COUNT, in_file=True)
     assert in_memory is not None
     assert again is not None
     assert torch.equal(in_memory.values, values(again))
@@ -108,16 +109,15 @@ def test_the_file_is_one_that_other_code_reads_too(tmp_path: Path) -> None:
 
 def test_rows_are_those_asked_for_in_the_order_given(tmp_path: Path) -> None:
     found = make(tmp_path / "a.safetensors", features(COUNT, WIDTH)).values
-    assert isinstance(found, Mapped)
+    assert isinstance(found, MemmapRows)
     whole = found[torch.arange(COUNT)]
     index = torch.tensor([729, 0, 3, 3])
     assert torch.equal(found[index], whole[index])
     assert found[index].dtype == torch.float32
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
-    once = found.permuted(order).to(CPU)
-    assert torch.equal(once[index], whole[order][index])
-    assert torch.equal(once.permuted(order)[index], whole[order][order][index])
-    assert len(once) == COUNT
+    permuted = MemmapRows(found.path, found.shape, CPU, order)
+    assert torch.equal(permuted[index], whole[order][index])
+    assert len(permuted) == COUNT
 
 
 # Killed and damaged
@@ -158,7 +158,7 @@ def test_a_run_that_was_killed_goes_on_after_its_last_whole_shard(image: int, wh
     given = features(COUNT, WIDTH)
     expected = make(tmp_path / "whole.safetensors", given)
     kill_at(image, path)
-    assert load_rows(path, COUNT) is None
+    assert load_targets(path, COUNT, in_file=True) is None
     left = parts(path)
     assert len(left) == whole
     (path.with_suffix(".shards") / ".half.tmp").write_bytes(b"what an atomic write leaves when it is killed")
@@ -231,7 +231,8 @@ def stop_after(shards: int, path: Path, given: Tensor) -> None:
 
 
 def rewrite(file: Path, tensor: Tensor, metadata: dict[str, str]) -> None:
-    save_tensors({"features": tensor}, file, metadata)
+    with atomic_write(file) as out:
+        write_rows(out, "features", (len(tensor), tensor.shape[1]), [tensor], lambda: metadata)
 
 
 def flip_a_bit(file: Path) -> None:
@@ -247,7 +248,7 @@ def cut(file: Path) -> None:
 def narrower(file: Path) -> None:
     """A good shard, but of another prior."""
     tensor = load_file(file)["features"][:, :3].contiguous()
-    rewrite(file, tensor, metadata_of(file) | {"digest": digest_of(tensor)})
+    rewrite(file, tensor, metadata_of(file))
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut, narrower, lambda file: file.write_bytes(b""), Path.unlink])
@@ -267,17 +268,17 @@ def test_a_damaged_shard_is_made_anew_and_no_other(damage: Callable[[Path], obje
 def test_damaged_targets_are_not_used(damage: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make(path, features(COUNT, WIDTH))
-    assert load_rows(path, COUNT) is not None
+    assert load_targets(path, COUNT, in_file=True) is not None
     whole = path.read_bytes()
-    assert load_rows(path, COUNT + 1) is None, "targets of another number of images"
+    assert load_targets(path, COUNT + 1, in_file=True) is None, "targets of another number of images"
     path.write_bytes(whole)
     damage(path)
     damaged = path.read_bytes()
-    assert load_rows(path, COUNT) is None
+    assert load_targets(path, COUNT, in_file=True) is None
     assert not path.exists()
     set_aside = [path.with_name("a.safetensors.damaged"), path.with_name("a.safetensors.damaged.2")]
     assert [file.read_bytes() for file in set_aside] == [whole, damaged], "nothing is lost"
-    assert load_rows(tmp_path / "none.safetensors", COUNT) is None
+    assert load_targets(tmp_path / "none.safetensors", COUNT, in_file=True) is None
 
 
 # Room

@@ -22,10 +22,11 @@ from bench.measure.clock import Clock
 from bench.models.weights import read_state
 from bench.plan.graph import Task, plan
 from bench.store.record import Finished
+from bench.targets.cache import load_targets
 from bench.targets.make import make_targets
-from bench.targets.rows import Mapped
-from bench.targets.stream import load_rows, stream_targets
-from bench.train.cell import Watch, run_cell
+from bench.targets.rows import MemmapRows
+from bench.targets.stream import stream_targets
+from bench.train.cell import Hooks, run_cell
 
 CPU = torch.device("cpu")
 COUNT = 600
@@ -88,7 +89,7 @@ def run(task: Task, places: Places, stop: int | None = None) -> tuple[Finished, 
     def stops() -> bool:
         return stop is not None and ("targets", {"images": stop, "of": COUNT}) in events
 
-    watch = Watch(lambda *_: None, lambda *event: events.append(event), stops)
+    watch = Hooks(lambda *_: None, lambda *event: events.append(event), stops)
     return run_cell(task, places, CPU, 0, watch), events
 
 
@@ -144,13 +145,13 @@ def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], P
     (task, _), places = tasks
     run(task, places)
     (path,) = (places.cache / "targets").glob("*.safetensors")
-    streamed = load_rows(path, COUNT)
+    streamed = load_targets(path, COUNT, in_file=True)
     assert streamed is not None
-    assert isinstance(streamed.values, Mapped)
+    assert isinstance(streamed.values, MemmapRows)
     assert task.prior is not None
     train = load_dataset("streams", places).train
     source = StreamingLoader(PathList(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
-    in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, CPU, Clock(CPU))
+    in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, Clock(CPU))
     torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)
     assert (streamed.empty, streamed.cost.flops) == (in_memory.empty, in_memory.cost.flops)
 

@@ -16,7 +16,7 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
 from bench.store.record import Finished
-from bench.train.cell import Watch, run_cell
+from bench.train.cell import Hooks, run_cell
 from priors import Prior, priors
 
 COUNT, TEST, SIZE, BATCH, CLASSES = 96, 120, 8, 16, 4
@@ -141,7 +141,7 @@ def run(
     task: Task, places: Places, workers: int = 0, step: Callable[[int, int, float], None] = lambda *facts: None
 ) -> Finished:
     """Run a cell to its end."""
-    return run_cell(task, places, CPU, workers, Watch(step, lambda *facts: None, lambda: False))
+    return run_cell(task, places, CPU, workers, Hooks(step, lambda *facts: None, lambda: False))
 
 
 def spread(values: Sequence[int]) -> np.ndarray:

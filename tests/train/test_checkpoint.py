@@ -19,7 +19,7 @@ from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Point, Score, read_record, record_path
 from bench.train import checkpoint as checkpoints
-from bench.train.cell import Watch, run_cell
+from bench.train.cell import Hooks, run_cell
 from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from methods import methods
 from methods.byol import BYOL
@@ -51,7 +51,7 @@ def task_of(places: Places) -> Task:
 
 def stop_at(task: Task, places: Places, step: int) -> Path:
     steps: list[int] = []
-    watch = Watch(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == step)
+    watch = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == step)
     with pytest.raises(Interrupted):
         run_cell(task, places, CPU, 0, watch)
     return checkpoint_path(places, task.id)

@@ -22,10 +22,10 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Cell
 from bench.measure.clock import Clock
-from bench.train.cell import build_method
 from bench.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer
 from methods import methods
+from methods.build import build_method
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> InMemoryLoader:
 
 def small(method: str) -> dict[str, int]:
     """Return parameters that make a method's heads narrow and its queue short, and used as soon as it is full."""
-    return {name: SIZES[name] for name in methods.get(method).resolved({}, "") if name in SIZES}
+    return {name: SIZES[name] for name in methods.resolved(method, {}, "") if name in SIZES}
 
 
 def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.core.errors import Interrupted
 from bench.core.seeds import derive, generator
 from bench.data import datasets
 from bench.data import loader as source
@@ -23,8 +24,10 @@ from bench.data.loader import InMemoryLoader, StreamingLoader
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state
 from bench.train import cell as experiment
-from bench.train.cell import Limits, Watch, build_method, run_cell
+from bench.train import keeper
+from bench.train.cell import Hooks, Limits, run_cell
 from methods import Batch, Method
+from methods.build import build_method
 from methods.byol import BYOL
 from methods.rela import ReLA
 from tests.train.colours import (
@@ -76,7 +79,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         (source, "augment", VIEWS),
         (InMemoryLoader, "eval_batches", PASS),
         (StreamingLoader, "eval_batches", PASS),
-        (experiment, "save_checkpoint", SAVING),
+        (keeper, "save_checkpoint", SAVING),
         (experiment, "save_weights", SAVING),
     ):
         slow(owner, name, seconds)
@@ -121,8 +124,8 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
 def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     (task,), places = tasks_of(tmp_path, RELA)
     steps: list[int] = []
-    stopping = Watch(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == 4)
-    with pytest.raises(experiment.Interrupted):
+    stopping = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == 4)
+    with pytest.raises(Interrupted):
         run_cell(task, places, CPU, 0, stopping, Limits(1e9))
     record = run(task, places)
     assert record.ledger.seconds["train"] == EPOCH * RELA_STEP + 2 * EPOCH * BYOL_STEP == record.curve[-1].seconds

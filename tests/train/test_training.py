@@ -18,10 +18,9 @@ from bench.measure.clock import Clock
 from bench.models.weights import read_state
 from bench.targets.make import make_targets
 from bench.targets.reduce import reduce_features
-from bench.train.cell import build_method
 from bench.train.loop import Trainer
-from methods import Batch, Method
-from methods.base import Momentum
+from methods import Batch, Method, Momentum
+from methods.build import build_method
 from methods.rela import ReLA
 from priors import find_prior
 from tests.train.colours import registered, run, tasks_of
@@ -232,7 +231,7 @@ def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: InMemoryL
             model(augment([source.images], [View()], SIZE, generator(0))[0] * 2 + 1)
         state = {key: value.clone() for key, value in model.state_dict().items()}
         prior.model = lambda: model  # type: ignore[method-assign]
-        targets = make_targets(prior, source, DIM, SIZE, CPU, Clock(CPU))
+        targets = make_targets(prior, source, DIM, SIZE, Clock(CPU))
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
         expected, _ = reduce_features(model.eval()(images), DIM)
     assert isinstance(targets.values, Tensor)

@@ -1,0 +1,120 @@
+"""What keeps a running cell: its checkpoint, the user's wish to stop, its limit of time, and whoever runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.distributed import any_rank, is_rank_zero
+from bench.core.environment import side_by_side
+from bench.core.errors import Interrupted, TimedOut
+from bench.core.files import set_aside
+from bench.core.paths import Places
+from bench.core.throttle import Throttle
+from bench.measure.clock import Clock
+from bench.measure.memory import peak_memory
+from bench.plan.graph import Ready
+from bench.store.record import Point
+from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from bench.train.loop import Trainer
+
+LOOK_SECONDS = 5.0  # between two looks at what else is on the machine
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How a cell talks to whoever runs it.
+
+    Args:
+        step: called with (step, steps, loss) after each step.
+        event: called with an event's name and facts: the log of the cell.
+        stop: tells whether the user wants to stop.
+        own: called before anything is written; raises when the cell is another runner's by now.
+    """
+
+    step: Callable[[int, int, float], None]
+    event: Callable[[str, dict[str, Any]], None]
+    stop: Callable[[], bool]
+    own: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds between two checkpoints, and seconds that a cell may take in all its runs together; None: any."""
+
+    checkpoint_seconds: float = 60.0
+    cell_seconds: float | None = None
+
+
+class Keeper:
+    """Keeps the checkpoint of a running cell, and ends the run when the user wants that or its time is over.
+
+    From an earlier run it takes the curve, the trainer's state, which whoever has restored that sets to None, and what
+    was spent, which it adds to the clock.
+    """
+
+    def __init__(self, task: Ready, places: Places, clock: Clock, hooks: Hooks, limits: Limits) -> None:
+        self.task, self.clock, self.hooks, self.limits = task, clock, hooks, limits
+        self.path = checkpoint_path(places, task.id)
+        saved = load_checkpoint(self.path, task.id, clock.device)
+        self.curve: list[Point] = list(saved.curve) if saved else []
+        self.state = saved.trainer if saved else None
+        self._peak = saved.peak if saved else None
+        if saved:
+            clock.add(saved.seconds, saved.wall, saved.joules, saved.side_by_side, saved.taken)
+        self._look_due, self._company = Throttle(LOOK_SECONDS), side_by_side()
+
+    def discard(self, why: str) -> None:
+        """Set the checkpoint aside as stale, and begin anew."""
+        if is_rank_zero():
+            set_aside(self.path, why, "stale")
+        self.curve.clear()
+        self.state = self._peak = None
+        self.clock.forget()
+
+    def check(self, doing: str, trainer: Trainer | None = None) -> None:
+        """Save, and raise Interrupted when the user wants to stop, TimedOut when the cell has had its time.
+
+        All processes ask at the same time once the trainer is there; before, the first one is alone.
+        """
+        if self._look_due():
+            self.clock.look()
+        if self.clock.side_by_side > self._company:
+            self._company = self.clock.side_by_side
+            self.hooks.event("company", {"cells": self._company})
+        stop, limit = self.hooks.stop(), self.limits.cell_seconds
+        late = limit is not None and self.clock.wall > limit
+        if trainer:
+            stop, late = any_rank(stop), any_rank(late)
+        if stop or late:
+            self.save(trainer)
+        if stop:
+            raise Interrupted
+        if late:
+            spent = f"{self.clock.wall:,.0f} s spent, {limit:,g} s allowed"
+            raise TimedOut(f"{spent}, {doing}; a longer limit goes on from there")
+
+    def save(self, trainer: Trainer | None = None) -> None:
+        """Write where the cell stands; before there is a trainer, its state of the earlier run."""
+        if not is_rank_zero():
+            return
+        self.hooks.own()
+        clock = self.clock
+        with clock.phase("other"):
+            state = trainer.state() if trainer else self.state
+            here = Checkpoint(
+                clock.read(),
+                clock.joules(),
+                clock.wall,
+                self.peak(),
+                tuple(self.curve),
+                state,
+                clock.side_by_side,
+                clock.taken(),
+            )
+            save_checkpoint(self.path, self.task.id, here)
+        self.hooks.event("checkpoint", {"step": state["step"] if state else 0})
+
+    def peak(self) -> int | None:
+        """Return the peak of memory in all runs of the cell, where it is known."""
+        now, earlier = peak_memory(self.clock.device), self._peak
+        return now if now is None or earlier is None else max(now, earlier)

@@ -1,0 +1,31 @@
+"""A cell's method around its backbone, with the initial weights of the cell's seed."""
+
+import torch
+
+from bench.core.seeds import derive
+from bench.grid.schema import Cell
+from bench.models.backbones import initial_backbone
+from methods.base import Method
+from methods.registry import methods
+from methods.rela import ReLA
+
+
+def build_method(
+    cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int, rehearsal: bool = False
+) -> Method:
+    """Return the cell's method; the backbone's initial weights are the same for all arms of a seed.
+
+    `target_dim` is the dimension of the targets of a cell with a prior. An adaptive phase, which takes hundreds of
+    steps, ends halfway in a rehearsal.
+    """
+    with torch.random.fork_rng(devices=[]):
+        backbone = initial_backbone(cell.backbone, size, cell.seed)
+        torch.manual_seed(derive(cell.seed, "method"))
+        method = methods.build(cell.method, backbone.module, backbone.dim, cell.params)
+        if cell.rela is None:
+            return method
+        assert target_dim is not None
+        torch.manual_seed(derive(cell.seed, "map"))
+        phase = 0.5 if rehearsal and cell.rela.phase == "adaptive" else cell.rela.phase
+        length = None if phase == "adaptive" else int(phase * cell.protocol.epochs + 1e-9) * steps_per_epoch
+        return ReLA(method, target_dim, length, cell.rela.train_map, cell.rela.check_every)

@@ -1,0 +1,85 @@
+"""Parts that several methods are built of: a momentum network, and a queue of earlier rows."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class Momentum(nn.Module):
+    """A copy of modules that follows them as an exponential moving average of their parameters.
+
+    The copy's buffers (batch-norm statistics) are its own, as in the public code of BYOL in lightly. Call it like
+    the module it copies.
+
+    Args:
+        online: the module to follow.
+        momentum: m of theta' <- m theta' + (1 - m) theta (BYOL, equation 1).
+    """
+
+    def __init__(self, online: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(online).requires_grad_(False)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the copy, without gradient."""
+        out: Tensor = self.module(x)
+        return out
+
+    @torch.no_grad()
+    def update(self, online: nn.Module) -> None:
+        """Move the copy's parameters towards those of `online`, all of them in one fused operation."""
+        torch._foreach_lerp_(list(self.module.parameters()), list(online.parameters()), 1 - self.momentum)
+
+
+class Queue(nn.Module):
+    """The last rows that were pushed, first in, first out; it starts with random rows of length 1.
+
+    (lightly's memory bank leaves its rows out of the state dict, so that a resumed run would begin anew.)
+
+    Args:
+        size: how many rows it holds.
+        dim: the dimension of a row.
+    """
+
+    rows: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", normalize(torch.randn(size, dim)))
+        self.kept: Tensor | None = None  # a batch that waits for the end of its step
+        self.pushed = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all random rows are gone; an empty queue is never full."""
+        return 0 < len(self.rows) <= self.pushed
+
+    def keep(self, batch: Tensor) -> None:
+        """Keep a batch (B, dim) of the loss until `advance`: the gradient needs the rows as they are."""
+        self.kept = batch.detach()
+
+    def advance(self) -> None:
+        """Push what was kept, if anything was: a step on targets calls no loss of the method."""
+        if self.kept is not None:
+            self.push(self.kept)
+            self.kept = None
+
+    @torch.no_grad()
+    def push(self, batch: Tensor) -> None:
+        """Put a batch (B, dim) in the place of the oldest rows; of a batch larger than the queue, its last rows."""
+        size, count = len(self.rows), len(batch)
+        first = count - min(size, count)
+        if first < count:
+            places = (self.pushed + torch.arange(first, count, device=batch.device)) % size
+            self.rows.index_copy_(0, places, batch[first:].to(self.rows.dtype))
+        self.pushed += count
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"pushed": self.pushed}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.pushed = state["pushed"]

@@ -1,0 +1,45 @@
+"""Weights from a file as a prior."""
+
+from pathlib import Path
+
+from torch import nn
+
+from bench.core.errors import MissingError, UserError
+from bench.core.paths import expanded
+from bench.data import image_size
+from bench.models.backbones import build_backbone
+from priors.base import Stored, file_digest, priors
+
+
+@priors.register("file")
+class File(Stored):
+    """`file:<path>`: weights as safetensors or as a state dict; the arm's `rela.backbone` names the architecture.
+
+    A relative path is looked up from here and in `<data root>/priors`. A classifier in the file is left out. Where the
+    file holds the network more than once, as a student and a teacher, `rela.weights_key` names the prefix of one.
+    """
+
+    def path(self) -> Path:
+        places = [expanded(self.argument), self.places.data / "priors" / self.argument]
+        for path in places:
+            if path.is_file():
+                return path
+        looked = " and ".join(str(path.absolute()) for path in dict.fromkeys(places))
+        raise MissingError(f"prior 'file:{self.argument}' is not there: looked for {looked}")
+
+    def digest(self) -> str:
+        key = f"-{self.key()}" if self.key() is not None else ""
+        return f"{file_digest(self.path())}-{self._architecture()}{key}"
+
+    def key(self) -> str | None:
+        return self.cell.rela.weights_key if self.cell.rela else None
+
+    def untrained(self) -> nn.Module:
+        size = self.input_size or image_size(self.cell, self.places)
+        return build_backbone(self._architecture(), size).module
+
+    def _architecture(self) -> str:
+        name = self.cell.rela.backbone if self.cell.rela else None
+        if name is None:
+            raise UserError(f"prior 'file:{self.argument}': rela.backbone must name the architecture of the file")
+        return name
