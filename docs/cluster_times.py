@@ -50,9 +50,9 @@ def costs(grid: str, data: Path) -> tuple[list[str], list[float], list[int | Non
     from bench.data import find_dataset, image_size
     from bench.data.sampler import total_steps
     from bench.grid.expand import expand
-    from bench.grid.load import load_grid
     from bench.plan.estimate import flops_per_image
     from bench.plan.graph import plan
+    from bench.plan.load import load_grid
     from bench.run.progress import describe
 
     spec = load_grid(grid)

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench.grid.load import load_grid
+from bench.plan.load import load_grid
 from bench.report.claims import Judgement, certainty, judged, rooms, verdict_table
 from bench.report.collect import Collected, collect
 from bench.report.costs import FLOP, TARGETS

@@ -1,8 +1,7 @@
 """Baselines: what the cells of a grid gave over many seeds, in one file, to compare a later run with."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,10 +9,11 @@ from pydantic import Field, model_validator
 
 from bench.core.errors import NotMadeError, UserError
 from bench.core.files import atomic_write
+from bench.grid.cell import Budget, Model, Seed, digest
 from bench.grid.expand import expand
-from bench.grid.schema import Budget, Grid, Model, Seed, digest
+from bench.grid.schema import Grid
 from bench.report.facts import linear
-from bench.store.record import Damaged, Finished, read_model
+from bench.store.record import Damaged, Finished, Record, read_model
 
 SHIPPED = Path(__file__).parent / "baselines"
 SCHEMA = 1
@@ -37,8 +37,18 @@ class Sample(Model):
 
     @property
     def key(self) -> Key:
-        """Return what names it."""
+        """What names it."""
         return self.dataset, self.arm, self.budget
+
+    @property
+    def where(self) -> str:
+        """What names it for people."""
+        return f"{self.dataset} {self.arm} {self.budget:.0%}"
+
+    @property
+    def values(self) -> Mapping[str, Sequence[float]]:
+        """Counts and metrics together."""
+        return {**self.counts, **self.metrics}
 
 
 class Baseline(Model):
@@ -100,37 +110,38 @@ def metrics_of(record: Finished) -> dict[str, float]:
     return found
 
 
-def measured(grid: Grid, records: Iterable[Finished]) -> Baseline:
+def measured(grid: Grid, records: Iterable[Record]) -> Baseline:
     """Return what the grid's records hold; arms with a seed that is not done are left out. Raises UserError."""
     planned = {cell.key(): cell for cell in expand(grid)}
-    groups: dict[Key, dict[int, Finished]] = defaultdict(dict)
+    groups: dict[Key, dict[int, Finished]] = {(cell.dataset, cell.arm, cell.budget): {} for cell in planned.values()}
     for record in records:
-        if (cell := planned.get(record.cell.key())) and isinstance(record, Finished) and not record.rehearsal:
+        cell = planned.get(record.cell.key())
+        if cell and isinstance(record, Finished) and not record.rehearsal:
             groups[cell.dataset, cell.arm, cell.budget][cell.seed] = record
-    seeds = grid.seeds
-    whole = {key: [found[seed] for seed in seeds] for key, found in groups.items() if len(found) == len(seeds)}
+    whole = {
+        key: [group[seed] for seed in grid.seeds] for key, group in groups.items() if len(group) == len(grid.seeds)
+    }
     used = [record for group in whole.values() for record in group]
     data = {record.cell.dataset: record.inputs.data for record in used}
     for record in used:
         if record.inputs.data != data[record.cell.dataset]:
             raise UserError(f"grid {grid.name}: records of two versions of {record.cell.dataset}; name an empty folder")
-    order = {(cell.dataset, cell.arm, cell.budget): None for cell in planned.values()}
+    samples = [
+        Sample(
+            dataset=dataset,
+            arm=arm,
+            budget=budget,
+            counts=_by_name(map(counts_of, group)),
+            metrics=_by_name(map(metrics_of, group)),
+        )
+        for (dataset, arm, budget), group in whole.items()
+    ]
     return Baseline(
         grid=grid.name,
         settings=settings_digest(grid),
         data=data,
-        seeds=seeds,
-        samples=tuple(
-            Sample(
-                dataset=key[0],
-                arm=key[1],
-                budget=key[2],
-                counts=_by_name([counts_of(record) for record in whole[key]]),
-                metrics=_by_name([metrics_of(record) for record in whole[key]]),
-            )
-            for key in order
-            if key in whole
-        ),
+        seeds=grid.seeds,
+        samples=tuple(samples),
         provenance=used[0].provenance if used else {},
     )
 
@@ -142,8 +153,9 @@ def with_repeats(baseline: Baseline, again: Baseline) -> Baseline:
     return baseline.model_copy(update={"samples": tuple(samples)})
 
 
-def _by_name(facts: list[dict[str, Value]]) -> dict[str, tuple[Value, ...]]:
+def _by_name(seeds: Iterable[dict[str, Value]]) -> dict[str, tuple[Value, ...]]:
     """Return the values of the facts that all seeds have."""
+    facts = list(seeds)
     return {name: tuple(each[name] for each in facts) for name in facts[0] if all(name in each for each in facts)}
 
 
@@ -156,7 +168,7 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
 def read_baseline(path: Path, grid: Grid) -> Baseline:
     """Return a file's baseline. Raises UserError when it holds none, or one of another grid or other settings."""
     anew = ("check", "--baseline", str(path.absolute()), "--update")
-    found = read_model(path, Baseline, lambda baseline: True, SCHEMA)
+    found = read_model(path, lambda raw: Baseline, lambda baseline: True, SCHEMA)
     if isinstance(found, Damaged):
         raise NotMadeError(f"--baseline {path}: {found.reason}", *anew)
     if found.settings != settings_digest(grid):

@@ -1,8 +1,21 @@
-"""The gate: what a grid gives now against its baseline, beyond what seeds explain."""
+"""What a grid gives now against its baseline, beyond what seeds explain.
+
+Counts that all of the baseline's seeds have in common must be the same. Metrics, and counts that vary, are compared by
+the mean over the seeds: its distance from the baseline's mean has Student's t distribution with n - 1 degrees of
+freedom in units of s sqrt(1/k + 1/n), where s is the standard deviation of the baseline's n seeds and k seeds were run
+now. What has no deviation in the baseline is not compared. All seeds with one result, to the last bit, are red.
+
+A seed that both have is a repeat: initial weights, images and views are the same, so the same code gives the same value
+but for the order of floating-point operations. How far that alone moves a kind of metric is known from the baseline's
+own repeats, m of all arms together with a root mean square r: the mean difference over k such seeds has Student's t
+distribution with m degrees of freedom in units of r / sqrt(k).
+
+Holm's step-down method keeps the chance of one false alarm in all of these comparisons at FALSE_ALARMS.
+"""
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy.special import stdtr
@@ -34,46 +47,18 @@ class Finding:
 def compare(baseline: Baseline, now: Baseline, failures: Mapping[Key, str] | None = None) -> list[Finding]:
     """Return a finding for all that the baseline holds, red where it is not what it was.
 
-    Counts that all of the baseline's seeds have in common must be the same. Metrics, and counts that vary, are
-    compared by the mean over the seeds: its distance from the baseline's mean has Student's t distribution with n - 1
-    degrees of freedom in units of s sqrt(1/k + 1/n), where s is the standard deviation of the baseline's n seeds and k
-    seeds were run now. Holm's step-down method keeps the chance of one false alarm in all of them at FALSE_ALARMS. What
-    has no deviation in the baseline is not compared. All seeds with one result, to the last bit, are red.
-
-    A seed that both have is a repeat: initial weights, images and views are the same, so the same code gives the same
-    value but for the order of floating-point operations. How far that alone moves a kind of metric is known from the
-    baseline's own repeats, m of all arms together with a root mean square r: the mean difference over k such seeds has
-    Student's t distribution with m degrees of freedom in units of r / sqrt(k). It is one of the comparisons above.
-
     `failures` says why a sample is not there now.
     """
     there = {sample.key: sample for sample in now.samples}
-    common = [seed for seed in now.seeds if seed in baseline.seeds]
-    rounding = repeat_differences(baseline)
-    exact: list[Finding] = []
-    tested: list[Finding] = []
+    noise = repeat_differences(baseline)
+    common = [(baseline.seeds.index(seed), now.seeds.index(seed)) for seed in now.seeds if seed in baseline.seeds]
+    found: list[Finding] = []
     for old in baseline.samples:
-        new = there.get(old.key)
-        if new is None:
-            why = (failures or {}).get(old.key, "no result")
-            exact.append(_finding(old, "result", "there", why, red=True))
-            continue
-        if len(now.seeds) > 1 and _frozen(old, new):
-            exact.append(_finding(old, "spread over seeds", "there", "none: seeds change nothing", red=True))
-        for name, before in (old.counts | old.metrics).items():
-            values: Sequence[float] | None = (new.counts | new.metrics).get(name)
-            if values is None:
-                exact.append(_finding(old, name, _show(before), "not there", red=True))
-            elif name in old.counts and len(set(before)) == 1:
-                exact.append(_finding(old, name, _show(before), _show(values), red=set(values) != set(before)))
-            elif len(set(before)) > 1:
-                tested.append(_tested(old, name, before, values))
-                if common and (noise := rounding.get(kind(name))):
-                    pairs = [(before[baseline.seeds.index(s)], values[now.seeds.index(s)]) for s in common]
-                    tested.append(_repeated(old, name, before, pairs, noise))
-        for name in (new.counts | new.metrics).keys() - (old.counts | old.metrics).keys():
-            exact.append(_finding(old, name, "not there", _show((new.counts | new.metrics)[name]), red=True))
-    return exact + holm(tested)
+        if new := there.get(old.key):
+            found += [*_exact(old, new), *_tested(old, new, common, noise)]
+        else:
+            found.append(Finding(old.where, "result", "there", (failures or {}).get(old.key, "no result"), red=True))
+    return [each for each in found if each.p is None] + holm(each for each in found if each.p is not None)
 
 
 def repeat_differences(baseline: Baseline) -> dict[str, list[float]]:
@@ -106,57 +91,67 @@ def same_seeds(baseline: Baseline, now: Baseline) -> tuple[int, int, float]:
     A tree that computes what the baseline's did, on such a machine, gives the same to the last bit.
     """
     there = {sample.key: sample for sample in now.samples}
-    count, differ, most = 0, 0, 0.0
+    moved = []
     for old in baseline.samples:
-        new = there.get(old.key)
-        for name, before in old.metrics.items():
-            if new is None or name not in new.metrics:
-                continue
-            deviation = statistics.stdev(before)
+        new = there.get(old.key, old.model_copy(update={"metrics": {}}))
+        for name in old.metrics.keys() & new.metrics.keys():
+            deviation = statistics.stdev(old.metrics[name])
             for seed in set(now.seeds) & set(baseline.seeds):
-                one, other = before[baseline.seeds.index(seed)], new.metrics[name][now.seeds.index(seed)]
-                count += 1
-                if one != other:
-                    differ += 1
-                    most = max(most, abs(other - one) / deviation if deviation else math.inf)
-    return count, differ, most
+                one, other = old.metrics[name][baseline.seeds.index(seed)], new.metrics[name][now.seeds.index(seed)]
+                moved.append(abs(other - one) / deviation if deviation else math.inf if one != other else 0.0)
+    return len(moved), sum(map(bool, moved)), max(moved, default=0.0)
+
+
+def _exact(old: Sample, new: Sample) -> Iterator[Finding]:
+    """Yield what is compared without a test: counts that do not vary, and what is there in one of the two alone."""
+    if _frozen(old, new):
+        yield Finding(old.where, "spread over seeds", "there", "none: seeds change nothing", red=True)
+    before, now = old.values, new.values
+    for name, values in before.items():
+        if name not in now:
+            yield Finding(old.where, name, _show(values), "not there", red=True)
+        elif name in old.counts and len(set(values)) == 1:
+            yield Finding(old.where, name, _show(values), _show(now[name]), red=set(now[name]) != set(values))
+    for name in now:
+        if name not in before:
+            yield Finding(old.where, name, "not there", _show(now[name]), red=True)
 
 
 def _frozen(old: Sample, new: Sample) -> bool:
     """Return whether all seeds have the same result now in every metric that differs between the baseline's seeds."""
-    varying = [name for name, values in old.metrics.items() if len(set(values)) > 1 and name in new.metrics]
-    return bool(varying) and all(len(set(new.metrics[name])) == 1 for name in varying)
+    varying = [
+        new.metrics[name] for name, values in old.metrics.items() if len(set(values)) > 1 and name in new.metrics
+    ]
+    return bool(varying) and all(len(values) > 1 and len(set(values)) == 1 for values in varying)
 
 
-def _tested(old: Sample, name: str, before: Sequence[float], values: Sequence[float]) -> Finding:
-    shift = statistics.fmean(values) - statistics.fmean(before)
-    deviation = statistics.stdev(before)
-    t = shift / (deviation * math.sqrt(1 / len(values) + 1 / len(before)))
-    p = 2 * float(stdtr(len(before) - 1, -abs(t)))
-    return _finding(old, name, _show(before), _show(values), moved=shift / deviation, p=p)
+def _tested(
+    old: Sample, new: Sample, common: Sequence[tuple[int, int]], noise: Mapping[str, Sequence[float]]
+) -> Iterator[Finding]:
+    """Yield what is compared by Student's t; `common` are the places of each seed that both have, then and now."""
+    now = new.values
+    for name, before in old.values.items():
+        if name not in now or len(set(before)) == 1:
+            continue
+        values = now[name]
+        deviation = statistics.stdev(before)
+        shift = statistics.fmean(values) - statistics.fmean(before)
+        t = shift / (deviation * math.sqrt(1 / len(values) + 1 / len(before)))
+        yield Finding(old.where, name, _show(before), _show(values), shift / deviation, _p(t, len(before) - 1))
+        repeats = noise.get(kind(name))
+        if not common or not repeats:
+            continue
+        one = statistics.fmean(before[then] for then, _ in common)
+        other = statistics.fmean(values[later] for _, later in common)
+        moved = (other - one) / deviation
+        spread = max(math.sqrt(statistics.fmean(value**2 for value in repeats)), LEAST)
+        p = _p(moved * math.sqrt(len(common)) / spread, len(repeats))
+        yield Finding(old.where, f"{name}, same seeds", f"{one:.4g}", f"{other:.4g}", moved, p)
 
 
-def _repeated(
-    old: Sample, name: str, before: Sequence[float], pairs: Sequence[tuple[float, float]], noise: Sequence[float]
-) -> Finding:
-    """Return the comparison of the same seeds, (then, now) of each, with what repeats differed by."""
-    then, now = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-    moved = (now - then) / statistics.stdev(before)
-    spread = max(math.sqrt(statistics.fmean(value**2 for value in noise)), LEAST)
-    p = 2 * float(stdtr(len(noise), -abs(moved) * math.sqrt(len(pairs)) / spread))
-    return _finding(old, f"{name}, same seeds", f"{then:.4g}", f"{now:.4g}", moved=moved, p=p)
-
-
-def _finding(
-    sample: Sample,
-    what: str,
-    before: str,
-    now: str,
-    moved: float | None = None,
-    p: float | None = None,
-    red: bool = False,
-) -> Finding:
-    return Finding(f"{sample.dataset} {sample.arm} {sample.budget:.0%}", what, before, now, moved, p, red)
+def _p(t: float, degrees: int) -> float:
+    """Return the two-sided p-value of Student's t."""
+    return 2 * float(stdtr(degrees, -abs(t)))
 
 
 def _show(values: Sequence[float]) -> str:

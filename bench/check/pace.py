@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 
-from bench.check.baseline import Key
 from bench.check.compare import PACE, Finding
 from bench.core.errors import UserError
 from bench.core.stats import interval
@@ -50,17 +49,19 @@ def measure_pace(revision: str, arguments: Sequence[str], rounds: int = ROUNDS) 
     `arguments` are those of `run`, their paths absolute. A pair of cells is the same cell in both trees in one round;
     which tree goes first alternates. Raises UserError when the revision is not there or cannot run the grid.
     """
-    with tempfile.TemporaryDirectory() as folder, _worktree(revision, Path(folder) / "tree") as other:
-        trees = {"now": HERE, "then": other}
-        logs, alone = [], True
+    logs, alone = [], True
+    with tempfile.TemporaryDirectory() as folder, _worktree(revision, Path(folder) / "then") as there:
         for turn in range(rounds):
-            order = ("then", "now") if turn % 2 == 0 else ("now", "then")
-            records = {name: _run(trees[name], name, turn, arguments, Path(folder), revision) for name in order}
-            alone &= not any(beside_others(each) for tree in records.values() for each in tree.values())
-            logs += [log(_seconds(each) / _seconds(records["then"][cell])) for cell, each in records["now"].items()]
-    found = interval(logs, CONFIDENCE)
-    assert found is not None
-    return Pace(revision, found.n, exp(found.mean), exp(found.low), exp(found.high), alone)
+            found = {}
+            for tree in (there, HERE) if turn % 2 == 0 else (HERE, there):
+                name = "then" if tree is there else "now"
+                words = [*arguments, "--set", f"seeds=[{turn}]", "--results", str(Path(folder) / f"{name}-{turn}")]
+                found[name] = _run(tree, words, Path(folder) / f"cache-{name}", revision)
+                alone &= not any(map(beside_others, found[name].values()))
+            logs += [log(_seconds(record) / _seconds(found["then"][cell])) for cell, record in found["now"].items()]
+    bounds = interval(logs, CONFIDENCE)
+    assert bounds is not None
+    return Pace(revision, bounds.n, exp(bounds.mean), exp(bounds.low), exp(bounds.high), alone)
 
 
 def _seconds(record: Finished) -> float:
@@ -87,18 +88,15 @@ def _git(revision: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _run(
-    tree: Path, name: str, turn: int, arguments: Sequence[str], folder: Path, revision: str
-) -> dict[Key, Finished]:
-    """Run the grid in a process of its own with the code of a tree; return the record of each cell."""
-    results = folder / f"{name}-{turn}"
-    command = [sys.executable, "-m", "bench", "run", *arguments, "--set", f"seeds=[{turn}]", "--results", str(results)]
-    environment = os.environ | {"PYTHONPATH": str(tree), "BENCH_CACHE": str(folder / f"cache-{name}")}
+def _run(tree: Path, words: Sequence[str], cache: Path, revision: str) -> dict[str, Finished]:
+    """Run the grid in a process of its own with the code of a tree; return the record of each cell, by its name."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "BENCH_CACHE": str(cache)}
+    command = [sys.executable, "-m", "bench", "run", *words]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    results = Path(words[-1])
     found = read_records(next(results.glob("*/"), results))[0]
-    records = [record for record in found if isinstance(record, Finished)]
+    records = {str(record.cell): record for record in found if isinstance(record, Finished)}
     if done.returncode or not records or len(records) < len(found):
-        side = f"revision {revision}" if name == "then" else "this tree"
+        side = "this tree" if tree is HERE else f"revision {revision}"
         raise UserError(f"--against {revision}: {side} cannot run this grid: {done.stderr.strip()[-500:]}")
-    cells = [(record, record.cell) for record in records]
-    return {(cell.dataset, cell.arm, cell.budget): record for record, cell in cells}
+    return records

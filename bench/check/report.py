@@ -1,7 +1,9 @@
 """What a check found, as text, as Markdown and as JUnit XML."""
 
 import math
+import os
 import re
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,15 +67,28 @@ def _distance(finding: Finding) -> float:
 def check_text(findings: Sequence[Finding], baseline: Baseline, now: Baseline) -> str:
     """Return what the terminal shows."""
     left = max(0, sum(finding.red for finding in findings) - MOST_ROWS)
-    lines = [to_text(moved_table(findings)), *[f"and {left} more"] * bool(left), ""]
+    lines = [to_text(moved_table(findings)), f"and {left} more\n" if left else ""]
     return "\n".join([*lines, sameness(baseline, now), f"check: {verdict(findings, baseline, now)}"])
 
 
 def check_markdown(findings: Sequence[Finding], baseline: Baseline, now: Baseline) -> str:
     """Return the same as Markdown, ending with a line break: what a CI job's summary shows."""
-    title = f"### {'❌' if any(finding.red for finding in findings) else '✅'} `check --grid {baseline.grid}`"
+    title = f"### {'❌' if any(finding.red for finding in findings) else '✅'} `check {baseline.grid}`"
     sentence = escape_markdown(f"{verdict(findings, baseline, now)}; {sameness(baseline, now)}.")
     return "\n\n".join([title, sentence, to_markdown(moved_table(findings))]) + "\n"
+
+
+def publish(findings: Sequence[Finding], baseline: Baseline, now: Baseline, junit: Path | None) -> None:
+    """Print the comparison; then write the JUnit file and, in a GitHub job, its summary."""
+    print(check_text(findings, baseline, now))
+    if junit:
+        write_junit(findings, now.grid, junit)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(check_markdown(findings, baseline, now))
+        except OSError as error:
+            print(f"GITHUB_STEP_SUMMARY={summary}: {error.strerror}; there is no summary", file=sys.stderr)
 
 
 def write_junit(findings: Sequence[Finding], grid: str, path: Path) -> None:

@@ -10,10 +10,11 @@ from bench.core.errors import UserError
 from bench.core.paths import expanded
 
 PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
+PathArgument = partial(typer.Argument, parser=expanded)
 
 GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 GridArgument = Annotated[str | None, typer.Argument(help="a shipped grid's name, or the path of a YAML file")]
-SameOption = Annotated[str | None, typer.Option("--grid", help="the same as the argument")]
+SameOption = Annotated[str | None, typer.Option("--grid", hidden=True)]  # the same, as it was said before
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
@@ -21,17 +22,11 @@ OnlyOption = Annotated[
     str | None, typer.Option(help="KEY=VALUE,... such as dataset=cifar10,budget=0.5; a comma in a name is part of it")
 ]
 DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
-IntoOption = Annotated[Path, PathOption("--into", help="folder of the same kind as the sources; may be new")]
-KeepOption = Annotated[
-    bool, typer.Option("--keep-first", help="where two results of a cell differ, keep INTO's, else the first")
-]
-SourcesArgument = Annotated[
-    list[Path],
-    typer.Argument(parser=expanded, help="folders of records, each of one grid or with one below it for each"),
-]
 ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
 OutOption = Annotated[Path, PathOption("--out", help="folder to write to, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+WorkersOption = Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)]
 
 
 def chosen_grid(argument: str | None, option: str | None) -> str:

@@ -35,7 +35,7 @@ def recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request
     Its name may be as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed.
     """
     from bench.grid.expand import REHEARSAL, rehearsed
-    from bench.grid.load import load_grid
+    from bench.plan.load import load_grid
 
     if not is_file(expanded(request.grid)):
         base, _, profile = request.grid.removesuffix(REHEARSAL).partition("@")
@@ -49,7 +49,7 @@ def recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request
 
 def planned(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":
     from bench.core.paths import Places
-    from bench.grid.load import load_grid
+    from bench.plan.load import load_grid
 
     spec = load_grid(request.grid, request.profile, request.settings)
     places = Places(data=request.data_root or Path("data"), results=request.results, grid=spec.name)
@@ -82,7 +82,7 @@ def prepare_all(tasks: "list[Task]", places: "Places") -> bool:
 
 
 def run_here(
-    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits"
+    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits | None" = None
 ) -> "list[Outcome]":
     """Run the tasks in this process, say what became of them, and return it."""
     from bench.run.control import concluded

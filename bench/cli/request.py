@@ -5,7 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.core.environment import own_command
@@ -19,7 +19,6 @@ WITHOUT = {
     "cancel": {"--data-root", "--plugin"},
     "check": {"--results"},
 }
-BY_POSITION = {"report", "export"}  # take the grid as an argument
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,11 @@ class Request:
 
     def command(self, verb: str, *more: str) -> str:
         """Return the line for a shell that asks `verb` the same, with further words behind it."""
-        grid = self.grid if not self.grid.startswith("~") else str(expanded(self.grid))
+        return shlex.join([*program(), verb, *self.words(verb), *more])
+
+    def words(self, verb: str) -> list[str]:
+        """Return the words that ask `verb` the same."""
+        grid = _path(expanded(self.grid) if self.grid.startswith("~") else self.grid)
         options = [("--profile", self.profile)] if self.profile else []
         options += [("--set", setting) for setting in self.settings]
         options += [("--plugin", _path(path)) for path in self.plugin]
@@ -43,9 +46,19 @@ class Request:
             options.append(("--data-root", _path(self.data_root)))
         if self.results != Path("results"):
             options.append(("--results", _path(self.results)))
-        words = [_path(grid)] if verb in BY_POSITION else ["--grid", _path(grid)]
-        words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
-        return shlex.join([*program(), verb, *words, *more])
+        words = ["--grid", grid] if verb == "run" else [grid]  # as earlier versions of `run` have it, too
+        return words + [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
+
+    def absolute(self) -> "Request":
+        """Return the same for another folder: all of its paths are absolute."""
+        from bench.grid.load import find_grid
+
+        return replace(
+            self,
+            grid=str(find_grid(self.grid).absolute()),
+            plugin=[path.absolute() for path in self.plugin],
+            data_root=self.data_root and self.data_root.absolute(),
+        )
 
     @contextmanager
     def naming_commands(self) -> Iterator[None]:

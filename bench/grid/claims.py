@@ -1,42 +1,50 @@
-"""The claims of a grid, spelled out: one statement for each arm and budget that a claim speaks of."""
+"""The claims of a grid: what it may say, and one statement for each arm and budget that a claim speaks of."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from bench.core.errors import UserError, did_you_mean
-from bench.grid.schema import EVERY, Arm, Claim, Grid, arm_name, is_plain
+from pydantic import Field, PositiveFloat
+
+from bench.core.errors import did_you_mean
+from bench.grid.cell import Arm, Budget, Model, Name, arm_name, is_plain
+
+if TYPE_CHECKING:
+    from bench.grid.schema import Grid
+
+EVERY = "*"  # each method, arm or budget there is
+MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
 
 
-@dataclass(frozen=True)
-class Statement:
-    """A claim about one arm at one budget beside one baseline; without a `share` it says nothing about cost."""
+class Claim(Model):
+    """An arm at a budget is no worse than a baseline, by more than `margin`, at no more than `share` of its cost.
+
+    A margin below 0 asks for as much more. Arm "*": each with ReLA around it but the shuffled controls; budget "*":
+    each of the arm's.
+    """
+
+    name: Name
+    arm: str
+    budget: Budget | Literal["*"]
+    baseline: str | None = None  # None: the arm's method without ReLA
+    baseline_budget: Budget | Literal["same"] = 1.0
+    share: PositiveFloat | None = None  # None: nothing is said about cost
+    margin: Annotated[float, Field(gt=-1, lt=1)] = MARGIN  # of the test images
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = CONFIDENCE  # of each bound
+    datasets: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # None: all
+
+
+class Statement(Claim):
+    """A claim about one arm at one budget beside one baseline."""
 
     name: str
-    arm: str
     budget: float
     baseline: str
     baseline_budget: float
-    share: float | None
-    margin: float
-    confidence: float
-    datasets: tuple[str, ...] | None
 
 
-def statements(grid: Grid) -> list[Statement]:
-    """Return what the claims of a grid say. Raises UserError when one speaks of what the grid does not have."""
-    arms = {arm_name(arm): arm for arm in grid.arms}
-    found = []
-    for index, claim in enumerate(grid.claims):
-        where = f"claims[{index}]"
-        for name in claim.datasets or ():
-            known = [dataset.name for dataset in grid.datasets]
-            if name not in known:
-                raise UserError(f"{where}.datasets: {name!r} is no dataset of the grid{did_you_mean(name, known)}")
-        there = list(_statements(claim, arms, grid, where))
-        if not there:
-            raise UserError(f"{where}.arm: no arm of the grid has ReLA around it; name one")
-        found += there
-    return found
+def statements(grid: "Grid") -> list[Statement]:
+    """Return what the claims of a grid say. Raises ValueError when one speaks of what the grid does not have."""
+    return [each for index, claim in enumerate(grid.claims) for each in _statements(claim, grid, f"claims[{index}]")]
 
 
 def plain_arm(arm: Arm, arms: dict[str, Arm]) -> str | None:
@@ -48,30 +56,28 @@ def plain_arm(arm: Arm, arms: dict[str, Arm]) -> str | None:
     return None
 
 
-def _statements(claim: Claim, arms: dict[str, Arm], grid: Grid, where: str) -> Iterator[Statement]:
-    if claim.arm != EVERY and claim.arm not in arms:
-        raise UserError(f"{where}.arm: {claim.arm!r} is no arm{did_you_mean(claim.arm, arms)}")
-    if claim.baseline is not None and claim.baseline not in arms:
-        raise UserError(f"{where}.baseline: {claim.baseline!r} is no arm{did_you_mean(claim.baseline, arms)}")
+def _statements(claim: Claim, grid: "Grid", where: str) -> Iterator[Statement]:
+    arms = {arm_name(arm): arm for arm in grid.arms}
+    datasets = [dataset.name for dataset in grid.datasets]
+    for name in claim.datasets or ():
+        if name not in datasets:
+            raise ValueError(f"{where}.datasets: {name!r} is no dataset of the grid{did_you_mean(name, datasets)}")
+    for key, named in (("arm", claim.arm), ("baseline", claim.baseline)):
+        if named is not None and named not in arms and (key, named) != ("arm", EVERY):
+            raise ValueError(f"{where}.{key}: {named!r} is no arm{did_you_mean(named, arms)}")
     accelerated = [name for name, arm in arms.items() if arm.rela and not arm.rela.shuffle]
     chosen = accelerated if claim.arm == EVERY else [claim.arm]
+    if not chosen:
+        raise ValueError(f"{where}.arm: no arm of the grid has ReLA around it; name one")
     for name in chosen:
         baseline = claim.baseline or plain_arm(arms[name], arms)
         if baseline is None:
-            raise UserError(f"{where}: arm {name!r} has no arm without ReLA beside it; name a baseline")
+            raise ValueError(f"{where}: arm {name!r} has no arm without ReLA beside it; name a baseline")
         for budget in (arms[name].budgets or grid.budgets) if isinstance(claim.budget, str) else [claim.budget]:
             baseline_budget = budget if isinstance(claim.baseline_budget, str) else claim.baseline_budget
             for side, share in ((name, budget), (baseline, baseline_budget)):
                 if share not in (arms[side].budgets or grid.budgets):
-                    raise UserError(f"{where}: arm {side!r} has no budget {share:g}; give it one")
-            yield Statement(
-                name=claim.name + (f": {name}" if len(chosen) > 1 else ""),
-                arm=name,
-                budget=budget,
-                baseline=baseline,
-                baseline_budget=baseline_budget,
-                share=claim.share,
-                margin=claim.margin,
-                confidence=claim.confidence,
-                datasets=claim.datasets,
-            )
+                    raise ValueError(f"{where}: arm {side!r} has no budget {share:g}; give it one")
+            said = {"arm": name, "budget": budget, "baseline": baseline, "baseline_budget": baseline_budget}
+            title = f"{claim.name}: {name}" if len(chosen) > 1 else claim.name
+            yield Statement.model_construct(**claim.model_dump() | said | {"name": title})

@@ -1,16 +1,19 @@
 """Grids: YAML, profiles and settings to a validated grid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.core.errors import UserError, did_you_mean
 from bench.core.paths import expanded, is_file
-from bench.grid.expand import merge
-from bench.grid.schema import EVERY, Grid
+from bench.grid.claims import EVERY
+from bench.grid.schema import Grid, merge
 from bench.grid.strict_yaml import read_yaml
-from bench.grid.validate import validated
+from bench.grid.validate import sentence
 
+Names = Callable[[], Iterable[str]]
 GRIDS = Path(__file__).parent / "shipped"
 MAX_BYTES = 200_000
 MAX_DEPTH = 20  # of the dotted key of a setting
@@ -41,17 +44,20 @@ def find_grid(name: str) -> Path:
     if is_file(path):
         return path
     if path.suffix in {".yaml", ".yml"} or "/" in name:
-        raise UserError(f"--grid {name}: no such file")
+        raise UserError(f"grid {name}: no such file")
     raise UserError(f"unknown grid {name!r}{did_you_mean(name, shipped)}")
 
 
-def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = ()) -> Grid:
+def load_grid(
+    name: str, profile: str | None = None, settings: Sequence[str] = (), methods: Names | None = None
+) -> Grid:
     """Read and validate a grid.
 
     Args:
         name: a shipped grid's name or a path.
         profile: a key of the grid's `profiles`, or "mini", whose overrides are merged in.
         settings: `KEY=VALUE` strings with dotted keys and YAML values, merged in last.
+        methods: what an arm of method "*" stands for; `bench.plan.load` hands in all there are.
 
     Raises:
         UserError: naming the file, the key, the value and the fix.
@@ -60,7 +66,13 @@ def load_grid(name: str, profile: str | None = None, settings: Sequence[str] = (
     if TOY in raw:
         raise UserError(f"{path}: a study of the kind {TOY!r} has no cells; `run`, `status` and `report` know it")
     raw, source = with_overrides(raw, path, profile, settings)
-    return validated(_spelled_out(raw), source)
+    raw = _spelled_out(raw)
+    if isinstance(raw.get("arms"), list):
+        raw["arms"] = [each for arm in raw["arms"] for each in _every_method(arm, methods, source)]
+    try:
+        return Grid.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {sentence(error, Grid)}") from error
 
 
 def read_grid(name: str) -> tuple[dict[str, Any], Path]:
@@ -98,23 +110,21 @@ def with_overrides(
 
 
 def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn the short forms `datasets: [digits]` and `arms: [byol]` into mappings, and method "*" into every method."""
+    """Turn the short forms `datasets: [digits]` and `arms: [byol]` into mappings."""
     raw = dict(raw)
     for key, field in (("datasets", "name"), ("arms", "method")):
         if isinstance(raw.get(key), list):
             raw[key] = [{field: item} if isinstance(item, str) else item for item in raw[key]]
-    if isinstance(raw.get("arms"), list):
-        raw["arms"] = [each for arm in raw["arms"] for each in _every_method(arm)]
     return raw
 
 
-def _every_method(arm: Any) -> list[Any]:
+def _every_method(arm: Any, methods: Names | None, source: str) -> list[Any]:
     """Return the arm, or one for each method when its method is "*", which then stands for the method's name."""
     if not isinstance(arm, dict) or arm.get("method") != EVERY:
         return [arm]
-    from methods import methods  # imports torch, which other grids can be read without
-
-    arms = [{**arm, "method": each} for each in methods]
+    if methods is None:
+        raise UserError(f"{source}: arms: method {EVERY!r} is for grids that are loaded by bench.plan.load")
+    arms = [{**arm, "method": each} for each in methods()]
     if isinstance(arm.get("name"), str):
         arms = [each | {"name": arm["name"].replace(EVERY, each["method"])} for each in arms]
     return arms

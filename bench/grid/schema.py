@@ -1,143 +1,72 @@
-"""What a grid may say, and what a cell is: frozen models that refuse every key they do not know."""
+"""What a grid may say: a frozen model that refuses every key it does not know, and whose cells can be planned."""
 
-import hashlib
-import json
-import re
-from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from bench.core.errors import did_you_mean
+from bench.grid.cell import (
+    BASELINE,
+    PROTOCOL_VERSION,
+    Arm,
+    Budget,
+    Cell,
+    Inputs,
+    Knn,
+    Model,
+    Name,
+    Params,
+    Precision,
+    Probe,
+    Protocol,
+    Rela,
+    Seed,
+    arm_name,
+    cell_id,
+    digest,
+    is_plain,
+    makes_prior,
+    trained_on,
 )
+from bench.grid.claims import CONFIDENCE, EVERY, MARGIN, Claim, statements
+from bench.grid.validate import sentence
 
-EVERY = "*"  # each method, arm or budget there is
-MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
 GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
-BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
-PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
+MAX_CELLS = 100_000
 
-LBFGS_VERSION = 2  # raised whenever that recipe gives other accuracies
-L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean loss, on features of deviation 1
-MAX_NAME = 200  # bytes: names of files end at 255
-
-Budget = Annotated[float, Field(ge=1e-6, le=1)]
-Seed = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=4, le=1024)]
-Precision = Literal["fp32", "bf16", "fp16"]  # of forward passes; weights are fp32
-
-
-def _plain(params: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what JSON cannot hold: a record has to."""
-    try:
-        json.dumps(params, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("can hold finite numbers, words, true, false, null, and lists and mappings of them") from error
-    return params
-
-
-def _printable(name: str) -> str:
-    """Refuse a name that would not fit into a line or a file's name."""
-    if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:
-        raise ValueError(f"must be 1 to {MAX_NAME} bytes of printable text")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_printable)]
-Params = Annotated[dict[str, Any], AfterValidator(_plain)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Probe(Model):
-    """Linear evaluation: one Linear on frozen features, by Adam (paper section on evaluation, public code).
-
-    Or, as `recipe: lbfgs`, the minimum of a penalised logistic regression, which has no use for `epochs`, `batch_size`
-    and `lr` and takes the best of the strengths `l2` by a tenth of the training images. The two recipes give different
-    accuracies, and which it was is part of a cell's identity.
-
-    The accuracy is that of the first of `seeds` probes; the others tell how far it depends on the probe's own chance.
-    """
-
-    recipe: Literal["adam", "lbfgs"] = "adam"
-    l2: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1, max_length=20)] = L2
-    epochs: PositiveInt = 100
-    batch_size: PositiveInt = 128
-    lr: PositiveFloat = 3e-4
-    seeds: PositiveInt = 1
-
-
-class Knn(Model):
-    """Weighted k-nearest-neighbour evaluation (Wu et al. 2018)."""
-
-    k: PositiveInt = 200
-    temperature: Annotated[float, Field(ge=0.02)] = 0.1  # exp(1 / temperature) must be a float32
-
-
-class Protocol(Model):
-    """Everything that must be equal for two results to be comparable. The defaults are the paper's."""
-
-    epochs: PositiveInt = 100
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    precision: Precision = "fp32"
-    compile: Literal["default", "reduce-overhead"] | None = None  # torch.compile's mode; the second is CUDA graphs
-    input_size: Size | None = None  # pixels; None: the dataset's own
-    eval_resize: Size | None = None  # pixels of the shorter side of which evaluation takes the centre; None: input_size
-    blur: bool = True  # the reference drops every blur on CIFAR
-    evaluate_at: Annotated[tuple[Budget, ...], Field(strict=False)] = (1.0,)  # shares of the cell's own steps
-    evaluations: PositiveInt | None = None  # so many more: at all steps of the full budget, a half, a quarter, ...
-    probe: Probe = Probe()
-    knn: Knn = Knn()
-
-    @field_validator("eval_resize")
-    @classmethod
-    def _holds_the_input(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and (size := info.data.get("input_size")) and value < size:
-            raise ValueError(f"must be at least input_size, {size}")
-        return value
-
-
-class Rela(Model):
-    """The ReLA wrapper of an arm."""
-
-    prior: str
-    backbone: str | None = None  # architecture of a `file:` prior
-    weights_key: str | None = None  # of a `file:` prior: behind which prefix its network is; None: the only one
-    input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
-    precision: Precision = "fp32"  # the prior's, when it makes the targets
-    phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
-    train_map: bool = False  # the reference leaves the linear map at its random initial value
-    check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
-    shuffle: bool = False  # control: each image gets the targets of another
-
-    @model_validator(mode="after")
-    def _key_of_a_file(self) -> "Rela":
-        if self.weights_key is not None and not self.prior.startswith("file:"):
-            raise ValueError(f"weights_key is for a prior file:<path>, and {self.prior!r} is none; leave it out")
-        return self
-
-
-class Arm(Model):
-    """A method with its wrapper and settings."""
-
-    name: Name | None = None
-    method: Name  # "*" in YAML: an arm for each method there is
-    params: Params = {}
-    backbone: Name | None = None  # instead of the dataset's or the grid's
-    rela: Rela | None = None
-    flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
-    budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
+# Names that others still import from here.
+__all__ = [
+    "BASELINE",
+    "CONFIDENCE",
+    "EVERY",
+    "GRID_NAME",
+    "MARGIN",
+    "MAX_CELLS",
+    "PROTOCOL_VERSION",
+    "Arm",
+    "Budget",
+    "Cell",
+    "Claim",
+    "Dataset",
+    "Grid",
+    "Inputs",
+    "Knn",
+    "Model",
+    "Precision",
+    "Probe",
+    "Protocol",
+    "Published",
+    "Rela",
+    "Seed",
+    "arm_name",
+    "cell_id",
+    "digest",
+    "is_plain",
+    "makes_prior",
+    "merge",
+    "trained_on",
+]
 
 
 class Dataset(Model):
@@ -147,7 +76,7 @@ class Dataset(Model):
     train_images: PositiveInt | None = None  # a class-balanced part of the training set; None: all of it
     backbone: Name | None = None
     arms: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # those that run on it; None: all
-    protocol: dict[str, Any] = {}
+    protocol: dict[str, Any] = Field(default_factory=dict)
 
 
 class Published(Model):
@@ -157,24 +86,6 @@ class Published(Model):
     epoch: PositiveInt
     linear: Annotated[float, Field(ge=0, le=1)]
     source: str
-
-
-class Claim(Model):
-    """An arm at a budget is no worse than a baseline, by more than `margin`, at no more than `share` of its cost.
-
-    A margin below 0 asks for as much more. Arm "*": each with ReLA around it but the shuffled controls; budget "*":
-    each of the arm's.
-    """
-
-    name: Name
-    arm: str
-    budget: Budget | Literal["*"]
-    baseline: str | None = None  # None: the arm's method without ReLA
-    baseline_budget: Budget | Literal["same"] = 1.0
-    share: PositiveFloat | None = None  # None: nothing is said about cost
-    margin: Annotated[float, Field(gt=-1, lt=1)] = MARGIN  # of the test images
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = CONFIDENCE  # of each bound
-    datasets: Annotated[tuple[str, ...] | None, Field(strict=False)] = None  # None: all
 
 
 class Grid(Model):
@@ -187,119 +98,132 @@ class Grid(Model):
     budgets: Annotated[tuple[Budget, ...], Field(strict=False, min_length=1)] = (1.0,)
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
-    params: dict[str, Params] = {}  # by method: under those of its arms
+    params: dict[str, Params] = Field(default_factory=dict)  # by method: under those of its arms
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
     targets_share: PositiveFloat | None = None  # claim: making targets takes no more of the plain method's full cost
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
     protocol: Protocol = Protocol()
-    profiles: dict[str, dict[str, Any]] = {}
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    def arms_on(self, dataset: Dataset) -> list[Arm]:
+        """Return the arms that run on a dataset of the grid."""
+        return [arm for arm in self.arms if dataset.arms is None or arm_name(arm) in dataset.arms]
+
+    def protocol_on(self, dataset: Dataset) -> Protocol:
+        """Return the grid's protocol with a dataset's own overrides."""
+        return Protocol.model_validate(merge(self.protocol.model_dump(), dataset.protocol))
+
+    def cell(self, dataset: Dataset, protocol: Protocol, arm: Arm, budget: float, seed: int) -> Cell:
+        """Return the cell of an arm on a dataset, whose protocol this is, at a budget with a seed."""
+        return Cell(
+            arm=arm_name(arm),
+            dataset=dataset.name,
+            train_images=dataset.train_images,
+            backbone=arm.backbone or dataset.backbone or self.backbone,
+            method=arm.method,
+            params={**self.params.get(arm.method, {}), **arm.params},
+            rela=arm.rela,
+            flops_of=arm.flops_of,
+            budget=budget,
+            seed=seed,
+            protocol=protocol,
+        )
+
+    @model_validator(mode="after")
+    def _not_too_many_cells(self) -> Self:
+        cells = len(self.datasets) * len(self.seeds) * sum(len(arm.budgets or self.budgets) for arm in self.arms)
+        if cells > MAX_CELLS:
+            raise ValueError(f"{cells:,} cells, datasets x arms x budgets x seeds, where {MAX_CELLS:,} are the most")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        _refuse_twins("dataset", [dataset.name for dataset in self.datasets])
+        _refuse_twins("arm", [arm_name(arm) for arm in self.arms])
+        _refuse_twins("seed", self.seeds)
+        for budgets in (self.budgets, *(arm.budgets or () for arm in self.arms)):
+            _refuse_twins("budget", budgets)
+        return self
+
+    @model_validator(mode="after")
+    def _flops_can_be_matched(self) -> Self:
+        arms = {arm_name(arm): arm for arm in self.arms}
+        for index, arm in enumerate(self.arms):
+            if arm.flops_of is None:
+                continue
+            where, other = f"arms[{index}].flops_of", arms.get(arm.flops_of)
+            if other is None:
+                raise ValueError(f"{where}: {arm.flops_of!r} is not an arm{did_you_mean(arm.flops_of, arms)}")
+            if other.flops_of:
+                raise ValueError(f"{where}: arm {arm.flops_of!r} matches another one itself; name that one")
+            if arm.rela:
+                raise ValueError(
+                    f"{where}: an arm with rela cannot match another one's FLOPs; leave out one of the two"
+                )
+            for budget in sorted({*(arm.budgets or self.budgets)} - {*(other.budgets or self.budgets)}):
+                why = f"has no budget {budget:g} to match; give both the same budgets"
+                raise ValueError(f"{where}: arm {arm.flops_of!r} {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        statements(self)
+        arms, methods = [arm_name(arm) for arm in self.arms], {arm.method for arm in self.arms}
+        for index, point in enumerate(self.published):
+            _must_be_an_arm(point.arm, arms, f"published[{index}].arm")
+        for method in self.params:
+            if method not in methods:
+                raise ValueError(f"params.{method}: no arm has this method{did_you_mean(method, methods)}")
+        return self
+
+    @model_validator(mode="after")
+    def _datasets_are_whole(self) -> Self:
+        arms = [arm_name(arm) for arm in self.arms]
+        for index, dataset in enumerate(self.datasets):
+            where = f"datasets[{index}]"
+            for name in dataset.arms or ():
+                _must_be_an_arm(name, arms, f"{where}.arms")
+            there = self.arms_on(dataset)
+            for arm in there:
+                if arm.flops_of and arm.flops_of not in map(arm_name, there):
+                    raise ValueError(f"{where}.arms: {arm_name(arm)!r} needs {arm.flops_of!r} there, too")
+            try:
+                self.protocol_on(dataset)
+            except ValidationError as error:
+                raise ValueError(sentence(error, Protocol, f"{where}.protocol")) from error
+        return self
+
+    @model_validator(mode="after")
+    def _arms_differ(self) -> Self:
+        """Refuse two arms that would share their records: what a cell's key sees of them is the same."""
+        first: dict[str, Arm] = {}
+        for index, arm in enumerate(self.arms):
+            same = first.setdefault(self.cell(self.datasets[0], self.protocol, arm, 1.0, 0).key(), arm)
+            if same is arm:
+                continue
+            fix = "remove one"
+            if same.rela and arm.rela and same.rela.prior != arm.rela.prior:
+                fix = "of a prior's path only the file's name counts; rename one file"
+            raise ValueError(f"arms[{index}]: arm {arm_name(arm)!r} is the same as {arm_name(same)!r}; {fix}")
+        return self
 
 
-def arm_name(arm: Arm) -> str:
-    """Return the arm's own name, or one made of its method, wrapper and prior."""
-    if arm.name:
-        return arm.name
-    params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
-    name = f"{arm.method}({params})" if params else arm.method
-    if arm.backbone:
-        name += f", {arm.backbone.removeprefix('timm:')}"
-    if arm.flops_of:
-        name += f" at the FLOPs of {arm.flops_of}"
-    return f"rela({name},{arm.rela.prior})" if arm.rela else name
+def _refuse_twins(what: str, names: Sequence[str | float]) -> None:
+    first: dict[str | float, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index:
+            raise ValueError(f"{what}s[{index}]: {what} {name} is there twice; remove one")
 
 
-def is_plain(arm: Arm) -> bool:
-    """Return whether an arm is its method and no more: without ReLA, and not stopped at another one's FLOPs."""
-    return not (arm.rela or arm.flops_of)
+def _must_be_an_arm(name: str, arms: Sequence[str], where: str) -> None:
+    if name not in arms:
+        raise ValueError(f"{where}: {name!r} is no arm{did_you_mean(name, arms)}")
 
 
-class Cell(Model):
-    """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result."""
-
-    arm: str
-    dataset: str
-    train_images: int | None
-    backbone: str
-    method: str
-    params: dict[str, Any]
-    rela: Rela | None
-    flops_of: str | None = None
-    budget: Budget
-    seed: Seed
-    protocol: Protocol
-
-    def settings(self) -> dict[str, Any]:
-        """Return all that decides the result and can be known without data or weights, ready for JSON.
-
-        Of a prior's file only the name is kept: where it lies decides nothing, its content is in the inputs.
-        """
-        settings = self.model_dump(mode="json", exclude={"arm"})
-        # Settings that came later are left out where they are off: what was run before them keeps its name.
-        if not self.flops_of:
-            del settings["flops_of"]
-        if self.rela and self.rela.weights_key is None:
-            del settings["rela"]["weights_key"]
-        if self.rela and not self.rela.shuffle:
-            del settings["rela"]["shuffle"]
-        if self.rela and self.rela.precision == "fp32":
-            del settings["rela"]["precision"]
-        for name in ("compile", "eval_resize", "evaluations"):
-            if settings["protocol"][name] is None:
-                del settings["protocol"][name]
-        probe = settings["protocol"]["probe"]
-        if probe["seeds"] == 1:
-            del probe["seeds"]
-        # Of the recipes, each keeps what it uses.
-        for unused in ("recipe", "l2") if probe["recipe"] == "adam" else ("epochs", "batch_size", "lr"):
-            del probe[unused]
-        if probe.get("recipe") == "lbfgs":
-            probe["version"] = LBFGS_VERSION
-        if self.rela and self.rela.prior.startswith("file:"):
-            settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
-        return settings
-
-    def key(self) -> str:
-        """Return the hash of the settings: which cell of a grid a record belongs to."""
-        return digest({"protocol_version": PROTOCOL_VERSION, **self.settings()})
-
-
-class Inputs(Model):
-    """What a cell's result depends on beyond its settings.
-
-    `data` and `prior` are digests of content (of a prior that the grid trains, its cell's id); `params` are the
-    method's parameters with its defaults filled in; `flops_of` is the id of the cell whose FLOPs are matched.
-    """
-
-    data: str
-    prior: str | None
-    method_version: int
-    params: dict[str, Any]
-    flops_of: str | None = None
-
-
-def makes_prior(cell: Cell) -> bool:
-    """Return whether the cell's backbone is a `<DATASET>-T` prior."""
-    return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
-
-
-def trained_on(prior: str) -> str | None:
-    """Return the dataset's short name of a `<DATASET>-T` prior, None for any other prior."""
-    match = re.fullmatch(r"(?P<dataset>.+)-T", prior)
-    return match["dataset"] if match and ":" not in prior else None
-
-
-def cell_id(cell: Cell, inputs: Inputs) -> str:
-    """Return the content hash that names the cell's record, checkpoint and backbone."""
-    settings = cell.settings() | {"params": None}
-    if cell.rela and cell.rela.prior.startswith("file:"):
-        settings["rela"]["prior"] = "file:"
-    if cell.flops_of:
-        settings["flops_of"] = None  # the other arm's name decides nothing, its cell's id is in the inputs
-    known = inputs.model_dump(mode="json", exclude={"flops_of"} if inputs.flops_of is None else None)
-    return digest({"protocol_version": PROTOCOL_VERSION, "settings": settings, "inputs": known})
-
-
-def digest(value: Any) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; anything else is replaced."""
+    merged = dict(base)
+    for key, value in override.items():
+        inner = merged.get(key)
+        merged[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

@@ -2,24 +2,35 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from bench.core.errors import PluginError, UserError
 from bench.core.paths import Places
+from bench.core.terminal import print_table
 from bench.data import image_size
 from bench.data.sampler import total_steps
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task
-from bench.plan.state import to_run
+from bench.plan.state import print_missing, to_run
 from bench.store.record import Finished, read_records
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 
 SAMPLE = 2  # images in the step that is counted
+NUMBERS = ("#", "steps", "images", "TFLOP")
+
+
+class Cost(NamedTuple):
+    """What training a cell takes."""
+
+    steps: int
+    images: int
+    flops: int
 
 
 def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, tflops: float | None) -> None:
@@ -29,41 +40,50 @@ def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, 
     this kind of device; without those, no time is shown.
     """
     pending = {task.id for task in to_run(tasks, places)}
-    rows = [("#", "cell", "dataset", "arm", "budget", "seed", "state", "steps", "images", "TFLOP")]
-    steps_in_all = flops_in_all = unknown = 0
-    for number, task in enumerate(tasks, start=1):
-        cell, cost = task.cell, ("", "", "")
-        if isinstance(task, Missing) or task.id in pending:
-            if known := _cost(task, places):
-                steps, images, flops = known
-                steps_in_all += steps
-                flops_in_all += flops
-                cost = (f"{steps:,}", f"{images:,}", _tera(flops))
-            else:
-                unknown += 1
-                cost = ("not known", "not known", "not known")
-        identifier = task.id if isinstance(task, Ready) else "-"
-        name = (str(number), identifier, cell.dataset, cell.arm, f"{cell.budget:g}", str(cell.seed))
-        rows.append((*name, _state(task, pending), *cost))
-    _print_table(rows)
-    missing = [task for task in tasks if isinstance(task, Missing)]
-    for reason in dict.fromkeys(task.reason for task in missing):
-        print(f"missing: {reason}")
-    rate = tflops * 1e12 if tflops else _measured_rate(places, device)
-    summary = f"{len(pending)} of {len(tasks)} cells to run"
-    summary += f", {len(missing)} more that miss something" if missing else ""
-    if steps_in_all or not unknown:
-        summary += f": {steps_in_all:,} steps, {_tera(flops_in_all)} TFLOP of training"
-    if rate and steps_in_all:
-        source = "as given" if tflops else f"as this grid's records on {device.type} had"
-        summary += f", {duration(flops_in_all / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
-    elif not rate:
-        summary += "; no time: no record of this grid on this device was measured alone, --tflops gives a rate"
-    if unknown:
-        summary += f"; what {unknown} of them take is not known: there are no images here to be counted"
-    print(summary)
+    places_in_line = {task.id: number for number, task in enumerate(tasks, 1) if isinstance(task, Ready)}
+    costs: list[Cost | None] = []
+    rows = []
+    for number, task in enumerate(tasks, 1):
+        row = (str(number), task.id if isinstance(task, Ready) else "-", str(task.cell))
+        if isinstance(task, Ready) and task.id not in pending:
+            rows.append((*row, "done", "", "", ""))
+            continue
+        cost = _cost(task, places)
+        costs.append(cost)
+        shown = (f"{cost.steps:,}", f"{cost.images:,}", _tera(cost.flops)) if cost else ("not known",) * 3
+        rows.append((*row, _state(task, pending, places_in_line), *shown))
+    print_table(("#", "id", "cell", "state", "steps", "images", "TFLOP"), rows, NUMBERS)
+    print_missing(tasks)
+    print(f"{len(pending)} of {len(tasks)} cells to run{_summary(costs, len(pending), places, device, tflops)}")
     if any(task.cell.rela and task.cell.rela.phase == "adaptive" for task in tasks):
         print("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
+
+
+def _state(task: Task, pending: Collection[str], places_in_line: Mapping[str, int]) -> str:
+    """Return how far a task is that is not done."""
+    if isinstance(task, Missing):
+        return "missing"
+    return f"after {places_in_line[task.needs.id]}" if task.needs and task.needs.id in pending else "ready"
+
+
+def _summary(
+    costs: Sequence[Cost | None], pending: int, places: Places, device: torch.device, tflops: float | None
+) -> str:
+    """Return how much is to do in all, and how long it takes."""
+    known = [cost for cost in costs if cost]
+    steps, flops = sum(cost.steps for cost in known), sum(cost.flops for cost in known)
+    rate = tflops * 1e12 if tflops else measured_rate(places, device)
+    text = f", {len(costs) - pending} more that miss something" if len(costs) > pending else ""
+    if steps or len(known) == len(costs):
+        text += f": {steps:,} steps, {_tera(flops)} TFLOP of training"
+    if rate is None:
+        text += "; no time: no record of this grid on this device was measured alone, --tflops gives a rate"
+    elif steps:
+        source = "as given" if tflops else f"as this grid's records on {device.type} had"
+        text += f", {duration(flops / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
+    if unknown := len(costs) - len(known):
+        text += f"; what {unknown} of them take is not known: there are no images here to be counted"
+    return text
 
 
 def _tera(flops: int) -> str:
@@ -71,26 +91,17 @@ def _tera(flops: int) -> str:
     return f"{flops / 1e12:,.2f}" if flops >= 1e10 or not flops else f"{flops / 1e12:.1g}"
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows under a heading; columns of numbers are flushed right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = {index for index, name in enumerate(rows[0]) if name in {"#", "budget", "seed", "steps", "images", "TFLOP"}}
-    for row in rows:
-        cells = (f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        print("  ".join(cells).rstrip())
-
-
-def _cost(task: Task, places: Places) -> tuple[int, int, int] | None:
-    """Return the steps, images and FLOPs of a cell; None where its images are not counted yet or a plugin fails."""
+def _cost(task: Task, places: Places) -> Cost | None:
+    """Return what a cell takes; None where its images are not counted yet or a plugin fails."""
     if task.train_images is None:
         return None
     try:
         steps = total_steps(task.cell, task.train_images)
         images = steps * task.cell.protocol.batch_size
-        return steps, images, images * flops_per_image(task.cell, image_size(task.cell, places))
-    except UserError as error:
-        if isinstance(error, PluginError):
-            return None
+        return Cost(steps, images, images * flops_per_image(task.cell, image_size(task.cell, places)))
+    except PluginError:
+        return None
+    except UserError:
         raise
     except (Exception, SystemExit):  # a plugin may raise anything
         return None
@@ -113,20 +124,12 @@ def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) 
     return step_flops(lambda: stepped.loss(batch))
 
 
-def _measured_rate(places: Places, device: torch.device) -> float | None:
-    records, _ = read_records(places.records)
-    done = [record for record in records if isinstance(record, Finished)]
+def measured_rate(places: Places, device: torch.device) -> float | None:
+    """Return the FLOP/s that the records of the grid on this kind of device had, those that were measured alone."""
+    done = [record for record in read_records(places.records)[0] if isinstance(record, Finished)]
     ledgers = [each.ledger for each in done if each.provenance.get("device") == device.type and each.ledger.alone]
     seconds = sum(ledger.seconds["train"] for ledger in ledgers)
     return sum(ledger.flops for ledger in ledgers) / seconds if seconds else None
-
-
-def _state(task: Task, pending: set[str]) -> str:
-    if isinstance(task, Missing):
-        return "missing"
-    if task.id not in pending:
-        return "done"
-    return f"after {task.needs.id}" if task.needs and task.needs.id in pending else "ready"
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from bench.core.errors import MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
-from bench.grid.schema import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior, trained_on
+from bench.grid.cell import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior, trained_on
 from bench.models.backbones import check_backbone
 from methods import methods
 from priors import Prior, find_prior
@@ -57,6 +57,15 @@ def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: s
     return list(planner.tasks.values())
 
 
+def _reason(error: BaseException, what: str) -> str:
+    """Return why something cannot be had here. Raises an error again that is a mistake in the grid."""
+    if isinstance(error, MissingError):
+        return str(error)
+    if isinstance(error, UserError):
+        raise error
+    return f"{what}: {told(error)}"
+
+
 class _Planner:
     def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
         self.places, self.where = places, where
@@ -84,12 +93,8 @@ class _Planner:
                 if cell.flops_of:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
                 task = self._ready(cell, params, needs, prior)
-            except MissingError as error:
-                task = Missing(cell, str(error), needs, count)
-            except UserError:
-                raise
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
-                task = Missing(cell, f"{cell.dataset}, arm {cell.arm!r}: {told(error)}", needs, count)
+                task = Missing(cell, _reason(error, f"{cell.dataset}, arm {cell.arm!r}"), needs, count)
             if isinstance(task, Ready):
                 self._check_new(task)
             self.tasks[key] = task
@@ -169,12 +174,8 @@ class _Planner:
         if name not in self._data:
             try:
                 self._data[name] = dataset_facts(name, self.places)
-            except MissingError as error:
-                self._data[name] = str(error)
-            except UserError:
-                raise
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
-                self._data[name] = f"dataset {name!r}: {told(error)}"
+                self._data[name] = _reason(error, f"dataset {name!r}")
         return self._data[name]
 
     def _train_images(self, cell: Cell) -> int | None:

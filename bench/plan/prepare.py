@@ -8,7 +8,7 @@ import numpy as np
 from bench.core.errors import told
 from bench.core.paths import Places
 from bench.data import ImageSet, find_dataset, image_size, load_dataset
-from bench.grid.schema import Cell, trained_on
+from bench.grid.cell import Cell, trained_on
 from bench.plan.graph import Task
 from priors import find_prior
 from priors.base import feature_dim

@@ -10,7 +10,7 @@ import functools
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from bench.core.errors import PluginError, told
 from bench.core.paths import Places
 from bench.data import Split, find_dataset, image_size
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Task
 from priors import Prior
@@ -78,22 +78,18 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
                 unfit[task.inputs.prior] = _unfit(task.prior)
             if reason := unfit[task.inputs.prior]:
                 found[reason].append(task)
-    needs: dict[str, _Need] = defaultdict(lambda: _Need(0, 0, 0))
-    for task in tasks:
-        with suppress(PluginError):  # which is a reason by itself
-            needs[task.cell.key()] = _needs(task, places)
-    backbones = {key: need.backbone for key, need in needs.items()}
-    for folder, written in ((places.records, backbones), (places.cache, _targets(tasks, needs))):
-        free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
-        if sum(written.values()) > free:
-            reason = f"{folder}: {_gb(sum(written.values()))} will be written there and {_gb(free)} are free"
-            found[reason] = [task for task in tasks if written.get(task.cell.key())]
+    needs = list(_needs(tasks, places))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for task in tasks:
-        need = needs[task.cell.key()].memory
-        if need > memory:
-            reason = f"{task.cell.dataset}: images and targets take {_gb(need)} of memory and there are {_gb(memory)}"
-            found[reason].append(task)
+    for folder, kind in ((places.records, "backbone"), (places.cache, "targets")):
+        free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
+        written = {need.task.cell.key(): size for need in needs if (size := getattr(need, kind))}
+        if (size := sum(written.values())) > free:
+            reason = f"{folder}: {_gb(size)} will be written there and {_gb(free)} are free"
+            found[reason] = [task for task in tasks if task.cell.key() in written]
+    for need in needs:
+        if need.memory > memory:
+            sizes = f"take {_gb(need.memory)} of memory and there are {_gb(memory)}"
+            found[f"{need.task.cell.dataset}: images and targets {sizes}"].append(need.task)
     return dict(found)
 
 
@@ -110,43 +106,39 @@ def _unfit(prior: Prior) -> str:
 class _Need:
     """Bytes that a cell takes: its backbone's and its targets' on disk, and in memory what a resident set takes."""
 
+    task: Task
     backbone: int
     targets: int
     memory: int
 
 
-def _needs(task: Task, places: Places) -> _Need:
-    cell = task.cell
-    size = image_size(cell, places)
-    weights, dim = _network(cell.backbone, size)
-    info = find_dataset(cell.dataset, places.data)
-    count = task.train_images or 0
-    targets = 4 * count * dim if cell.rela else 0
-    if not info.streams:
-        return _Need(weights, targets, targets + count * 3 * (info.image_size or size) ** 2)
-    # Targets of a set that streams are made of the prior's features in shards on the same disk.
-    features = 0
-    if cell.rela and task.needs:
-        features = _network(task.needs.cell.backbone, size)[1]
-    elif cell.rela:
-        entry = CATALOGUE.get(cell.rela.prior)
-        features = entry.dim or dim if entry else dim
-    return _Need(weights, targets + 4 * count * features, 0)
-
-
-def _targets(tasks: Sequence[Task], needs: dict[str, _Need]) -> dict[str, int]:
-    """Return the bytes of targets by cell; cells that share them are charged for them together, the first one."""
-    found: dict[str, int] = {}
+def _needs(tasks: Sequence[Task], places: Places) -> Iterator[_Need]:
+    """Yield what the cells need; of those that share their targets, the first is charged for them."""
     made = set()
     for task in tasks:
-        rela = task.cell.rela
-        if rela:
-            own = task.needs or (rela.prior == "rand")  # a prior of its own for each seed
-            which = (rela.prior, rela.weights_key, own and task.cell.seed)
-            shared = (task.cell.dataset, task.cell.train_images, task.cell.backbone, *which)
-            found[task.cell.key()] = 0 if shared in made else needs[task.cell.key()].targets
-            made.add(shared)
-    return found
+        with suppress(PluginError):  # which is a reason by itself
+            cell, rela, count = task.cell, task.cell.rela, task.train_images or 0
+            info, size = find_dataset(cell.dataset, places.data), image_size(cell, places)
+            weights, dim = _network(cell.backbone, size)
+            targets = 4 * count * dim if rela else 0
+            memory = 0 if info.streams else targets + count * 3 * (info.image_size or size) ** 2
+            if rela:
+                own = task.needs or (rela.prior == "rand")  # a prior of its own for each seed
+                which = (rela.prior, rela.weights_key, own and cell.seed)
+                shared = (cell.dataset, cell.train_images, cell.backbone, *which)
+                if info.streams:  # its targets are made of the prior's features, in shards on the same disk
+                    targets += 4 * count * _features(task, size, dim)
+                targets = 0 if shared in made else targets
+                made.add(shared)
+            yield _Need(task, weights, targets, memory)
+
+
+def _features(task: Task, size: int, dim: int) -> int:
+    """Return the dimension of the features of a task's prior; where nobody knows it, as many as its backbone's."""
+    if task.needs:
+        return _network(task.needs.cell.backbone, size)[1]
+    entry = CATALOGUE.get(task.cell.rela.prior) if task.cell.rela else None
+    return (entry.dim if entry else None) or dim
 
 
 @functools.cache

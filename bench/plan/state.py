@@ -1,11 +1,12 @@
 """What became of tasks, as their records tell."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bench.core.paths import Places
-from bench.plan.graph import Ready, Task
+from bench.plan.graph import Missing, Ready, Task
 from bench.store.record import Failed, Status, finished, read_record, record_path
 
 
@@ -55,3 +56,9 @@ def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) ->
         if task.id in chosen or (isinstance(record, Failed) and record.status in wanted):
             chosen |= {task.id, task.needs.id} if task.needs else {task.id}
     return [task for task in ready if task.id in chosen]
+
+
+def print_missing(tasks: Sequence[Task]) -> None:
+    """Print what is missing here, each once, and how many cells it stops."""
+    for reason, count in Counter(task.reason for task in tasks if isinstance(task, Missing)).items():
+        print(f"{count} of {len(tasks)} cells cannot run here: {reason}")

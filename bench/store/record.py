@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from bench.core.files import atomic_write
-from bench.grid.schema import Cell, Inputs, Model, cell_id
+from bench.grid.cell import Cell, Inputs, Model, cell_id
 
 SCHEMA = 1
 MAX_BYTES = 10_000_000

@@ -169,7 +169,7 @@ def test_an_unchanged_tree_is_green_bit_for_bit(stored: Path, tmp_path: Path, mo
     assert suite.get("failures") == "0"
     assert len(suite) == int(suite.get("tests", "")) == 28, "3 counts of byol and 7 of ReLA, 4 metrics and 5, twice"
     summary = (tmp_path / "summary.md").read_text()
-    assert summary.startswith("before\n### ✅ `check --grid tiny`")
+    assert summary.startswith("before\n### ✅ `check tiny`")
 
 
 def test_what_cannot_be_written_costs_no_comparison(

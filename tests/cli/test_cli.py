@@ -119,7 +119,7 @@ def test_a_broken_plugin_is_named(content: str, tmp_path: Path) -> None:
     assert re.match(rf"error: --plugin {re.escape(str(path))}: \w+Error: .+\n$", ran.stderr)
 
 
-@pytest.mark.parametrize("verb", ["run", "report", "list", "status", "prepare", "results", "export"])
+@pytest.mark.parametrize("verb", ["run", "report", "list", "status", "prepare", "merge", "results", "export"])
 def test_every_verb_has_help_without_loading_torch(verb: str) -> None:
     code = (
         f"import sys; sys.argv = ['bench', '{verb}', '--help']\n"
@@ -130,6 +130,32 @@ def test_every_verb_has_help_without_loading_torch(verb: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "--" in ran.stdout
+
+
+@pytest.mark.parametrize("verb", ["status", "check", "cancel", "prepare"])
+def test_a_grid_is_an_argument_or_an_option_and_one(verb: str, tmp_path: Path) -> None:
+    for words in (["quikstart"], ["--grid", "quikstart"], ["--grid=quikstart"]):
+        assert "did you mean 'quickstart'" in bench(tmp_path, verb, *words).stderr
+    for words, why in ((["a", "--grid", "b"], "a --grid b: name one grid"), ([], "name a grid, such as")):
+        ran = bench(tmp_path, verb, *words)
+        assert (ran.returncode, ran.stderr.startswith(f"error: {why}")) == (2, True), ran.stderr
+
+
+def test_the_name_that_merge_had_before_goes_on_working(tmp_path: Path) -> None:
+    for number, words in enumerate((["merge"], ["results", "merge"])):
+        ran = bench(tmp_path, *words, str(ROOT / "results"), "--into", str(tmp_path / str(number)))
+        assert ran.returncode == 0, ran.stderr
+    assert "results" not in bench(tmp_path, "--help").stdout.split("Commands")[-1].split()
+    assert len(list((tmp_path / "0").rglob("*.json"))) == len(list((tmp_path / "1").rglob("*.json"))) > 0
+
+
+def test_what_is_missing_is_said_once_with_the_cells_that_it_stops(tmp_path: Path) -> None:
+    options = ["--set", "datasets=[digits, cifar10]", "--set", "seeds=[0, 1]"]
+    for words in (["status", "TINY"], ["run", "--grid", "TINY", "--dry-run"]):
+        lines = bench(tmp_path, *words, *options).stdout.splitlines()
+        [why] = [line for line in lines if "is not there" in line]
+        assert why.startswith("6 of 12 cells cannot run here: dataset 'cifar10' is not there")
+        assert sum(bool(re.search(r"^.*-  +cifar10 byol 100% seed \d +missing", line)) for line in lines) == 2, lines
 
 
 @pytest.mark.parametrize(

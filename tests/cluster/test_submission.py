@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import pytest
 
-from bench.cli.listing import state_of
 from bench.core.environment import own_command
 from bench.core.errors import UserError
 from bench.core.paths import Places
@@ -31,6 +30,7 @@ from bench.run import slurm_job
 from bench.run.executors import Resources, Work, find_executor
 from bench.run.executors.slurm import Job, cancel, grouped, jobs_of
 from bench.run.request import RunRequest
+from bench.run.status import state_of
 from bench.run.together import ON_A_NODE, torchrun
 from tests.run.processes import ROOT, bench, until
 

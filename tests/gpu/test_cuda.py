@@ -13,8 +13,8 @@ from bench.core.errors import Interrupted
 from bench.core.paths import Places
 from bench.evaluate import linear_probe as probe
 from bench.grid.expand import expand
-from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
+from bench.plan.load import load_grid
 from bench.plan.state import Outcome
 from bench.run.progress import Display
 from bench.run.runner import run_tasks

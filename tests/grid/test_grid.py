@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from bench.core.errors import UserError
+from bench.grid.cell import Cell
 from bench.grid.expand import expand, select
-from bench.grid.load import GRIDS, MAX_BYTES, load_grid
-from bench.grid.schema import Cell, Grid
+from bench.grid.load import GRIDS, MAX_BYTES
+from bench.grid.load import load_grid as read_grid_alone
+from bench.grid.schema import MAX_CELLS, Grid
+from bench.plan.load import load_grid
 from bench.toy.study import find_toy
 from methods import methods
 
@@ -414,10 +418,36 @@ def test_not_a_grid(path: Path, content: bytes, why: str) -> None:
     assert why in text
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": [0, 0]},
+        {"claims": [{"name": "c", "arm": "x", "budget": 0.5}]},
+        {"arms": [{"method": "byol", "flops_of": "x"}]},
+        {"params": {"x": {}}},
+        {"datasets": [{"name": "digits", "protocol": {"epochs": 0}}]},
+        {"seeds": list(range(MAX_CELLS))},
+        {"arms": [{"method": "byol"}, {"method": "byol", "name": "again"}]},
+    ],
+)
+def test_a_grid_that_exists_is_valid(changes: dict[str, Any]) -> None:
+    raw = BASE | {"name": "g", "datasets": [{"name": "digits"}], "arms": [{"method": "byol"}, {"method": "simclr"}]}
+    assert Grid.model_validate(raw)
+    with pytest.raises(ValidationError):
+        Grid.model_validate(raw | changes)
+
+
+def test_without_the_methods_a_star_is_none(load: Load, path: Path) -> None:
+    path.write_text(yaml.safe_dump(BASE | {"arms": [{"method": "*"}]}))
+    assert sentence(lambda: read_grid_alone(str(path))).startswith(f"{path}: arms: method '*'")
+    named = read_grid_alone(str(path), methods=lambda: ["byol", "moco"])
+    assert [arm.method for arm in named.arms] == ["byol", "moco"]
+
+
 def test_no_such_grid(tmp_path: Path) -> None:
     assert sentence(lambda: load_grid("quickstrat")) == "unknown grid 'quickstrat'; did you mean 'quickstart'?"
     missing = tmp_path / "none.yaml"
-    assert sentence(lambda: load_grid(str(missing))) == f"--grid {missing}: no such file"
+    assert sentence(lambda: load_grid(str(missing))) == f"grid {missing}: no such file"
     assert "no such file" in sentence(lambda: load_grid(f"{tmp_path}/{'a' * 300}.yaml"))
     assert "unknown grid" in sentence(lambda: load_grid("."))
 

@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from bench.core.paths import Places
+from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
 from bench.plan.graph import plan
 
 CELL = Cell(
@@ -205,7 +205,7 @@ def test_an_id_is_the_same_in_another_process() -> None:
 
 def test_the_protocols_version_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = CELL.key(), cell_id(CELL, INPUTS)
-    monkeypatch.setattr("bench.grid.schema.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    monkeypatch.setattr("bench.grid.cell.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
     after = CELL.key(), cell_id(CELL, INPUTS)
     assert before[0] != after[0]
     assert before[1] != after[1]

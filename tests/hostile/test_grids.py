@@ -13,7 +13,7 @@ from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.grid.expand import expand, rehearsed, select
 from bench.grid.load import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
-from bench.grid.validate import MAX_CELLS
+from bench.grid.schema import MAX_CELLS
 from bench.plan.graph import Missing, plan
 from bench.toy.study import find_toy
 

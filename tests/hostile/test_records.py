@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from bench.cli.listing import _last_event
 from bench.core.errors import UserError
+from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, Inputs, cell_id
 from bench.report.claims import judged, verdict_table
 from bench.report.collect import collect
+from bench.run.status import last_event
 from bench.store.record import Damaged, Finished, Ledger, Point, Score, TargetCost, read_record, write_record
 from bench.toy.study import ToyRecord, find_toy, read_toy
 
@@ -137,7 +137,7 @@ def test_a_log_gives_its_last_sound_event(fuzz) -> None:
 
     def reads(contents: list[bytes]) -> bool:
         path.write_bytes(b"\n".join(contents))
-        last = _last_event(path)
+        last = last_event(path)
         return last is not None and f"{last.get('step', 0):,}" != ""
 
     line = st.one_of(fuzz.changed(lines[0]).map(text), fuzz.damaged(text(lines[1]), PIECES))

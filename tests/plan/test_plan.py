@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.cli.listing import state_of
 from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.core.registry import load_plugin
@@ -17,6 +16,7 @@ from bench.grid.load import load_grid
 from bench.models.backbones import build_backbone
 from bench.models.weights import save_weights
 from bench.plan.graph import Missing, Ready, Task, plan
+from bench.run.status import state_of
 from methods import methods
 from priors.trained import Trained
 

@@ -16,10 +16,11 @@ from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.data import Split, dataset_facts, datasets, load_dataset
 from bench.data.sampler import total_steps
+from bench.grid.cell import Cell
 from bench.grid.expand import expand, rehearsed
-from bench.grid.load import GRIDS, load_grid
-from bench.grid.schema import Cell
+from bench.grid.load import GRIDS
 from bench.plan.graph import plan
+from bench.plan.load import load_grid
 from bench.plan.rehearsal import lay_out, obstacles, stage
 from bench.report.collect import collect
 from bench.store.record import read_records

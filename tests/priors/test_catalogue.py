@@ -23,11 +23,11 @@ from bench.core.paths import Places
 from bench.core.registry import load_plugin
 from bench.data.augment import EvalView
 from bench.data.loader import InMemoryLoader
-from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Protocol, Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state, save_tensors, save_weights
 from bench.plan.graph import Ready, plan
+from bench.plan.load import load_grid
 from bench.plan.prepare import prepare_tasks
 from bench.targets.reduce import reduce_features
 from priors import Prior, find_prior, priors

@@ -11,7 +11,7 @@ import torch
 from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.plan.estimate import _measured_rate
+from bench.plan.estimate import measured_rate
 from bench.report import write_report
 from bench.report.claims import judged, targets_table, verdict_table
 from bench.report.collect import Collected, collect
@@ -181,6 +181,6 @@ def test_the_rate_of_an_estimate_is_that_of_cells_that_were_alone(tmp_path: Path
     cpu = torch.device("cpu")
     read(tmp_path / "some", slower)
     # 900 FLOP a step of 0.1 s in all arms that are not byol.
-    assert _measured_rate(Places(tmp_path, tmp_path / "some" / "records", "trial"), cpu) == pytest.approx(9000)
+    assert measured_rate(Places(tmp_path, tmp_path / "some" / "records", "trial"), cpu) == pytest.approx(9000)
     read(tmp_path / "none", lambda record: beside(slower(record)))
-    assert _measured_rate(Places(tmp_path, tmp_path / "none" / "records", "trial"), cpu) is None
+    assert measured_rate(Places(tmp_path, tmp_path / "none" / "records", "trial"), cpu) is None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.listing import state_of
 from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
+from bench.run.status import state_of
 from tests.run.processes import ALWAYS, GRID, Forks, events, folder, left, strays, until
 
 SHORT = GRID.replace("epochs: 4", "epochs: 1").replace("evaluate_at: [0.5], ", "")

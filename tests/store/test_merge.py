@@ -12,15 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli.main import app
-from bench.cli.merge import copy_files, plan_merge
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
 from bench.core.paths import Places
+from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, Inputs, cell_id
+from bench.store.merge import RESULTS, Kind, copy_files, plan_merge
 from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, read_records, write_record
-from bench.toy.study import ToyRecord, find_toy
+from bench.toy.study import ToyRecord, find_toy, read_toy
 
 ROOT = Path(__file__).parent.parent.parent
 CELLS = expand(load_grid("cifar_small"))
@@ -84,13 +84,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+KINDS = (RESULTS, Kind(read_toy, {"accuracy", "loss", "prior_accuracy"}))
+
+
 def merge(into: Path, *sources: Path, keep_first: bool = False) -> dict[str, bytes]:
     """Merge, check that the sources stay and that doing it again changes nothing, and return what `into` holds."""
     before = [content(source) for source in sources]
-    copy_files(plan_merge(sources, into, keep_first))
+    copy_files(plan_merge(sources, into, keep_first, KINDS))
     assert [content(source) for source in sources] == before
     after = content(into)
-    again = plan_merge(sources, into, keep_first)
+    again = plan_merge(sources, into, keep_first, KINDS)
     assert not again.records
     assert not again.backbones
     return after
@@ -241,7 +244,7 @@ def test_what_is_no_record_of_the_grid_is_left_out_and_named(tmp_path: Path) -> 
     (one / "elsewhere").symlink_to(folder)
     put(tmp_path / "3", record_of())
     (tmp_path / "3" / "g").rename(one / "..g")
-    ran = CliRunner().invoke(app, ["results", "merge", str(one), "--into", str(tmp_path / "into")])
+    ran = CliRunner().invoke(app, ["merge", str(one), "--into", str(tmp_path / "into")])
     assert ran.exit_code == 1
     assert "1 records copied" in ran.output
     for words in (
@@ -293,7 +296,7 @@ def test_a_merge_into_itself_or_of_nothing_is_refused(source: str, into: str, wo
     (tmp_path / "link").symlink_to(one)
     (tmp_path / "links" / "g").symlink_to(one / "g")
     before = content(tmp_path)
-    ran = CliRunner().invoke(app, ["results", "merge", str(tmp_path / source), "--into", str(tmp_path / into)])
+    ran = CliRunner().invoke(app, ["merge", str(tmp_path / source), "--into", str(tmp_path / into)])
     assert isinstance(ran.exception, UserError)
     assert words in str(ran.exception)
     assert content(tmp_path) == before
@@ -320,7 +323,7 @@ def test_toys_come_together_too(tmp_path: Path) -> None:
             file.write(each.model_dump_json().encode())
     assert list(merge(tmp_path / "into", tmp_path / "1", tmp_path / "2")) == [f"t/{setting.id}.json"]
     with pytest.raises(UserError, match=r"loss\[1\]\[0\]: 0.5 and 0.4"):
-        plan_merge([tmp_path / "1", tmp_path / "3"], tmp_path / "into")
+        plan_merge([tmp_path / "1", tmp_path / "3"], tmp_path / "into", kinds=KINDS)
 
 
 def test_the_shipped_records_merge_without_torch(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.core.files import WriteError, atomic_write
+from bench.grid.cell import Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Inputs, cell_id
-from bench.store.record import Damaged, Finished, Point, Score, read_record, read_records, write_record
+from bench.store.record import Damaged, Finished, Ledger, Point, Score, read_record, read_records, write_record
 
 
 def record() -> Finished:
@@ -24,6 +24,16 @@ def record() -> Finished:
         inputs=inputs,
         dataset_title="CIFAR-10",
         curve=(Point(step=3, images=30, flops=10**17, seconds=1.5, loss=-0.3, score=score),),
+        ledger=Ledger(
+            steps=3,
+            images=30,
+            flops=10**17,
+            seconds={"train": 1.5},
+            wall_seconds=1.5,
+            peak_memory_bytes=None,
+            targets=None,
+            flops_not_counted="",
+        ),
         provenance={"time": "now", "packages": {"torch": "2"}},
     )
 

@@ -1,0 +1,56 @@
+"""The verb `check`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import options
+from bench.cli.planning import load_plugins, run_here
+from bench.cli.request import Request
+from bench.core.errors import UserError
+
+EMPTY = "empty folder for the records, else a temporary one"
+
+
+def check(
+    grid: options.GridArgument = None,
+    named: options.SameOption = None,
+    baseline: Annotated[Path | None, options.PathOption(help="file of stored values; cifar_ci has its own")] = None,
+    update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
+    seeds: Annotated[int | None, typer.Option(help="how many; else the grid's own, or 30 to --update", min=1)] = None,
+    junit: Annotated[Path | None, options.PathOption(help="JUnit XML file to write")] = None,
+    against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
+    slower: Annotated[float, typer.Option(help="how many times --against's seconds are too many", min=1)] = 1.1,
+    profile: options.ProfileOption = None,
+    settings: options.SetOption = None,
+    device: options.DeviceOption = "auto",
+    data_root: options.DataOption = Path("data"),
+    results: Annotated[Path | None, options.PathOption(help=EMPTY)] = None,
+    plugin: options.PluginOption = None,
+    workers: options.WorkersOption = 2,
+) -> None:
+    """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
+    from bench.check.baseline import read_baseline
+    from bench.check.check import Gate, baseline_path, with_seeds
+    from bench.check.pace import measure_pace
+    from bench.core.device import find_device
+    from bench.plan.load import load_grid
+
+    if update and (junit or against):
+        raise UserError("--update only writes the baseline: leave out --junit and --against")
+    request = Request(options.chosen_grid(grid, named), profile, settings or (), plugin or (), data_root)
+    load_plugins(plugin)
+    spec = with_seeds(load_grid(request.grid, profile, request.settings), seeds, update)
+    path = baseline_path(baseline, spec)
+    gate = Gate(spec, data_root, results, partial(run_here, device=find_device(device), workers=workers))
+    if update:
+        print(gate.update(path))
+        return
+    with request.naming_commands():
+        stored = read_baseline(path, spec)
+    words = [*request.absolute().words("run"), "--device", device, "--workers", str(workers)]
+    pace = [measure_pace(against, words).finding(slower)] if against is not None else []  # first: it may fail
+    if gate.moved(stored, pace, junit):
+        raise typer.Exit(1)

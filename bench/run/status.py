@@ -1,0 +1,81 @@
+"""How far a task is, as its record, its lock, its log and its job tell."""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench.core.lock import holder
+from bench.core.paths import Places
+from bench.plan.estimate import duration
+from bench.plan.graph import Missing, Task
+from bench.run.events import EVENTS
+from bench.run.executors.slurm import Job
+from bench.store.record import Damaged, Failed, Finished, read_record, record_path
+
+NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
+
+
+def state_of(task: Task, places: Places, jobs: Mapping[str, Job] | None = None) -> str:
+    """Return how far a task is: done, failed, running at a step, queued, interrupted, waiting, skipped, missing.
+
+    `jobs` are those of a cluster, by the cells' ids.
+    """
+    if isinstance(task, Missing):
+        return f"missing: {task.reason}"
+    path, job = record_path(places.records, task.id), (jobs or {}).get(task.id)
+    record = read_record(path) if path.exists() else None
+    log = places.work(task.id) / EVENTS
+    last = last_event(log)
+    at = f", step {last['step']:,}" if last and "step" in last else ""
+    done = isinstance(record, Finished)
+    if not done and (found := holder(places.lock(task.id))):
+        return f"running ({found}){at}{_left(log)}{f'; {job}' if job and job.queued else ''}"
+    if not done and job and job.queued:
+        return f"running ({job}), starting" if job.state == "RUNNING" else f"queued ({job}){at}"
+    if isinstance(record, Damaged):
+        return f"damaged: {record.path}: {record.reason}"
+    if isinstance(record, Failed):
+        return f"{record.status}: {record.error}"
+    if record:
+        return f"done, linear {statistics.fmean(record.final.linear):.1%}"
+    if task.needs and (needed := state_of(task.needs, places, jobs).partition(":")[0]) in NEVER:
+        return f"skipped: the cell {task.needs.id} that it needs is {needed}"
+    if job and job.state == "" and job.log.exists():
+        return f"stopped: job {job.id} has left the queue{at}; {job.log}"
+    if last:
+        return f"started: {last['event']} at {last['time']}{at}"
+    return f"submitted: job {job.id}; no Slurm here to ask about it" if job and job.state is None else "waiting"
+
+
+def last_event(path: Path) -> dict[str, Any] | None:
+    """Return the last whole event of a cell's log."""
+    return next(_events(path), None)
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the whole events of a cell's log, the last one first; a kill may have cut a line short."""
+    if not path.is_file():
+        return
+    for line in reversed(path.read_text(errors="replace").splitlines()):
+        with suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"event", "time"} <= event.keys() and type(event.get("step", 0)) is int:
+                yield event
+
+
+def _left(path: Path) -> str:
+    """Return how long the steps that are left take, at the pace since the cell began or went on; "" when too early."""
+    last = None
+    with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # the lines may be another hand's
+        for event in _events(path):
+            if event["event"] == "step":
+                last = last or event
+            elif event["event"] in {"start", "resume"} and last:
+                began, seen = (datetime.fromisoformat(each["time"]) for each in (event, last))
+                pace = (seen - began).total_seconds() / (last["step"] - event["step"])
+                return f" of {last['steps']:,}, about {duration(pace * (last['steps'] - last['step']))} left"
+    return ""
