@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from bench.measure.provenance import provenance
-from bench.report.markdown import escape_markdown
+from bench.report.render.markdown import escape_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"

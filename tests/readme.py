@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 from bench.plan.load import load_grid
-from bench.report.claims import Judgement, certainty, judged, rooms, verdict_table
+from bench.report.claims import Judgement, judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import FLOP, TARGETS
-from bench.report.document import linear_caption, marks, settings
 from bench.report.facts import linear
-from bench.report.markdown import escape_markdown, to_markdown
-from bench.report.references import reference_table
-from bench.report.saving import smallest_table
-from bench.report.tables import accuracy_table, gain_table
+from bench.report.render.markdown import escape_markdown, to_markdown
+from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
+from bench.report.sections.gains import gain_table
+from bench.report.sections.references import reference_table
+from bench.report.sections.settings import settings
+from bench.report.sections.smallest import smallest_table
+from bench.report.sections.verdicts import certainty, rooms, verdict_table
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

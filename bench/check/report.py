@@ -11,9 +11,9 @@ from pathlib import Path
 from bench.check.baseline import Baseline
 from bench.check.compare import PACE, Finding, same_seeds
 from bench.core.files import atomic_write
-from bench.report.markdown import escape_markdown, to_markdown
+from bench.report.render.markdown import escape_markdown, to_markdown
+from bench.report.render.text import to_text
 from bench.report.tables import Entry, Table
-from bench.report.terminal import to_text
 
 MOST_ROWS = 12
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

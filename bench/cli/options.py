@@ -23,7 +23,6 @@ OnlyOption = Annotated[
 ]
 DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
 ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
-OutOption = Annotated[Path, PathOption("--out", help="folder to write to, one below it for each grid")]
 PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 WorkersOption = Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)]

@@ -1,12 +1,10 @@
 """From what a verb is asked to the grid, study or tasks that are meant. Torch is imported where it is needed."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.request import Request
 from bench.core.errors import UserError
-from bench.core.paths import expanded, is_file
 
 if TYPE_CHECKING:
     import torch
@@ -27,24 +25,6 @@ def toy_of(request: Request, only: str | None = None) -> "ToyGrid | None":
     if toy and only is not None:
         raise UserError(f"--only {only}: {toy.name} has no cells; choose by --set, such as --set 'sigmas=[0.1]'")
     return toy
-
-
-def recorded(request: Request, rehearse: bool) -> "tuple[Grid | ToyGrid, Request]":
-    """Return the grid or study that records were made of, and what was asked to make them.
-
-    Its name may be as its folder of records has it: `<grid>`, `<grid>@<profile>`, rehearsed.
-    """
-    from bench.grid.expand import REHEARSAL, rehearsed
-    from bench.plan.load import load_grid
-
-    if not is_file(expanded(request.grid)):
-        base, _, profile = request.grid.removesuffix(REHEARSAL).partition("@")
-        rehearse = rehearse or request.grid.endswith(REHEARSAL)
-        request = replace(request, grid=base, profile=request.profile or profile or None)
-    if toy := toy_of(request):
-        return toy, request
-    spec = load_grid(request.grid, request.profile, request.settings)
-    return (rehearsed(spec) if rehearse else spec), request
 
 
 def planned(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":

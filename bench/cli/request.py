@@ -14,8 +14,7 @@ from bench.core.paths import expanded
 
 # Options that a verb does not have, or means something else by.
 WITHOUT = {
-    "report": {"--data-root"},
-    "export": {"--data-root"},
+    "report": {"--data-root", "--profile"},
     "cancel": {"--data-root", "--plugin"},
     "check": {"--results"},
 }
@@ -34,11 +33,15 @@ class Request:
 
     def command(self, verb: str, *more: str) -> str:
         """Return the line for a shell that asks `verb` the same, with further words behind it."""
-        return shlex.join([*program(), verb, *self.words(verb), *more])
+        return shlex.join([*program(), verb, *self.words(verb, *more)])
 
-    def words(self, verb: str) -> list[str]:
-        """Return the words that ask `verb` the same."""
+    def words(self, verb: str, *more: str) -> list[str]:
+        """Return the words that ask `verb` the same, with further ones behind them."""
         grid = _path(expanded(self.grid) if self.grid.startswith("~") else self.grid)
+        if verb == "report":  # which names a grid as the folder of its records is named
+            grid += f"@{self.profile}" if self.profile else ""
+            grid += "@rehearsal" if "--rehearse" in more else ""
+            more = tuple(word for word in more if word != "--rehearse")
         options = [("--profile", self.profile)] if self.profile else []
         options += [("--set", setting) for setting in self.settings]
         options += [("--plugin", _path(path)) for path in self.plugin]
@@ -47,7 +50,8 @@ class Request:
         if self.results != Path("results"):
             options.append(("--results", _path(self.results)))
         words = ["--grid", grid] if verb == "run" else [grid]  # as earlier versions of `run` have it, too
-        return words + [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
+        words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
+        return [*words, *more]
 
     def absolute(self) -> "Request":
         """Return the same for another folder: all of its paths are absolute."""

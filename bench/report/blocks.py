@@ -1,8 +1,8 @@
-"""What a report is made of: plain blocks, which `markdown.py` and `html.py` render. Text is plain, never marked up."""
+"""What a report is made of: plain blocks, which `render/` turns into files. Text is plain, never marked up."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from bench.report.figures.chart import View
 from bench.report.tables import Table
 
 
@@ -54,64 +54,22 @@ class TableBlock:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point of a chart with its deviation, and what it is in words; a small one is a single seed."""
-
-    x: float
-    y: float
-    text: str
-    sd: float | None = None
-    small: bool = False
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points that belong together.
-
-    `style` chooses colour, marker and dashes, the same in all charts of a report. Kinds: "cells" with bars of one
-    deviation, a "curve" with a band of one, "published" points without a line, the "front" of the best of all, and a
-    "reference", which is a level alone.
-    """
-
-    name: str
-    style: int
-    marks: tuple[Mark, ...]
-    kind: Literal["cells", "curve", "published", "front", "reference"] = "cells"
-    filled: bool = True
-    level: Mark | None = None  # a line across the chart
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Series over one axis of x."""
+class Image:
+    """A view as a file beside the report: its title, and the file's name without the ending."""
 
     title: str
-    x_label: str
-    y_label: str
-    series: tuple[Series, ...]
-    log: bool = False
-    from_zero: bool = True  # of x, where it is not logarithmic
-
-
-@dataclass(frozen=True)
-class View:
-    """Charts that are looked at together, one for each dataset."""
-
     name: str
-    charts: tuple[Chart, ...]
+    view: View
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts, of which one view is seen at a time, and images of some of them beside the report.
-
-    Of an image: its title and its file's name without the ending.
-    """
+    """Views, of which a page shows one at a time, and those of them that are files."""
 
     id: str
     title: str
-    images: tuple[tuple[str, str], ...]
-    views: tuple[View, ...]
+    images: tuple[Image, ...]
+    views: tuple[View, ...] = ()
 
 
 @dataclass(frozen=True)

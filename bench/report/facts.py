@@ -20,6 +20,11 @@ class Summary:
     mean: float
     sd: float | None
 
+    @property
+    def bounds(self) -> tuple[float, float] | tuple[None, None]:
+        """One deviation below the mean and above it, None of one value."""
+        return (None, None) if self.sd is None else (self.mean - self.sd, self.mean + self.sd)
+
 
 def summarise(values: Iterable[float | None]) -> Summary | None:
     """Return mean, sample standard deviation and n of the values that are there, None without any."""
@@ -89,11 +94,6 @@ def target_joules(record: Finished) -> float | None:
     """Return what the GPU spent on making the cell's targets; None where it was not measured, or not alone."""
     targets = record.ledger.targets
     return targets.joules if targets and targets.alone else None
-
-
-def total_flops(record: Finished) -> int:
-    """Return what training and making the targets took."""
-    return record.ledger.flops_with_targets
 
 
 def phase_seconds(record: Finished, phase: str) -> float | None:

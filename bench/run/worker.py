@@ -16,8 +16,8 @@ from bench.core.files import WriteError, atomic_write
 from bench.core.lock import Lost, check
 from bench.core.paths import Places
 from bench.grid.expand import expand
-from bench.grid.load import load_grid
 from bench.plan.graph import Missing, Ready, plan
+from bench.plan.load import load_grid
 from bench.run.attempt import Trouble, attempt, judged, logged
 from bench.run.events import CellLog
 from bench.run.request import RunRequest

@@ -2,34 +2,37 @@
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import NotMadeError
+from bench.report import check_formats, images, write_files
+from bench.report.blocks import Block, Bullets, Code, Document, Figure, Heading, Image, Paragraph, TableBlock, Text
 from bench.report.facts import summarise
-from bench.report.markdown import escape_markdown, to_markdown
-from bench.report.plots import COLOURS, MARKERS, draw_files, write_files
-from bench.report.tables import NONE, Entry, Table, one_line, plus_minus
-from bench.report.terminal import to_text
+from bench.report.figures.chart import Chart, Mark, Series, View
+from bench.report.render.markdown import markdown_document
+from bench.report.render.text import to_text
+from bench.report.sections.origin import code_of, origin_lines
+from bench.report.tables import NONE, Table, entries, one_line, plus_minus
 from bench.store.record import Damaged, record_files
 from bench.toy.study import Setting, ToyGrid, ToyRecord, read_toy
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 SIGMA, RHO = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER RHO}"
-# With colour and marker, so that lines can be told apart in grey and by colour-blind people.
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+FORMATS = ("md",)
+CAPTION = (
+    "Test loss: mean cross-entropy (nats) on samples of the unmodified mixture against their true classes. Mean ±"
+    " sample standard deviation (ddof 1) over n seeds; the difference is paired by seed. Steps to the loss: median"
+    " and range over the seeds of the first evaluation that reaches it."
+)
+Found = dict[Setting, ToyRecord]
 
 
-def write_toy_report(grid: ToyGrid, records: Path, out: Path) -> str:
+def write_toy_report(grid: ToyGrid, records: Path, out: Path, formats: Sequence[str] = FORMATS) -> str:
     """Write table and plot to the folder `out` and return a short text for the terminal.
 
-    Raises UserError when there is no record of the study.
+    Raises UserError when there is no record of the study, and on a format that it does not have.
     """
+    check_formats(formats, FORMATS)
     read = [read_toy(path) for path in record_files(records)]
     planned = grid.settings
     found = {record.setting: record for record in read if isinstance(record, ToyRecord) and record.setting in planned}
@@ -39,20 +42,19 @@ def write_toy_report(grid: ToyGrid, records: Path, out: Path) -> str:
     if not found:
         others = "".join(f"; {line}" for line in absent if not line.startswith("missing"))
         raise NotMadeError(f"{records}: no record of {grid.name}{others}", "run")
-    table = toy_table(grid, found)
-    files = {"report.md": _document(grid, found, table, absent).encode(), **draw_curves(grid, found)}
+    document = _document(grid, found, absent)
+    files = {"report.md": markdown_document(document).encode(), **images(document, _title(grid))}
     write_files(files, out, ["curves"])
-    return "\n\n".join(
-        [
-            f"{grid.name}: {len(found)} of {len(planned)} settings done",
-            f"{_caption(grid)}\n{to_text(table)}",
-            *(["\n".join(map(one_line, absent))] if absent else []),
-            "\n".join(["wrote", *(f"  {out / name}" for name in files)]),
-        ]
-    )
+    parts = [
+        f"{grid.name}: {len(found)} of {len(planned)} settings done",
+        f"{CAPTION}\n{to_text(toy_table(grid, found))}",
+        "\n".join(map(one_line, absent)),
+        "\n".join(["wrote", *(f"  {out / name}" for name in files)]),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
-def toy_table(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> Table:
+def toy_table(grid: ToyGrid, found: Found) -> Table:
     """Return a row for each setting, those without a record too."""
     end = grid.toy.evaluate_at[-1]
     head = (
@@ -68,9 +70,8 @@ def toy_table(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> Table:
     rows = []
     for setting in grid.settings:
         record = found.get(setting)
-        if record is None:
-            texts = [NONE] * (len(head) - 1)
-        else:
+        texts = [NONE] * (len(head) - 1)
+        if record:
             early = record.at(record.loss, grid.early)
             pairs = zip(early, base.at(base.loss, grid.early), strict=True) if base else ()
             texts = [
@@ -81,75 +82,67 @@ def toy_table(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> Table:
                 _spread(record.at(record.loss, end), ".3f"),
                 _spread([100 * share for share in record.at(record.accuracy, end)], ".1f"),
             ]
-        rows.append(tuple(map(Entry, (_label(grid, setting), *texts))))
+        rows.append(entries(_label(grid, setting), *texts))
     return Table(head, tuple(rows), names=1)
 
 
-def draw_curves(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> dict[str, bytes]:
-    """Return the curves as PNG and SVG by file name. Equal records, equal bytes."""
-    return draw_files({"curves": lambda: _figure(grid, found)})
+def curves(grid: ToyGrid, found: Found) -> View:
+    """Return test loss and accuracy against the step: by the variance of the samples, and by relabelling."""
+    by = (("Variance of the training samples", grid.by_sigma), ("Relabelling by a prior model", grid.by_rho))
+    charts = [
+        _chart(grid, found, f"{title}: test {what}", there, what)
+        for what in ("loss", "accuracy")
+        for title, there in by
+    ]
+    return View("curves", tuple(charts))
 
 
-def _figure(grid: ToyGrid, found: dict[Setting, ToyRecord]) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, 6.2), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    for column, (title, settings) in enumerate(
-        [("Variance of the training samples", grid.by_sigma), ("Relabelling by a prior model", grid.by_rho)]
-    ):
-        # The unmodified one first: the same black line in both columns.
-        there = [found[s] for s in sorted(settings, key=lambda s: s != grid.unmodified) if s in found]
-        loss, accuracy = panels[0][column], panels[1][column]
-        for index, record in enumerate(there):
-            _draw(loss, grid, record, record.loss, index)
-            _draw(accuracy, grid, record, [[100 * share for share in row] for row in record.accuracy], index)
-        loss.set_title(title, loc="left")
-        accuracy.axhline(100 * grid.toy.bayes_accuracy, color="#666666", linewidth=1.0, linestyle=(0, (2, 2)))
-        accuracy.set_xlabel("SGD steps (log scale)")
-        if there:
-            accuracy.legend(frameon=False, loc="lower right", fontsize=9.5)
-    panels[0][0].set_ylabel("Test loss, nats")
-    panels[1][0].set_ylabel("Test accuracy, %\n(dotted: the best possible)")
-    figure.suptitle(
-        f"{grid.name}: mean over {len(grid.seeds)} seeds" + ", band ± 1 sd" * (len(grid.seeds) > 1), fontweight="bold"
-    )
-    return figure
+def _chart(grid: ToyGrid, found: Found, title: str, settings: Sequence[Setting], what: str) -> Chart:
+    series = [_curve(grid, found[setting], what) for setting in settings if setting in found]
+    if what == "accuracy":
+        best = 100 * grid.toy.bayes_accuracy
+        series.append(Series("the best possible", 0, (), kind="reference", level=best))
+    return Chart(title, "SGD steps", "Nats" if what == "loss" else "% of test samples", tuple(series), log=True)
 
 
-def _draw(panel: "Axes", grid: ToyGrid, record: ToyRecord, values: Sequence[Sequence[float]], index: int) -> None:
-    """Draw the mean over seeds against the step, and the sample standard deviation as a band around it."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    over_seeds = [summarise(column) for column in zip(*values, strict=True)]
-    points = [(step, s) for step, s in zip(grid.toy.evaluate_at, over_seeds, strict=True) if s and step > 0]
-    steps = [step for step, _ in points]
-    means = [s.mean for _, s in points]
-    sds = [s.sd or 0.0 for _, s in points]
-    colour = COLOURS[index % len(COLOURS)]
-    panel.plot(
-        steps,
-        means,
-        color=colour,
-        linestyle=DASHES[index % len(DASHES)],
-        marker=MARKERS[index % len(MARKERS)],
-        markevery=(index % 3, 3),
-        markersize=4.5,
-        linewidth=1.6,
-        label=_label(grid, record.setting),
-    )
-    low = [mean - sd for mean, sd in zip(means, sds, strict=True)]
-    high = [mean + sd for mean, sd in zip(means, sds, strict=True)]
-    panel.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
-    panel.set_xscale("log")
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+def _curve(grid: ToyGrid, record: ToyRecord, what: str) -> Series:
+    """Return the mean over seeds at each step but the first, which a logarithmic axis does not have."""
+    scale, values = (1, record.loss) if what == "loss" else (100, record.accuracy)
+    marks = []
+    for step, column in zip(grid.toy.evaluate_at, zip(*values, strict=True), strict=True):
+        summary = summarise(scale * value for value in column)
+        if summary and step:
+            marks.append(Mark(step, summary.mean, "", *summary.bounds))
+    return Series(_label(grid, record.setting), grid.settings.index(record.setting), tuple(marks), kind="curve")
 
 
-def _document(grid: ToyGrid, found: dict[Setting, ToyRecord], table: Table, absent: Sequence[str]) -> str:
+def _title(grid: ToyGrid) -> str:
+    return f"{grid.name}: mean over {len(grid.seeds)} seeds" + (", band ± 1 sd" if len(grid.seeds) > 1 else "")
+
+
+def _document(grid: ToyGrid, found: Found, absent: Sequence[str]) -> Document:
+    image = Image("Test loss and accuracy against SGD steps", "curves", curves(grid, found))
+    nothing = f"Nothing: all {len(found)} settings are done, and every record was used."
+    blocks: list[Block] = [
+        Paragraph(("Grid ", Code(grid.name), f": {len(found)} of {len(grid.settings)} settings done.")),
+        Bullets(tuple(_facts(grid, found))),
+        Heading("Speed of optimisation"),
+        Paragraph(CAPTION),
+        TableBlock("speed", toy_table(grid, found)),
+        Figure("curves", image.title, (image,)),
+        Heading("What is not in the numbers"),
+        Bullets(tuple(map(one_line, absent))) if absent else Paragraph(nothing),
+        Heading("Where the numbers come from"),
+        Bullets((*_provenance(list(found.values())),)),
+    ]
+    return Document(grid.title or grid.name, tuple(blocks))
+
+
+def _facts(grid: ToyGrid, found: Found) -> list[str]:
     toy = grid.toy
     priors = next((record.prior_accuracy for record in found.values() if record.prior_accuracy), ())
-    facts = [
+    reached = f" Its test accuracy: {_spread([100 * share for share in priors], '.1f')} % (n={len(priors)})."
+    return [
         f"Unmodified data and test: {toy.dimension} dimensions, means {toy.distance:g} apart, {SIGMA} = {toy.sigma:g}"
         f" (the standard deviation in each direction); {toy.samples:,} training and {toy.test_samples:,} test samples."
         f" No classifier is right more often than {toy.bayes_accuracy:.1%}.",
@@ -158,34 +151,10 @@ def _document(grid: ToyGrid, found: dict[Setting, ToyRecord], table: Table, abse
         f"Network: one layer of {toy.hidden} ReLU units; SGD, learning rate {toy.lr:g}, batch {toy.batch_size},"
         " cross-entropy.",
         f"Prior: the same network after {toy.prior_steps:,} steps on {toy.prior_samples:,} unmodified samples of its"
-        " own; its training is not counted as steps here."
-        + f" Its test accuracy: {_spread([100 * share for share in priors], '.1f')} % (n={len(priors)})."
-        * bool(priors),
+        f" own; its training is not counted as steps here.{reached if priors else ''}",
         "The paper's own settings for this study are not known to us: these are this project's choice, and the numbers"
         " compare with one another only.",
     ]
-    blocks = [
-        f"# {escape_markdown(grid.title or grid.name)}",
-        f"Grid `{grid.name}`: {len(found)} of {len(grid.settings)} settings done.",
-        _bullets(facts),
-        "## Speed of optimisation",
-        _caption(grid),
-        to_markdown(table),
-        "![Test loss and accuracy against SGD steps](curves.png)",
-        "## What is not in the numbers",
-        _bullets(absent) if absent else f"Nothing: all {len(found)} settings are done, and every record was used.",
-        "## Where the numbers come from",
-        _bullets(_provenance(list(found.values()))),
-    ]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _caption(grid: ToyGrid) -> str:
-    return (
-        "Test loss: mean cross-entropy (nats) on samples of the unmodified mixture against their true classes. Mean ±"
-        " sample standard deviation (ddof 1) over n seeds; the difference is paired by seed. Steps to the loss: median"
-        " and range over the seeds of the first evaluation that reaches it."
-    )
 
 
 def _label(grid: ToyGrid, setting: Setting) -> str:
@@ -211,36 +180,19 @@ def _steps(steps: Sequence[float]) -> str:
     return f"{text(statistics.median(steps))} ({text(min(steps))} to {text(max(steps))})"
 
 
-def _others(read: Iterable[ToyRecord | Damaged], found: dict[Setting, ToyRecord]) -> list[ToyRecord]:
+def _others(read: Iterable[ToyRecord | Damaged], found: Found) -> list[ToyRecord]:
     return [one for one in read if isinstance(one, ToyRecord) and one.setting not in found]
 
 
-def _provenance(records: Sequence[ToyRecord]) -> Iterable[str]:
-    """Yield a line for each fact about the records' origin, with the counts where they differ."""
+def _provenance(records: Sequence[ToyRecord]) -> Iterable[Text]:
+    """Yield a line for each fact about the records' origin, and what they took."""
+    origins = [record.provenance for record in records]
+    packages = [origin.get("packages") for origin in origins]
     facts = {
-        "Code": [_code(record.provenance.get("code")) for record in records],
-        "torch": [_entry(record.provenance.get("packages"), "torch") for record in records],
-        "Python": [str(record.provenance.get("python")) for record in records],
-        "CPU": [str(record.provenance.get("cpu")) for record in records],
+        "Code": [code_of(origin) for origin in origins],
+        "torch": [each.get("torch") if isinstance(each, dict) else None for each in packages],
+        "Python": [origin.get("python") for origin in origins],
+        "CPU": [origin.get("cpu") for origin in origins],
     }
-    for name, values in facts.items():
-        counts = Counter(values)
-        mixed = "; ".join(f"{value} ({count} of {len(values)})" for value, count in sorted(counts.items()))
-        yield f"{name}: {values[0] if len(counts) == 1 else mixed}"
-    times = sorted(str(record.provenance.get("time")) for record in records)
-    yield f"Made: {times[0]}" + f" to {times[-1]}" * (times[0] != times[-1])
+    yield from origin_lines(facts, [origin.get("time") for origin in origins])
     yield f"Training and tests took {sum(record.seconds for record in records):.1f} s in all."
-
-
-def _code(code: Any) -> str:
-    commit = _entry(code, "commit")
-    text = f"{_entry(code, 'version')}, " + ("not from a git checkout" if commit == "None" else f"commit {commit}")
-    return text + ", with uncommitted changes" * (_entry(code, "dirty") == "True")
-
-
-def _entry(facts: Any, key: str) -> str:
-    return str(facts.get(key)) if isinstance(facts, dict) else "None"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {escape_markdown(line)}" for line in lines)

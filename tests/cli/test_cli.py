@@ -119,7 +119,7 @@ def test_a_broken_plugin_is_named(content: str, tmp_path: Path) -> None:
     assert re.match(rf"error: --plugin {re.escape(str(path))}: \w+Error: .+\n$", ran.stderr)
 
 
-@pytest.mark.parametrize("verb", ["run", "report", "list", "status", "prepare", "merge", "results", "export"])
+@pytest.mark.parametrize("verb", ["run", "report", "list", "status", "prepare", "merge", "results"])
 def test_every_verb_has_help_without_loading_torch(verb: str) -> None:
     code = (
         f"import sys; sys.argv = ['bench', '{verb}', '--help']\n"

@@ -83,13 +83,12 @@ def test_after_a_run_the_report_and_back(here: Path) -> None:
     assert reported.code == 0, reported.err
     assert (here / "reports" / "its_own" / "report.md").is_file()
     shutil.rmtree(here / "my results" / "its_own")
-    for verb in (report, ["export", *report[1:]]):
-        absent = bench(*verb)
-        assert absent.code == 2
-        [again] = printed(absent)
-        assert again[0] == "run"
+    absent = bench(*report)
+    assert absent.code == 2
+    [again] = printed(absent)
+    assert again[0] == "run"
     assert bench(*again, "--device", "cpu").code == 0
-    assert bench("export", *report[1:]).code == 0
+    assert bench(*report, "--format", "csv").code == 0
 
 
 def test_after_a_study_the_report_and_back(here: Path) -> None:
@@ -173,13 +172,15 @@ def test_report_without_a_name_says_what_it_leaves_out(here: Path) -> None:
         assert line.endswith("where its grid is a file, or was run with --set or --plugin, `report` needs these")
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "prepare", "report", "export", "cancel", "check"])
+@pytest.mark.parametrize("verb", ["run", "status", "prepare", "report", "cancel", "check"])
 def test_every_verb_takes_what_it_is_given(verb: str, here: Path) -> None:
     request = Request("~/g.yaml", "p", ["a=-1"], [Path("~p.py")], Path("-d"), Path("r s"))
     words = shlex.split(request.command(verb))[len(program()) :]
     given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words[1:]).params  # type: ignore[attr-defined]
-    assert given["grid"] == str(Path.home() / "g.yaml")
-    assert (given["profile"], given["settings"]) == ("p", ["a=-1"])
+    home = Path.home() / "g.yaml"
+    named = {"grid": f"{home}@p"} if verb == "report" else {"grid": str(home), "profile": "p"}
+    assert {name: given[name] for name in named} == named
+    assert given["settings"] == ["a=-1"]
     there = {"plugin": [Path("~p.py")], "data_root": Path("-d"), "results": Path("r s") if verb != "check" else None}
     assert {name: value for name, value in there.items() if name in given} == {
         name: value for name, value in given.items() if name in there

@@ -14,8 +14,9 @@ from bench.core.errors import UserError
 from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.report.claims import judged, verdict_table
+from bench.report.claims import judged
 from bench.report.collect import collect
+from bench.report.sections.verdicts import verdict_table
 from bench.run.status import last_event
 from bench.store.record import Damaged, Finished, Ledger, Point, Score, TargetCost, read_record, write_record
 from bench.toy.study import ToyRecord, find_toy, read_toy

@@ -1,4 +1,4 @@
-"""What a user sees of data that are fewer than they seem: in `prepare`, `run`, `status`, `report` and `export`."""
+"""What a user sees of data that are fewer than they seem: in `prepare`, `run`, `status` and `report`."""
 
 import re
 from itertools import pairwise
@@ -21,8 +21,8 @@ from bench.plan.graph import plan
 from bench.plan.rehearsal import obstacles
 from bench.report.collect import collect
 from bench.report.document import report_document
-from bench.report.markdown import markdown_document
-from bench.report.terminal import terminal_text
+from bench.report.render.markdown import markdown_document
+from bench.report.render.text import terminal_text
 from bench.store.record import read_records
 
 GRID = """
@@ -57,8 +57,8 @@ def bench(tmp_path: Path) -> Any:
 
     def run(name: str, *words: str, grid: str = GRID) -> str:
         (tmp_path / "g.yaml").write_text(grid.replace("NAME", name))
-        places = ["--data-root", tmp_path] if words[0] != "export" else []
-        of = [tmp_path / "g.yaml"] if words[0] == "export" else ["--grid", tmp_path / "g.yaml"]
+        places = ["--data-root", tmp_path] if words[0] != "report" else []
+        of = [tmp_path / "g.yaml"] if words[0] == "report" else ["--grid", tmp_path / "g.yaml"]
         arguments = [words[0], *of, *words[1:], *places, "--results", tmp_path / "results"]
         ran = CliRunner().invoke(app, list(map(str, arguments)))
         if isinstance(ran.exception, UserError):
@@ -89,10 +89,9 @@ def test_a_part_of_cifar10_is_one_in_every_output(bench: Any, tmp_path: Path) ->
     rows = [row for row in markdown.splitlines() if row.startswith("| CIFAR")]
     assert len(rows) == 4
     assert all(row.startswith(f"| {PART} |") for row in rows), rows
-    bench("cifar10", "export", "--format", "csv,latex", "--out", str(tmp_path / "exports"))
-    for suffix in ("csv", "tex"):
-        (exported,) = (tmp_path / "exports").rglob(f"*.{suffix}")
-        assert PART in exported.read_text()
+    bench("cifar10", "report", "--format", "csv,latex", "--reports", str(tmp_path / "reports"))
+    for name in ("table.csv", "points.csv", "tidy.csv", "table.tex"):
+        assert PART in (tmp_path / "reports" / "g" / name).read_text()
 
 
 def test_a_cell_that_fails_knows_the_part(bench: Any, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_rehearsals_records_are_marked_everywhere_and_enter_no_real_report(gri
     only = ["--only", "dataset=fashion_mnist,arm=byol"]
     assert bench(tmp_path, "run", "--grid", grid, "--rehearse", *only, "--data-root", tmp_path / "no").exit_code == 0
     reports = ["--reports", tmp_path / "reports"]
-    said = bench(tmp_path, "report", grid, "--rehearse", *reports)
+    said = bench(tmp_path, "report", f"{grid}@rehearsal", *reports)
     assert said.exit_code == 0, said.output
     assert "REHEARSAL" in said.output
     for name in ("report.md", "table.csv", "points.csv", "table.tex", "accuracy_vs_steps.svg"):

@@ -8,13 +8,14 @@ from scipy import stats
 from bench.core.errors import UserError
 from bench.grid.claims import statements
 from bench.grid.load import load_grid
-from bench.report.claims import certainty, claim_sentence, judged, verdict_table
+from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, IMAGES, PRIOR, STEPS, TARGETS
 from bench.report.document import report_document
 from bench.report.facts import linear
 from bench.report.labels import families
-from bench.report.markdown import escape_markdown, markdown_document
+from bench.report.render.markdown import escape_markdown, markdown_document
+from bench.report.sections.verdicts import certainty, claim_sentence, verdict_table
 
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 

@@ -1,4 +1,4 @@
-"""What is exported is what the records say, read back by the tools that it is for."""
+"""The tables for other tools are what the records say, read back by the tools that they are for."""
 
 import builtins
 import math
@@ -23,8 +23,9 @@ from bench.core.errors import UserError
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Grid, Inputs, cell_id
-from bench.report.export import FORMATS, write_export
-from bench.report.export.columns import COLUMNS
+from bench.report import write_report
+from bench.report.columns import RESULTS
+from bench.report.points import BRIEF, POINTS
 from bench.store.record import (
     ByAdam,
     Finished,
@@ -38,6 +39,7 @@ from bench.store.record import (
     write_record,
 )
 
+COLUMNS = {column.name: column for column in POINTS}
 ROOT = Path(__file__).parent.parent.parent
 NASTY = r'50%_of #1, & "$x$" {a} <b>|~^\ *[c] é'
 GRID = f"""
@@ -199,28 +201,36 @@ def check(frame: pd.DataFrame, records: list[Finished]) -> None:
 
 def test_parquet_and_csv_hold_what_the_records_say(grid: Grid, tmp_path: Path) -> None:
     records = records_of(grid, tmp_path / "records")
-    write_export(grid, tmp_path / "records", tmp_path / "out", ["csv", "parquet"])
-    read = pd.read_parquet(tmp_path / "out" / "points.parquet")
+    write_report(grid, tmp_path / "records", tmp_path / "out", ["csv", "parquet"])
+    read = pd.read_parquet(tmp_path / "out" / "tidy.parquet")
     check(read, records)
     types = {name: column.type for name, column in COLUMNS.items()}
-    check(pd.read_csv(tmp_path / "out" / "points.csv", engine="python", dtype=types), records)
+    check(pd.read_csv(tmp_path / "out" / "tidy.csv", engine="python", dtype=types), records)
     assert {name: str(kind) for name, kind in read.dtypes.items()} == types
-    schema = parquet.read_schema(tmp_path / "out" / "points.parquet")
+    schema = parquet.read_schema(tmp_path / "out" / "tidy.parquet")
     described = (tmp_path / "out" / "columns.md").read_text()
+    for column in RESULTS:
+        assert f"| {column.name} | {column.type.lower()} | {column.unit or '—'} | {column.meaning} |" in described
     for name, column in COLUMNS.items():
         metadata = schema.field(name).metadata
         assert metadata == {b"unit": column.unit.encode(), b"description": column.meaning.encode()}
         assert f"| {name} | {column.type.lower()} | {column.unit or '—'} | {column.meaning} |" in described
     assert schema.field("train_seconds").metadata[b"unit"] == b"s"
+    brief, tidy = (
+        pd.read_csv(tmp_path / "out" / name, engine="python", dtype=types) for name in ("points.csv", "tidy.csv")
+    )
+    assert list(brief) == [column.name for column in BRIEF]
+    pd.testing.assert_frame_equal(brief, tidy[list(brief)])
 
 
 def test_tensorboard_reads_a_run_for_each_cell(grid: Grid, tmp_path: Path) -> None:
     records = records_of(grid, tmp_path / "records")
     out = tmp_path / "out"
-    for _ in range(2):  # a second export replaces the first one
-        written = write_export(grid, tmp_path / "records", out, ["tensorboard"])
+    for _ in range(2):  # a second report replaces the first one
+        said = write_report(grid, tmp_path / "records", out, ["tensorboard"])
+    assert said.endswith(f"wrote\n  {out / 'tensorboard'}: {len(records)} runs")
     runs = sorted((out / "tensorboard").iterdir())
-    assert [path.parent for path in sorted(written)] == runs
+    assert [len(list(run.iterdir())) for run in runs] == [1] * len(runs)
     by_id = {re.sub(".*_", "", run.name): run for run in runs}
     assert by_id.keys() == {record.id for record in records}
     for record in records:
@@ -252,22 +262,33 @@ def test_tensorboard_reads_a_run_for_each_cell(grid: Grid, tmp_path: Path) -> No
 
 def test_a_run_that_is_gone_leaves_no_event_file(grid: Grid, tmp_path: Path) -> None:
     records = records_of(grid, tmp_path / "records")
-    write_export(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
+    write_report(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
     mine = tmp_path / "out" / "tensorboard" / "mine" / "events.out.tfevents.1"
     mine.parent.mkdir()
     mine.write_bytes(b"")
     (tmp_path / "records" / f"{records[0].id}.json").unlink()
-    write_export(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
+    write_report(grid, tmp_path / "records", tmp_path / "out", ["tensorboard"])
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(left) == len(records)
     assert mine in left
 
 
-def test_the_latex_document_compiles(grid: Grid, tmp_path: Path) -> None:
+DOCUMENT = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[a3paper,landscape,margin=15mm]{geometry}
+\usepackage{booktabs}
+\begin{document}
+\noindent\input{table.tex}
+\end{document}
+"""
+
+
+def test_the_table_compiles_in_a_document(grid: Grid, tmp_path: Path) -> None:
     records_of(grid, tmp_path / "records")
     shipped = load_grid("cifar_small")
-    write_export(grid, tmp_path / "records", tmp_path / "nasty", ["latex"])
-    write_export(shipped, ROOT / "results" / "cifar_small", tmp_path / "shipped", ["latex"])
+    write_report(grid, tmp_path / "records", tmp_path / "nasty", ["latex"])
+    write_report(shipped, ROOT / "results" / "cifar_small", tmp_path / "shipped", ["latex"])
     text = (tmp_path / "shipped" / "table.tex").read_text()
     assert r"\toprule" in text
     assert r"\textbf{\underline{53.6 $\pm$ 0.2}} (n=3)" in text or r"\underline{\textbf{53.6 $\pm$ 0.2}} (n=3)" in text
@@ -275,8 +296,9 @@ def test_the_latex_document_compiles(grid: Grid, tmp_path: Path) -> None:
     if not compiler:
         pytest.skip("needs pdflatex")
     for folder in ("nasty", "shipped"):
+        (tmp_path / folder / "document.tex").write_text(DOCUMENT)
         ran = subprocess.run(
-            [compiler, "-halt-on-error", "-interaction=nonstopmode", "table.tex"],
+            [compiler, "-halt-on-error", "-interaction=nonstopmode", "document.tex"],
             cwd=tmp_path / folder,
             capture_output=True,
             check=False,
@@ -284,23 +306,23 @@ def test_the_latex_document_compiles(grid: Grid, tmp_path: Path) -> None:
         log = ran.stdout.decode(errors="replace")
         assert ran.returncode == 0, log[-2000:]
         assert "Overfull" not in log
-        assert (tmp_path / folder / "table.pdf").read_bytes().startswith(b"%PDF")
+        assert (tmp_path / folder / "document.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["cifar_small", "--format", "csv,parket"], "unknown format 'parket'; did you mean 'parquet'"),
-        (["cifar_smal"], "did you mean 'cifar_small'"),
-        (["paper_toy"], "paper_toy has settings instead of cells"),
-        (["quickstart"], "no record of grid quickstart"),
+        (["cifar_smal", "--format", "csv"], "did you mean 'cifar_small'"),
+        (["paper_toy", "--format", "csv"], "unknown format 'csv'"),
+        (["quickstart", "--format", "csv"], "no record of grid quickstart"),
     ],
 )
-def test_what_cannot_be_exported_is_one_sentence(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_one_sentence(arguments: list[str], words: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     (results / "cifar_small").symlink_to(ROOT / "results" / "cifar_small")
-    ran = CliRunner().invoke(app, ["export", *arguments, "--results", str(results), "--out", str(tmp_path / "out")])
+    ran = CliRunner().invoke(app, ["report", *arguments, "--results", str(results), "--reports", str(tmp_path / "out")])
     assert isinstance(ran.exception, UserError)
     assert words in str(ran.exception)
     assert not (tmp_path / "out").exists()
@@ -320,7 +342,7 @@ def test_a_package_that_is_not_there_is_named(
     shipped = load_grid("cifar_small")
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(UserError, match=rf"--format {name} needs the package {package}: pip install 'rela-bench\[exp"):
-        write_export(shipped, ROOT / "results" / "cifar_small", tmp_path / "out", ["csv", name])
+        write_report(shipped, ROOT / "results" / "cifar_small", tmp_path / "out", ["csv", name])
     assert not (tmp_path / "out").exists()
 
 
@@ -328,28 +350,39 @@ def test_a_number_that_is_too_large_is_an_error_and_not_another_number(grid: Gri
     for record in records_of(grid, tmp_path / "few"):
         cell = record.cell.model_copy(update={"seed": 2**70})
         write_record(record.model_copy(update={"cell": cell, "id": cell_id(cell, record.inputs)}), tmp_path / "records")
+    large = grid.model_copy(update={"seeds": (2**70,)})
     with pytest.raises(UserError, match="more than 64 bits"):
-        write_export(grid.model_copy(update={"seeds": (2**70,)}), tmp_path / "records", tmp_path / "out", ["csv"])
+        write_report(large, tmp_path / "records", tmp_path / "out", ["csv", "parquet"])
+    assert not (tmp_path / "out").exists()
+    write_report(large, tmp_path / "records", tmp_path / "out", ["csv"])
+    assert f",{2**70}," in (tmp_path / "out" / "tidy.csv").read_text()
 
 
-def test_profiles_and_rehearsals_are_named_as_in_a_report_and_torch_is_not_loaded(tmp_path: Path) -> None:
+def test_profiles_and_rehearsals_are_named_as_folders_are_and_no_more_is_loaded_than_needed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "cifar_small", tmp_path / "results" / "cifar_small@mini@rehearsal")
-    code = (
-        "import sys\n"
-        "from bench.cli.main import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        "assert not {'torch', 'tensorflow', 'matplotlib'} & sys.modules.keys()\n"
-    )
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, "export", *arguments, "--out", str(tmp_path / "out")]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    def run(formats: str, absent: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        code = (
+            "import sys\n"
+            "from bench.cli.main import app\n"
+            "app(sys.argv[1:], standalone_mode=False)\n"
+            f"assert not {{*{absent.split()}}} & sys.modules.keys()\n"
+        )
+        words = ["report", *arguments, "--format", formats, "--reports", str(tmp_path / "out")]
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
 
-    ran = run("cifar_small", "--format", ",".join(FORMATS))
+    ran = run("csv,parquet", "torch tensorflow matplotlib", "cifar_small")
     assert ran.returncode == 0, ran.stderr
+    ran = run("md,html,latex,csv", "torch tensorflow pandas", "cifar_small")
+    assert ran.returncode == 0, ran.stderr
+    ran = run("tensorboard", "tensorflow matplotlib", "cifar_small")
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "out" / "cifar_small" / "tidy.csv").is_file()
     records, _ = read_records(ROOT / "results" / "cifar_small")
-    exported = pd.read_parquet(tmp_path / "out" / "cifar_small" / "points.parquet")
-    assert len(exported) == sum(len(record.curve) for record in records)
-    assert math.isclose(exported["linear"].sum(), sum(np.mean(p.score.linear) for _, p in points(records).values()))
-    rehearsed = run("cifar_small@mini", "--rehearse", "--results", str(tmp_path / "results"))
+    written = pd.read_parquet(tmp_path / "out" / "cifar_small" / "tidy.parquet")
+    assert len(written) == sum(len(record.curve) for record in records)
+    assert math.isclose(written["linear"].sum(), sum(np.mean(p.score.linear) for _, p in points(records).values()))
+    rehearsed = run("csv", "torch", "cifar_small@mini@rehearsal", "--results", str(tmp_path / "results"))
     assert "no record of grid cifar_small@mini@rehearsal" in rehearsed.stderr

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,14 +17,14 @@ import pytest
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Grid, Published, cell_id
-from bench.report.charts import front
 from bench.report.collect import collect
 from bench.report.costs import ALONE, TARGETS
 from bench.report.document import report_document
-from bench.report.html import html_document, sort_keys
-from bench.report.saving import has_savings
+from bench.report.figures.costs import front
+from bench.report.render.html import html_document, sort_keys
+from bench.report.sections.savings import has_savings
 from bench.report.tables import NONE, Entry, Table
-from bench.store.record import Finished, Score, read_records, write_record
+from bench.store.record import Failed, Finished, Record, Score, read_records, write_record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -42,11 +43,13 @@ class Parsed(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[str, str]] = []
         self.stack: list[str] = []
+        self.inside: list[tuple[str, str]] = []  # each tag, and the one that it is in
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.inside.append((tag, self.stack[-1] if self.stack else ""))
         if tag not in VOID:
             self.stack.append(tag)
 
@@ -63,7 +66,7 @@ class Parsed(HTMLParser):
         return [text for inside, text in self.texts if inside == tag]
 
 
-def hostile() -> tuple[Grid, list[Finished]]:
+def hostile() -> tuple[Grid, list[Record]]:
     """The grid and its records with a hostile string wherever one can stand; one cell failed, one is missing."""
     grid = load_grid("cifar_small")
     arms = tuple(arm.model_copy(update={"name": f"{NASTY} {index}"}) for index, arm in enumerate(grid.arms))
@@ -85,8 +88,9 @@ def hostile() -> tuple[Grid, list[Finished]]:
         )
         for index, record in enumerate(records[1:])
     ]
-    changed[0] = changed[0].model_copy(update={"status": "failed", "error": NASTY, "curve": (), "ledger": None})
-    return grid, changed
+    first, *others = changed
+    kept = {name: getattr(first, name) for name in ("id", "grid", "cell", "inputs", "dataset_title", "provenance")}
+    return grid, [Failed(status="failed", error=NASTY, **kept), *others]
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +125,10 @@ def test_what_came_from_a_file_is_text(hostile_page: Path) -> None:
     page = Parsed(hostile_page.read_text(encoding="utf-8"))
     assert page.stack == []
     names = [tag for tag, _ in page.tags]
-    assert (names.count("script"), names.count("img"), names.count("title")) == (
-        1,
-        0,
-        1 + names.count("g") - _groups(page),
-    )
+    assert (names.count("script"), names.count("img")) == (1, 0)
+    titled = [around for tag, around in page.inside if tag == "title"]
+    assert titled == ["head"] + ["use"] * (len(titled) - 1)
+    assert len(titled) > 50
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
     assert all((attributes.get("href") or "#").startswith("#") for _, attributes in page.tags)
     assert page.text("h1") == [LEGIBLE]
@@ -135,11 +138,6 @@ def test_what_came_from_a_file_is_text(hostile_page: Path) -> None:
         assert line in everything
     assert any(text.startswith(LEGIBLE) for text in page.text("article") + page.text("h3"))
     assert LEGIBLE in page.text("td")
-
-
-def _groups(page: Parsed) -> int:
-    """The groups that are no points, and so have no title."""
-    return sum(tag == "g" and "point" not in (attributes["class"] or "") for tag, attributes in page.tags)
 
 
 def test_the_browser_is_told_to_run_nothing_else(hostile_page: Path) -> None:
@@ -172,7 +170,7 @@ def test_verdicts_come_first_then_table_1(real_page: Path) -> None:
     assert badges == [yes, no, undecided, yes, no, undecided, *random, *shuffled, *none]
     text = real_page.read_text(encoding="utf-8")
     assert '<strong><u>53.6 ± 0.2</u></strong> <span class="note">(n=3; by Adam ' in text
-    assert '>\n<td class="number" data-sort="' not in text  # a cell has no white space of its own
+    assert '>\n<td data-sort="' not in text  # a cell has no white space of its own
     assert "<u>43.8 ± 1.1</u>" in text
     assert "<strong><u>43.8" not in text
     assert "not in 380 steps" in text
@@ -234,16 +232,56 @@ def test_a_point_names_its_cells(real_page: Path) -> None:
         assert [title for title in titles if title.startswith(start) and title.endswith(f"\ncell {record.id}")]
 
 
+def charts(page: str) -> list[ET.Element]:
+    return [ET.fromstring(svg) for svg in re.findall(r"<svg [^>]*class=\"chart\".*?</svg>", page, re.DOTALL)]
+
+
 def test_points_lie_where_their_numbers_are(real_page: Path) -> None:
-    """On the axis of accuracy: straight lines through the ticks' labels give back what the points' titles say."""
-    svg = re.search(r"<svg viewBox[^>]*class=\"chart\".*?</svg>", real_page.read_text(encoding="utf-8"), re.DOTALL)
-    assert svg
-    ticks = re.findall(r'd="M34 ([\d.]+)H448"/><text x="28" [^>]*>(\d+)</text>', svg[0])
+    """On the axis of accuracy: a straight line through the ticks gives back what the points' titles say."""
+    svg = charts(real_page.read_text(encoding="utf-8"))[0]
+    ticks = []
+    for group in svg.iter("g"):
+        line, label = group.find("path"), group.find("text")
+        if line is not None and label is not None and label.get("text-anchor") == "end":
+            height = re.fullmatch(r"M[\d.]+ ([\d.]+)L[\d.]+ \1", line.attrib["d"])
+            assert height
+            ticks.append((float(height[1]), float(label.text or "")))
+    assert len(ticks) > 3
     slope, zero = np.polyfit(*np.array(ticks, dtype=float).T, 1)
-    points = re.findall(r'<title>[^<]*?: ([\d.]+) ±[^<]*</title><use href="#m\d" x="[\d.]+" y="([\d.]+)"', svg[0])
+    titles = [(use.findtext("title") or "", float(use.attrib["y"])) for use in svg.iter("use")]
+    points = [(value[1], y) for title, y in titles if (value := re.match(r".*?: ([\d.]+) ±", title))]
     assert len(points) == 8
     for value, y in points:
-        assert slope * float(y) + zero == pytest.approx(float(value), abs=0.06)
+        assert slope * y + zero == pytest.approx(float(value), abs=0.06)
+
+
+def test_charts_have_the_colours_of_the_page_which_has_them_for_light_and_dark(real_page: Path) -> None:
+    text = real_page.read_text(encoding="utf-8")
+    used = {
+        each.get(name, "none") for svg in charts(text) for each in svg.iter() for name in ("fill", "stroke", "color")
+    }
+    assert len(used) > 5
+    names = {re.fullmatch(r"var\((--\w+)\)", colour) for colour in used - {"none"}}
+    assert None not in names
+    light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[:2]
+    for name in names:
+        assert name
+        shades = [re.search(rf"{name[1]}: (#\w+);", scheme) for scheme in (light, dark)]
+        assert all(shades)
+        assert len({shade[1] for shade in shades if shade}) == 2, "another one in the dark"
+
+
+def test_a_chart_is_told_in_words_to_those_who_do_not_see_it(real_page: Path) -> None:
+    text = real_page.read_text(encoding="utf-8")
+    page = Parsed(text)
+    for svg in charts(text):
+        assert svg.get("role") == "img"
+        assert " against " in svg.attrib["aria-label"]
+        listed = page.text("li")
+        titles = [use.findtext("title") or "" for use in svg.iter("use")]
+        means = [title.partition("\nseed ")[0] for title in titles if title and not re.search(r", seed \d+: ", title)]
+        assert means
+        assert {" ".join(mean.split()) for mean in means} <= set(listed)
 
 
 def test_front() -> None:
@@ -264,9 +302,11 @@ def test_a_page_of_table_1_is_small(tmp_path: Path) -> None:
         changed = {"cell": cell, "inputs": inputs, "id": cell_id(cell, inputs), "dataset_title": cell.dataset}
         write_record(alone(real.model_copy(update=changed)), tmp_path)
     page = html_document(report_document(collect(grid, tmp_path)))
-    assert page.count('class="point"') >= 7 * 88
-    assert page.count('class="point seed"') == 7 * 264
-    assert len(page.encode()) < 5_000_000
+    titles = Parsed(page).text("title")[1:]
+    seeds = [title for title in titles if re.search(r", seed \d+: ", title)]
+    assert len(seeds) == 7 * 264
+    assert len(titles) - len(seeds) >= 7 * 88
+    assert len(page.encode()) < 1_500_000
 
 
 def test_a_currency_has_a_chart_where_it_was_measured(tmp_path: Path, real_page: Path) -> None:
@@ -344,9 +384,9 @@ def test_a_click_on_a_head_sorts_and_back(browser: "Browser", real_page: Path) -
         ("none", before),
     ]
     rand = page.locator("#linear-1 th").nth(3)  # has a result that is missing, which stays last
-    for expected in (["38.1 ± 1.4 (n=3)", "41.7 ± 0.7 (n=3)", "—"], ["41.7 ± 0.7 (n=3)", "38.1 ± 1.4 (n=3)", "—"]):
+    for expected in (["41.7 ± 1.0", "43.8 ± 1.1", "—"], ["43.8 ± 1.1", "41.7 ± 1.0", "—"]):
         rand.locator("button").click()
-        assert column(page, "linear-1", 3) == expected
+        assert [text.partition(" (")[0] for text in column(page, "linear-1", 3)] == expected
     page.locator("#linear-1 th").nth(0).locator("button").click()
     assert [th.get_attribute("aria-sort") for th in page.locator("#linear-1 th").all()].count("none") == 6
     finished(page)
@@ -354,44 +394,47 @@ def test_a_click_on_a_head_sorts_and_back(browser: "Browser", real_page: Path) -
 
 def test_a_point_tells_what_it_is(browser: "Browser", real_page: Path) -> None:
     page = opened(browser, real_page)
-    tip = page.locator("#tip")
-    assert tip.is_hidden()
-    point = page.locator("#figure-costs .view:visible .point:not(.seed)").first
-    point.focus()
     records, _ = read_records(RECORDS)
     ids = sorted(record.id for record in records if (record.cell.arm, record.cell.budget) == ("byol", 0.2))
-    assert sorted(re.findall(r"cell (\w{16})", tip.inner_text())) == ids
-    assert "byol at 20%: 31.9 ± 1.5 % (n=3)\n140 steps" in tip.inner_text()
-    assert point.get_attribute("aria-label") == tip.inner_text()
-    page.keyboard.press("ArrowRight")
-    assert tip.inner_text().startswith("byol at 50%")
-    page.keyboard.press("Escape")
-    assert tip.is_hidden()
-    page.locator("#figure-costs .view:visible .point.seed").first.hover()
-    assert "byol at 20%, seed 0" in tip.inner_text()
+    titles = page.locator("#figure-costs .view:visible use title").all_text_contents()
+    title = next(title for title in titles if title.startswith("byol at 20%: 37.4 ± 1.1 % (n=3)\n140 steps"))
+    assert sorted(re.findall(r"cell (\w{16})", title)) == ids
+    assert any(title.startswith("byol at 20%, seed 0") for title in titles)
+    point = page.locator("#figure-costs .view:visible use:has(title)").first
+    before = point.evaluate("(e) => getComputedStyle(e).strokeWidth")
+    point.hover(force=True)
+    assert point.evaluate("(e) => getComputedStyle(e).strokeWidth") != before
+    page.locator("#figure-costs .view:visible summary").press("Enter")
+    words = page.locator("#figure-costs .view:visible li").all_text_contents()
+    assert any(text.startswith("byol at 20%: 37.4 ± 1.1 % (n=3) 140 steps") for text in words)
     page.locator("#figure-costs label", has_text="Seconds, with targets").click()
     assert page.locator("#figure-costs .view:visible").count() == 1
-    page.locator("#figure-costs .view:visible .point:not(.seed)").first.focus()
-    assert "minutes" in tip.inner_text()
+    assert "minutes" in page.locator("#figure-costs .view:visible use title").first.text_content()
     finished(page)
 
 
 def test_a_phone_the_dark_and_paper(browser: "Browser", real_page: Path) -> None:
+    def ink(page: "Page") -> set[str]:
+        paths = page.locator("#figure-costs .view:visible .chart text")
+        return set(paths.evaluate_all("(all) => all.map((e) => getComputedStyle(e).fill)"))
+
     def colours(page: "Page") -> set[str]:
         style = "[...arguments].flat().map((e) => getComputedStyle(e)).flatMap((s) => [s.color, s.backgroundColor])"
         return set(page.evaluate(f"((...arguments) => {style})(document.body)"))
 
     page = opened(browser, real_page, viewport={"width": 400, "height": 800}, color_scheme="light")
-    light = colours(page)
+    light, drawn = colours(page), ink(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     wide = page.locator(".scroll:has(#costs-1)")
     assert wide.evaluate("(e) => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX") == "auto"
     page.emulate_media(color_scheme="dark")
     assert not colours(page) & light
+    assert not ink(page) & drawn
     page.emulate_media(media="print", color_scheme="dark")
     assert colours(page) == {"rgb(0, 0, 0)", "rgb(255, 255, 255)"}
     page.set_viewport_size({"width": 688, "height": 980})  # of A4 between its margins
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not page.locator(".values:visible").count()
     tables = page.locator("table")
     assert all(
         table.is_visible() and table.evaluate("(e) => e.getBoundingClientRect().right <= 688") for table in tables.all()

@@ -15,12 +15,14 @@ from bench.plan.graph import plan
 from bench.report.claims import NO_BASELINE, judged
 from bench.report.collect import collect
 from bench.report.costs import ALONE, STEPS
-from bench.report.document import NOT_LEARNED, report_document
+from bench.report.document import report_document
 from bench.report.facts import learned
-from bench.report.html import html_document
-from bench.report.markdown import markdown_document
-from bench.report.saving import savings, smallest_table
-from bench.report.terminal import terminal_text
+from bench.report.render.html import html_document
+from bench.report.render.markdown import markdown_document
+from bench.report.render.text import terminal_text
+from bench.report.sections.accuracy import NOT_LEARNED
+from bench.report.sections.savings import savings
+from bench.report.sections.smallest import smallest_table
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import (

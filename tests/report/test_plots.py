@@ -93,9 +93,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_table(
     shutil.copytree(plain, tmp_path / "reports")
     for path in (tmp_path / "reports").glob("*/*.*"):
         path.write_text("of an earlier report")
-    for name in ("saving_figure", "curve_figure", "_figure"):
-        monkeypatch.setattr(f"bench.report.plots.{name}", fails)
-    monkeypatch.setattr("bench.toy.report._figure", fails)
+    monkeypatch.setattr("bench.report.figures.draw.view_figure", fails)
     for name, pictures in (
         ("cifar_small", ["accuracy_vs_steps", "accuracy_vs_epochs", "saving_vs_target"]),
         ("paper_toy", ["curves"]),
@@ -106,4 +104,20 @@ def test_a_picture_that_cannot_be_drawn_costs_no_table(
             assert f"warning: {picture} cannot be drawn: RuntimeError: Failed to process string with tex" in ran.err
             assert not list((tmp_path / "reports" / name).glob(f"{picture}.*")), "an earlier picture is not this one"
     left = dict(contents(tmp_path / "reports"))
-    assert left == {name: content for name, content in contents(plain) if not name.endswith((".png", ".svg"))}
+    assert left == {name: content for name, content in contents(plain) if not name.endswith((".png", ".svg", ".pdf"))}
+
+
+def test_a_chart_of_the_page_that_cannot_be_drawn_costs_no_table(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object, **more: object) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("bench.report.figures.draw.draw_chart", fails)
+    ran = bench("report", "cifar_small", "--results", ROOT / "results", "--reports", tmp_path, "--format", "html")
+    assert ran.code == 1
+    assert "warning: CIFAR-10 (JPEG) cannot be drawn: RuntimeError: no font" in ran.err
+    page, whole = ((folder / "cifar_small" / "index.html").read_text() for folder in (tmp_path, plain))
+    assert 'class="chart"' in whole
+    assert 'class="chart"' not in page
+    assert page.count("<table") == whole.count("<table") > 3

@@ -19,13 +19,16 @@ from bench.grid.load import load_grid
 from bench.grid.schema import Cell, Grid, Inputs, cell_id
 from bench.report import write_report
 from bench.report.collect import collect
+from bench.report.costs import FLOP, TARGETS
 from bench.report.document import report_document
-from bench.report.frames import results_frame
-from bench.report.latex import escape_latex, latex_document
-from bench.report.markdown import escape_markdown, markdown_document
+from bench.report.figures.costs import cost_view
+from bench.report.figures.draw import view_figure
+from bench.report.render.latex import escape_latex, latex_document
+from bench.report.render.markdown import escape_markdown, markdown_document
+from bench.report.render.text import terminal_text
 from bench.report.tables import number
-from bench.report.terminal import terminal_text
 from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, write_record
+from tests.report.frames import results_frame
 
 NASTY = r"50%_of #1 & $x$ {a} <b>|~^\n*[c]"
 GRID = """
@@ -466,11 +469,13 @@ def test_only_failures(tmp_path: Path, grid: Grid) -> None:
     assert "0 of 21 cells done" in text
     assert "failed: digits, byol at 20%, seed 0: out of luck" in text
     assert sorted(path.name for path in out.iterdir()) == [
+        "columns.md",
         "index.html",
         "points.csv",
         "report.md",
         "table.csv",
         "table.tex",
+        "tidy.csv",
     ]
     assert "accuracy_vs" not in (out / "report.md").read_text()
     assert pd.read_csv(out / "points.csv").empty
@@ -485,7 +490,7 @@ def test_done_without_scores_or_costs_is_a_damaged_record(tmp_path: Path, grid: 
     path.write_text(json.dumps(whole.model_dump(mode="json") | {field: empty}))
     text, _ = report(tmp_path, grid, [record_of(cells[0])])
     assert f"damaged: {path.name}: {field}: Field required" in text
-    assert "missing: Digits, byol at 20%: seed 1" in text
+    assert "missing: Digits, byol at 20%: seeds 1, 2" in text
     assert "1 of 21 cells done" in text
 
 
@@ -571,20 +576,17 @@ def test_same_records_same_bytes(tmp_path: Path, grid: Grid) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
 
     before = digests()
-    assert len(before) == 11
+    assert len(before) == 7 + 3 * 3
     assert digests() == before
 
 
 def test_plots_show_every_arm(tmp_path: Path, grid: Grid) -> None:
     from matplotlib.colors import to_hex
 
-    from bench.report.facts import total_flops
-    from bench.report.plots import _figure
-
     cells = expand(grid)
     for record in [record_of(cell) for cell in cells]:
         write_record(record, tmp_path / "records")
-    figure = _figure(collect(grid, tmp_path / "records"), total_flops, flops=True)
+    figure = view_figure(cost_view(collect(grid, tmp_path / "records"), FLOP, TARGETS), grid.name)
     (panel,) = figure.axes
     curves = [line.lines[0] for line in panel.containers]
     assert [curve.get_xdata().tolist() for curve in curves] == [[2, 5, 10], [4, 7], [4, 7]]  # TFLOP, with the targets
@@ -597,11 +599,12 @@ def test_plots_show_every_arm(tmp_path: Path, grid: Grid) -> None:
     assert len({curve.get_marker() for curve in curves}) == 3
     star = next(line for line in panel.get_lines() if line.get_linestyle() == "--")
     assert star.get_ydata() == pytest.approx([expected[-1]] * 2)
-    assert panel.get_xlabel() == "TFLOP of training and targets (log scale)"
+    assert panel.get_xlabel() == "TFLOP, with targets (log scale)"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "byol",
         "byol + ReLA (rand)",
         "byol + ReLA (net)",
+        "the best at that cost or less",
     ]
 
 

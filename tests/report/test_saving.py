@@ -14,19 +14,21 @@ from bench.grid.claims import statements
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Arm, Cell, Grid, Inputs, cell_id
-from bench.report.claims import certainty, judged, rooms, targets_table, verdict_table
+from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs
-from bench.report.saving import (
+from bench.report.sections.savings import (
     REACHED_BY_CHANCE,
     Spending,
     held,
     saving,
     saving_table,
-    smallest_table,
     spending,
     targets,
 )
+from bench.report.sections.smallest import smallest_table
+from bench.report.sections.targets import targets_table
+from bench.report.sections.verdicts import certainty, rooms, verdict_table
 from bench.store.record import Finished, Ledger, Point, Score, TargetCost, write_record
 
 GRID = """

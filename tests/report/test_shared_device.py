@@ -13,17 +13,20 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.estimate import measured_rate
 from bench.report import write_report
-from bench.report.claims import judged, targets_table, verdict_table
+from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, SECONDS, STEPS, TARGETS
 from bench.report.document import report_document
-from bench.report.export.columns import tidy_frame
 from bench.report.facts import phase_seconds, wall_seconds
-from bench.report.frames import results_frame
-from bench.report.markdown import markdown_document
-from bench.report.saving import saving_table, smallest_table
-from bench.report.tables import NONE, Table, cost_table
+from bench.report.render.markdown import markdown_document
+from bench.report.sections.costs import cost_table
+from bench.report.sections.savings import saving_table
+from bench.report.sections.smallest import smallest_table
+from bench.report.sections.targets import targets_table
+from bench.report.sections.verdicts import verdict_table
+from bench.report.tables import NONE, Table
 from bench.store.record import Finished, write_record
+from tests.report.frames import results_frame, tidy_frame
 from tests.report.test_saving import GRID, pick, record_of
 
 ALL_SHARED = "Seconds and joules of 36 of 36 finished cells were not measured alone, and count nowhere"

@@ -10,7 +10,7 @@ from bench.report import claims
 from bench.report.claims import Judgement
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, SECONDS, STEPS, Costs
-from bench.report.saving import Spending, saving
+from bench.report.sections.savings import Spending, saving
 from bench.store.record import write_record
 from tests.report.test_saving import GRID, read
 

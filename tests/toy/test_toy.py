@@ -68,9 +68,9 @@ def records(tmp_path: Path) -> Path:
     return tmp_path / "results" / "tiny"
 
 
-def bench(path: Path, verb: str, *arguments: str) -> Ran:
-    """Run a verb on the study in this process."""
-    words = [verb, *([str(path)] if verb == "report" else ["--grid", str(path)]), *arguments]
+def bench(path: Path, verb: str, *arguments: str, of: str = "") -> Ran:
+    """Run a verb on the study in this process; `of` is a profile behind its name."""
+    words = [verb, *([f"{path}{of}"] if verb == "report" else ["--grid", str(path)]), *arguments]
     words += ["--results", str(path.parent / "results")]
     words += ["--reports", str(path.parent / "reports")] if verb == "report" else []
     out, err = io.StringIO(), io.StringIO()
@@ -252,7 +252,7 @@ def test_from_dry_run_to_report(path: Path, records: Path, monkeypatch: pytest.M
     reported = bench(path, "report")
     assert (reported.code, reported.err) == (0, "")
     out = path.parent / "reports" / "tiny"
-    assert {file.name for file in out.iterdir()} == {"report.md", "curves.png", "curves.svg"}
+    assert {file.name for file in out.iterdir()} == {"report.md", "curves.png", "curves.svg", "curves.pdf"}
     files = contents(out)
     assert files["curves.png"].startswith(b"\x89PNG")
     bench(path, "report")
@@ -450,7 +450,7 @@ def test_any_profile_of_its_own_and_mini(path: Path) -> None:
     assert mini
     assert (mini.name, mini.seeds, mini.toy.evaluate_at[-1]) == ("paper_toy@mini", (0, 1), 5)
     assert bench(path, "run", "--profile", "wide").code == 0
-    assert "3 of 3 settings done" in bench(path, "report", "--profile", "wide").out
+    assert "3 of 3 settings done" in bench(path, "report", of="@wide").out
 
 
 def test_the_shipped_study_is_listed() -> None:

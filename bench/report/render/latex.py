@@ -1,9 +1,10 @@
 """The report's first table as LaTeX."""
 
 from bench.report.collect import Collected
-from bench.report.document import linear_caption, marks, settings
 from bench.report.facts import linear
-from bench.report.tables import Entry, Table, accuracy_table, one_line
+from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
+from bench.report.sections.settings import settings
+from bench.report.tables import Entry, Table, one_line
 
 
 def latex_document(found: Collected) -> str:

@@ -1,13 +1,32 @@
 """What accuracies are to be seen beside: the untrained backbone, the prior itself, and whether the probes converged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Group
 from bench.report.facts import Summary, score_linear, summarise
 from bench.report.labels import prior_name
-from bench.report.tables import NONE, Entry, Table, plus_minus
+from bench.report.tables import NONE, Entry, Table, entries, one_line, plus_minus
 from bench.store.record import Moved, Score, Solved
+
+
+def blocks(found: Collected) -> Iterator[Block]:
+    """Yield what the accuracies are to be seen beside, and what the probes are worth."""
+    if not found.done:
+        return
+    yield Paragraph(one_line(" ".join(convergence(found)), None))
+    table = reference_table(found)
+    yield Heading("Beside these: the untrained backbone, and the prior itself", 3)
+    if not table.rows:
+        yield Paragraph("Not measured in these records.")
+        return
+    yield Paragraph(
+        "By the same probe and vote, on the same images: the backbone with the weights that its training begins with,"
+        " of each seed, and the prior, at the size and with the normalisation that it wants. n counts networks."
+        " Effective rank: how many dimensions the features of the test images fill (RankMe)."
+    )
+    yield TableBlock("references", table)
 
 
 @dataclass(frozen=True)
@@ -49,16 +68,13 @@ def reference_table(found: Collected) -> Table:
     for group in found.groups:
         for reference in references(found, group):
             scores = reference.scores
-            rows.append(
-                (
-                    Entry(group.label),
-                    Entry(reference.name),
-                    _entry([score_linear(score) for score in scores]),
-                    _entry([score_linear(score.by_adam) if score.by_adam else None for score in scores]),
-                    _entry([score.knn for score in scores]),
-                    _entry([score.effective_rank for score in scores], scale=1),
-                )
-            )
+            row = [
+                _entry([score_linear(score) for score in scores]),
+                _entry([score_linear(score.by_adam) if score.by_adam else None for score in scores]),
+                _entry([score.knn for score in scores]),
+                _entry([score.effective_rank for score in scores], scale=1),
+            ]
+            rows.append(entries(group.label, reference.name, *row))
     head = ("Dataset", "Reference", "Linear, %", "Linear by Adam, %", "kNN, %", "Effective rank")
     return Table(head, tuple(rows), names=2)
 

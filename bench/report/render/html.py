@@ -5,14 +5,16 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.report import svg
-from bench.report.blocks import Code, Document, Figure, Heading, Series, Strong, Text
+from bench.report.blocks import Code, Document, Figure, Heading, Strong, Text
+from bench.report.figures.chart import legend
+from bench.report.figures.draw import guarded, inline_svg, inline_swatch
 from bench.report.tables import Entry, Table, one_line
 
 HERE = Path(__file__).parent
@@ -34,17 +36,17 @@ def html_document(document: Document) -> str:
     environment.filters |= {
         "kind": lambda block: type(block).__name__,
         "pieces": _pieces,
+        "zip": zip,
+        "numeric": numeric,
         "rows": _rows,
         "legend": _legend,
-        "draw": svg.draw,
-        "swatch": svg.swatch,
+        "draw": lambda chart, prefix: Markup(guarded(chart.title, partial(inline_svg, chart, prefix)) or ""),
     }
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     parts = [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2]
     return environment.get_template("page.html.jinja").render(
         document=document,
         anchors={text: f"part-{index}" for index, text in enumerate(parts, start=1)},
-        sprite=svg.sprite(),
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -52,15 +54,17 @@ def html_document(document: Document) -> str:
     )
 
 
-def sort_keys(table: Table) -> list[list[str | None]]:
-    """Return for each row what its cells are sorted by: a number, "" where it is missing, None to go by the text.
-
-    A column of names holds numbers when every one of its cells is nothing else.
-    """
-    numbers = [
+def numeric(table: Table) -> list[bool]:
+    """Return which columns hold numbers: those behind the names, and names of which every one is nothing else."""
+    return [
         index >= table.names or all(_WHOLE.fullmatch(row[index].text) for row in table.rows)
         for index in range(len(table.head))
     ]
+
+
+def sort_keys(table: Table) -> list[list[str | None]]:
+    """Return for each row what its cells are sorted by: a number, "" where it is missing, None to go by the text."""
+    numbers = numeric(table)
     return [[_number(entry) if n else None for entry, n in zip(row, numbers, strict=True)] for row in table.rows]
 
 
@@ -71,10 +75,9 @@ def _number(entry: Entry) -> str:
     return f"{value:.10g}" if value is not None and math.isfinite(value) else ""
 
 
-def _rows(table: Table) -> list[list[tuple[Entry, str | None, bool]]]:
-    """Return the entries of each row, with what they are sorted by and whether they are numbers."""
-    numbers = [index >= table.names for index in range(len(table.head))]
-    return [list(zip(row, keys, numbers, strict=True)) for row, keys in zip(table.rows, sort_keys(table), strict=True)]
+def _rows(table: Table) -> list[list[tuple[Entry, str | None]]]:
+    """Return the entries of each row, with what they are sorted by."""
+    return [list(zip(row, keys, strict=True)) for row, keys in zip(table.rows, sort_keys(table), strict=True)]
 
 
 def _pieces(text: Text) -> Iterable[tuple[str, str]]:
@@ -89,20 +92,23 @@ def _pieces(text: Text) -> Iterable[tuple[str, str]]:
                 yield "", plain
 
 
-def _legend(figure: Figure) -> list[Series]:
-    """Return one of the series of each name, in the order in which they are drawn."""
-    everywhere = [series for view in figure.views for chart in view.charts for series in chart.series]
-    named = {series.name: series for series in everywhere}
-    return sorted(named.values(), key=lambda series: (series.kind in {"front", "reference"}, series.style, series.kind))
+def _legend(figure: Figure) -> list[tuple[str, Markup]]:
+    """Return the name and the swatch of each series of a figure; the writer of XML has escaped what is in it."""
+    entries = []
+    for index, series in enumerate(legend(chart for view in figure.views for chart in view.charts)):
+        draw = partial(inline_swatch, series, f"swatch-{figure.id}-{index}-")
+        entries.append((series.name, Markup(guarded(series.name, draw) or "")))
+    return entries
 
 
 def _legible(value: Any) -> Any:
     """Return text without line breaks and control characters, but for a space at its ends; markup as it is."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return (
-        f"{' ' * value.startswith(' ')}{one_line(value, None)}{' ' * value.endswith(' ')}" if value.strip() else value
-    )
+    if not value.strip():
+        return value
+    before, after = (" " if there else "" for there in (value.startswith(" "), value.endswith(" ")))
+    return f"{before}{one_line(value, None)}{after}"
 
 
 def _hash(text: str) -> str:

@@ -1,20 +1,21 @@
-"""What reaching an accuracy costs: the saving at each target, and the smallest budget that suffices."""
+"""What reaching an accuracy costs: what each arm saves at each target."""
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from bench.core.stats import interval, run_of
-from bench.grid.schema import CONFIDENCE, MARGIN, Arm, arm_name
-from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
+from bench.grid.schema import Arm, arm_name
+from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
+from bench.report.collect import Collected, Group, may_be_baseline
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers
 from bench.report.facts import linear
-from bench.report.labels import percent
-from bench.report.tables import NONE, Entry, Table
+from bench.report.figures.chart import View
+from bench.report.figures.savings import saving_chart
+from bench.report.tables import NONE, Entry, Table, entries, saved
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000
@@ -24,6 +25,40 @@ NOT_COMPARABLE = "not comparable"
 # What a share saved is, by whether the arm, and the baseline, had reached the target before its first evaluation.
 BOUNDS = {(False, False): "", (True, False): "at least", (False, True): "at most", (True, True): NOT_COMPARABLE}
 REACHED_BY_CHANCE = "7 %"  # of arms half a point below a target, if evaluations scatter by half a point, with 3 seeds
+
+
+def section(found: Collected) -> Iterator[Block]:
+    """Yield the table and the figure, where the grid has a plain method to compare with."""
+    table = saving_table(found)
+    if not table.rows:
+        return
+    yield Heading("What reaching an accuracy costs")
+    yield Paragraph(
+        "The saving at a target accuracy: 1 minus the arm's cost as a share of the plain method's. A seed's cost is"
+        " that of its cheapest evaluation, at any budget, that holds the target: it, the later ones of its run and the"
+        " ends of the arm's larger budgets are no lower. One that never does is infinite and stays in the median over n"
+        " seeds. An arm of three seeds that stays half a point below a target, with evaluations that scatter by half a"
+        f" point, is taken to reach it with a chance of {REACHED_BY_CHANCE}, however many evaluations it has. At least,"
+        " at most: a run that holds the target at its first evaluation had reached it at an unknown earlier step; where"
+        " both sides had, they are not comparable. In brackets: 95 % of the medians when the seeds are drawn anew"
+        " (bootstrap), which few seeds make coarse. The highest target is the plain method's median at full budget. The"
+        " figure leaves out what is only a bound."
+    )
+    yield TableBlock("savings", table)
+    if has_savings(found):
+        views = (saving_view(found, *way) for way in WAYS)
+        title = "What is saved at each target accuracy"
+        image = Image("FLOP saved at each target", "saving_vs_target", saving_view(found, FLOP, TARGETS))
+        yield Figure("savings-curve", title, (image,), tuple(view for view in views if view.charts))
+
+
+def saving_view(found: Collected, currency: Currency, ledger: Ledgers) -> View:
+    """Return what each arm saves at each target, counted in one way: a chart for each dataset."""
+    charts = (
+        saving_chart(found, group.label, f"{currency.value} saved, {ledger}", savings(found, group, currency, ledger))
+        for group in found.groups_done
+    )
+    return View(f"{currency.value}, {ledger}", tuple(chart for chart in charts if chart.series))
 
 
 @dataclass(frozen=True)
@@ -179,64 +214,10 @@ def saving_table(found: Collected) -> Table:
             unknown = (None,) * len(first)
             others = [line.get(arm_name(arm), unknown)[OF_A_TABLE] for line in lines]
             for one, *ways in zip(first[OF_A_TABLE], *others, strict=True):
-                what = (found.label(arm), f"{100 * one.target:.1f}%")
                 # Over the same seeds or not at all.
-                entries = (_entry(way) if way and way.n == one.n else Entry(NONE) for way in (one, *ways))
-                rows.append((Entry(group.label), *map(Entry, what), *entries, Entry(str(one.n))))
+                shares = (_entry(way) if way and way.n == one.n else NONE for way in (one, *ways))
+                rows.append(entries(group.label, found.label(arm), f"{100 * one.target:.1f}%", *shares, str(one.n)))
     return Table(head, tuple(rows), names=2)
-
-
-def smallest_table(found: Collected) -> Table:
-    """Return the smallest budget at which each arm is no worse than the plain method at full budget, and its cost.
-
-    A budget suffices when the lower bound of the paired difference is above -margin there and at all larger budgets,
-    and is ruled out when the upper bound is below it there and at all smaller ones; the true smallest one lies between.
-    """
-    head = ("Dataset", "Arm", "Suffices", "Ruled out", *(f"{c.value}, {ledger}" for c, ledger in WAYS), "n")
-    rows = []
-    for group in found.groups_done:
-        for family in found.families:
-            full = found.find(group, family.plain, 1.0)
-            arms = [arm for arm in (family.plain, *family.others) if arm]
-            for arm in arms if may_be_baseline(full) else ():
-                results = [r for r in found.done_of(group, arm) if pairs(r, full) and r is not full]
-                if results:
-                    rows.append(_smallest(found, results, full))
-    return Table(head, tuple(rows), names=2)
-
-
-def _smallest(found: Collected, results: list[Result], full: Result | None) -> tuple[Entry, ...]:
-    bounds = (interval([linear(one) - linear(other) for one, other in pairs(r, full)], CONFIDENCE) for r in results)
-    answers = [each.above(-MARGIN) if each else "undecided" for each in bounds]
-    sufficient, insufficient = run_of(reversed(answers), "yes"), run_of(answers, "no")
-    enough = results[-sufficient] if sufficient else None
-    ruled_out = results[insufficient - 1].budget if insufficient else None
-    entries = []
-    for currency, ledger in WAYS:
-        ratios = found.costs.log_ratios(pairs(enough, full), currency, ledger)
-        known = [ratio for ratio in ratios if ratio is not None]
-        entries.append(Entry(_percentage(known if len(known) == len(ratios) else [], currency)))
-    first = results[0]
-    n = len(pairs(enough or first, full))
-    return (
-        Entry(first.group.label),
-        Entry(first.label),
-        Entry(percent(enough.budget) if enough else "none tried", bold=enough is not None),
-        Entry(f"up to {percent(ruled_out)}" if ruled_out is not None else "none tried"),
-        *entries,
-        Entry(str(n)),
-    )
-
-
-def _percentage(logs: list[float], currency: Currency) -> str:
-    """Return a geometric mean of cost ratios, with its bounds where it has a spread."""
-    if not logs:
-        return NONE
-    mean = f"{100 * math.exp(statistics.fmean(logs)):.1f}%"
-    bounds = interval(logs, CONFIDENCE)
-    if currency.exact or bounds is None:
-        return mean
-    return f"{mean} ({100 * math.exp(bounds.low):.1f} to {100 * math.exp(bounds.high):.1f}%)"
 
 
 def _share(arm: float, baseline: float) -> float:
@@ -252,10 +233,3 @@ def _entry(one: Saving) -> Entry:
     if one.bound == NOT_COMPARABLE:
         return Entry(one.bound, value=math.nan)
     return Entry(f"{one.bound} {saved(one.share)}".strip(), value=100 * one.share)
-
-
-def saved(share: float) -> str:
-    """Return a share saved for people."""
-    if math.isnan(share):
-        return "neither gets there"
-    return f"{100 * share:.0f}%" if math.isfinite(share) else "only the arm" if share > 0 else "not reached"

@@ -55,7 +55,7 @@ def _block(block: Block) -> str:
         case TableBlock(_, table):
             return to_markdown(table)
         case Figure(images=images):
-            return "\n\n".join(f"![{escape_markdown(title)}]({name}.png)" for title, name in images)
+            return "\n\n".join(f"![{escape_markdown(image.title)}]({image.name}.png)" for image in images)
         case Details(table=TableBlock(_, table), brief=brief):
             return to_markdown(table) if brief else ""
 
@@ -75,7 +75,8 @@ def _piece(piece: str | Strong | Code) -> str:
         case Code(text):
             return "`" + one_line(text).replace("`", "'") + "`"
         case text:
-            return f"{' ' * text.startswith(' ')}{escape_markdown(text, None)}{' ' * text.endswith(' ')}"
+            before, after = (" " if there else "" for there in (text.startswith(" "), text.endswith(" ")))
+            return f"{before}{escape_markdown(text, None)}{after}"
 
 
 def _entry(entry: Entry) -> str:

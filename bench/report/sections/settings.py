@@ -1,0 +1,32 @@
+"""What was trained on each dataset, and how."""
+
+from collections.abc import Iterator
+
+from bench.grid.expand import protocol_of
+from bench.report.blocks import Block, Bullets
+from bench.report.collect import Collected
+from bench.report.tables import counted, one_line
+
+
+def section(found: Collected) -> Iterator[Block]:
+    """Yield a line on each dataset."""
+    yield Bullets(tuple(map(one_line, settings(found))))
+
+
+def settings(found: Collected) -> list[str]:
+    """Return a line on each dataset: what was trained on it, and how."""
+    grid = found.grid
+    lines = []
+    for dataset in grid.datasets:
+        titles = ", ".join(group.label for group in found.groups if group.dataset == dataset.name)
+        count = dataset.train_images
+        images = f"{count:,} training images" if count else "all training images that were there"
+        protocol = protocol_of(grid, dataset)
+        compiled = f" compiled ({protocol.compile})," if protocol.compile else ""
+        probe = " probe by L-BFGS," if protocol.probe.recipe == "lbfgs" else ""
+        lines.append(
+            f"{titles}: {images}, backbone {dataset.backbone or grid.backbone}, {protocol.epochs} epochs (each over the"
+            f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
+            f"{compiled}{probe} {counted(len(grid.seeds), 'seed')} planned."
+        )
+    return lines

@@ -1,0 +1,166 @@
+"""The verdicts on the grid's claims, in words and in every way of counting the cost."""
+
+import statistics
+from collections.abc import Iterator
+
+from bench.core.stats import APART
+from bench.grid.claims import Statement, statements
+from bench.grid.schema import arm_name
+from bench.report.blocks import Block, Bullets, Card, Cards, Details, Heading, Paragraph, TableBlock, Verdict
+from bench.report.claims import VERDICTS, Bounds, Judgement, judged, sides
+from bench.report.collect import Collected, pairs
+from bench.report.costs import FLOP, LEDGERS, PRIOR, TARGETS
+from bench.report.labels import percent
+from bench.report.sections.accuracy import NOT_LEARNED
+from bench.report.sections.costs import not_alone
+from bench.report.tables import NONE, Entry, Table, counted, entries, number, one_line
+
+
+def section(found: Collected) -> Iterator[Block]:
+    """Yield the claims with their verdicts, where the grid has claims."""
+    claims = judged(found)
+    if not claims:
+        return
+    yield Heading("Verdicts")
+    yield Cards(tuple(map(_card, claims)))
+    yield Paragraph(
+        "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
+        " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
+        " by Student's t over n pairs. In brackets: the cost as a share of the baseline's, a geometric mean over pairs;"
+        " steps, images and FLOP are counted and have no spread to allow for. Seeds: how many would decide what is"
+        " inconclusive, if means, spreads and the other verdicts stayed as they are. Three ledgers: training alone;"
+        " with making the targets, charged in full to each cell; with the prior's own training, shared by the cells"
+        " that use it."
+    )
+    yield Paragraph(certainty(claims))
+    yield Paragraph(_baselines(found))
+    yield from not_alone(found)
+    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
+    yield Bullets(tuple(map(one_line, rooms(found, claims))))
+
+
+def _baselines(found: Collected) -> str:
+    """Return what to say of baselines that learned nothing, or of which nobody knows."""
+    names = {claim.baseline for claim in statements(found.grid)}
+    those = [result for result in found.results if result.done and arm_name(result.arm) in names]
+    bad = [result.name for result in those if result.learned is False]
+    unknown = sum(result.learned is None for result in those)
+    lines = [f"{NOT_LEARNED} Here: {'; '.join(bad)}."] if bad else []
+    if unknown:
+        lines.append(f"Whether the baselines learned anything was not measured for {unknown} of {len(those)} of them.")
+    return one_line(" ".join(lines), None)
+
+
+def _card(judgements: list[Judgement]) -> Card:
+    """Return a claim with its verdicts on a group's data and the costs in which each holds."""
+    first, verdicts = judgements[0], []
+    for answer in dict.fromkeys(one.verdict for one in judgements):
+        those = [one for one in judgements if one.verdict == answer]
+        costs = "every cost" if len(those) == len(judgements) else _costs_named(those, judgements)
+        points = f"{difference(first)} points, " if first.difference else ""
+        numbers = f"{points}n={first.n}"
+        verdicts.append(Verdict(first.group.label, answer, costs, numbers))
+    return Card(first.claim.name, claim_sentence(first.claim), tuple(verdicts))
+
+
+def _costs_named(those: list[Judgement], judgements: list[Judgement]) -> str:
+    """Return what the costs of some judgements are called together."""
+    names = []
+    for ledger in dict.fromkeys(one.ledger for one in those):
+        currencies = [one.currency.value for one in those if one.ledger == ledger]
+        everything = len(currencies) == sum(one.ledger == ledger for one in judgements)
+        names.append(f"{'all costs' if everything else ', '.join(currencies)} {ledger}")
+    return "; ".join(names)
+
+
+def verdict_table(claims: list[list[Judgement]]) -> Table:
+    """Return the judgements of claims: a row for each ledger, a column for each currency."""
+    currencies = list(dict.fromkeys(one.currency for judgements in claims for one in judgements))
+    names = ("Claim", "Dataset", "Ledger")
+    head = (*names, "Accuracy, arm minus baseline", *(currency.value for currency in currencies), "n", "Seeds")
+    rows = []
+    for judgements in claims:
+        for ledger in LEDGERS:
+            there = {one.currency: one for one in judgements if one.ledger == ledger}
+            if not there:
+                continue
+            first = next(iter(there.values()))
+            seeds = [one.seeds for one in there.values() if one.verdict == VERDICTS["undecided"]]
+            needed = "" if not seeds else NONE if None in seeds else str(max(s for s in seeds if s))
+            name = (first.claim.name, first.group.label, ledger if first.claim.share is not None else "")
+            gain = Entry(difference(first), "" if first.apart is None else f"seed {first.apart} apart")
+            verdicts = (_verdict(there[currency]) for currency in currencies)
+            rows.append(entries(*name, gain, *verdicts, str(first.n), needed))
+    return Table(head, tuple(rows), names=len(names))
+
+
+def rooms(found: Collected, claims: list[list[Judgement]]) -> list[str]:
+    """Return, for each claim that holds with targets, what a prior of unknown training may have cost for it to hold."""
+    lines = []
+    for judgements in claims:
+        by = {(one.ledger, one.currency): one for one in judgements}
+        with_targets, with_prior = by.get((TARGETS, FLOP)), by.get((PRIOR, FLOP))
+        if not with_targets or not with_prior or with_prior.ratio or with_targets.verdict != VERDICTS["yes"]:
+            continue
+        claim = with_targets.claim
+        paired = pairs(*sides(found, claim, with_targets.group))
+        spent = [[found.costs.of(record, FLOP, TARGETS) or 0.0 for record in pair] for pair in paired]
+        room = statistics.fmean((claim.share or 0.0) * baseline - arm for arm, baseline in spent)
+        share = room / statistics.fmean(baseline for _, baseline in spent)
+        lines.append(
+            f"{claim.name}, {with_targets.group.label}: the training of the prior is not known. The claim holds while a"
+            f" cell's part of it is at most {number(room / 1e12)} TFLOP, {100 * share:.2g}% of what the baseline took"
+            f" (mean, n={len(paired)})."
+        )
+    return lines
+
+
+def claim_sentence(claim: Statement) -> str:
+    """Return what a claim says, in words."""
+    points = abs(round(100 * claim.margin, 4))
+    amount = f"{points:g} {'point' if points == 1 else 'points'} of linear accuracy"
+    level = f"at most {amount} below" if claim.margin > 0 else f"at least {amount} above" if claim.margin else "above"
+    cost = f", at no more than {percent(claim.share)} of its cost" if claim.share is not None else ""
+    return (
+        f"{claim.arm} at {percent(claim.budget)} of the steps is {level} {claim.baseline} at"
+        f" {percent(claim.baseline_budget)}{cost}. Each bound has {percent(claim.confidence)} confidence."
+    )
+
+
+def certainty(claims: list[list[Judgement]]) -> str:
+    """Return what the verdicts allow for, and what they do not."""
+    confidence = min(one.claim.confidence for each in claims for one in each)
+    errors = [one.error for each in claims for one in each if one.error]
+    size = f", which add a standard error of up to {100 * max(errors):.1f} points," if errors else ""
+    text = (
+        f"The {counted(len(claims), 'claim')} of this grid are judged together, by Holm's method: in each way of"
+        " counting the cost, the chance that any of them is wrongly called reproduced is at most"
+        f" {percent(round(1 - confidence, 9))}, and so is that of any wrong 'not reproduced'. 'Alone' is what a claim"
+        " would be called by itself; bounds are of the single claim. All of this is about training seeds alone: it says"
+        f" nothing of other test images{size} nor of other training images."
+    )
+    if any(one.apart is not None for each in claims for one in each):
+        text += (
+            " 'Seed ... apart': the spread of the other seeds does not explain its difference (Grubbs' test at"
+            f" {percent(APART)}), so that bounds which suppose normal differences say little."
+        )
+    return text
+
+
+def difference(judgement: Judgement) -> str:
+    """Return by how many points the arm is above its baseline, with bounds."""
+    return _bounds(judgement.difference, "+.1f")
+
+
+def _verdict(one: Judgement) -> Entry:
+    decided = one.verdict in (VERDICTS["yes"], VERDICTS["no"])
+    cost = "not known" if one.ratio is None else _bounds(one.ratio, ".1f", "%", exact=one.currency.exact)
+    note = f"({cost})" if one.alone == one.verdict else f"({cost}; alone: {one.alone})"
+    return Entry(one.verdict, note, decided, value=one.ratio and one.ratio[0]) if one.n else Entry(NONE)
+
+
+def _bounds(values: Bounds | None, form: str, unit: str = "", exact: bool = False) -> str:
+    if values is None:
+        return NONE
+    mean, low, high = (f"{100 * value:{form}}{unit}" for value in values)
+    return mean if exact else f"{mean}; {low} to {high}" if unit else f"{mean} ({low} to {high})"
