@@ -46,7 +46,7 @@ SlurmOption = Annotated[
 
 def run(
     grid: GridArgument = None,
-    option: SameOption = None,
+    named: SameOption = None,
     profile: ProfileOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
@@ -73,7 +73,7 @@ def run(
     from bench.run.request import RunRequest
 
     refuse_torchrun()
-    given = (chosen_grid(grid, option), profile, tuple(settings or ()), tuple(plugin or ()), data_root, results)
+    given = (chosen_grid(grid, named), profile, tuple(settings or ()), tuple(plugin or ()), data_root, results)
     request = RunRequest(*given, device, workers, deterministic, cell_timeout)
     resources = Resources(jobs, jobs_per_gpu, gpus_per_cell, tuple(slurm or ()) or None)
     call = Call(request, resources, executor, only, tuple(cell or ()), tuple(retry or ()), rehearse, dry_run, tflops)

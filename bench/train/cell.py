@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 
-from bench.core.distributed import is_rank_zero, largest, rank_zero_first, synchronise_batch_norm, world_size
+from bench.core.distributed import (
+    broadcast_from_rank_zero,
+    is_rank_zero,
+    largest,
+    rank_zero_first,
+    synchronise_batch_norm,
+    world_size,
+)
 from bench.core.errors import UserError, told
 from bench.core.files import remove_leftovers
 from bench.core.paths import Places
@@ -43,7 +50,7 @@ def run_cell(
 ) -> Finished:
     """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
 
-    Of several processes, the record of the first is whole. Raises Interrupted once a checkpoint is written when
+    Of several processes, all return the record of the first. Raises Interrupted once a checkpoint is written when
     `hooks.stop()` says so, TimedOut likewise, TrainingError when the loss is not finite, OutOfMemory, WriteError when
     the disk is full, UserError when an input is missing or damaged.
     """
@@ -163,7 +170,13 @@ class CellRun:
             self._save_backbone(self.places.backbone(self.task.id))
 
     def record(self) -> Finished:
-        """Return the record of the trained cell."""
+        """Return the record of the trained cell: of the first process, which alone has evaluated it, in all of them."""
+        other_load = self._other_load()
+        record = broadcast_from_rank_zero(self._record(other_load) if is_rank_zero() else None)
+        assert record is not None
+        return record
+
+    def _record(self, other_load: float | None) -> Finished:
         return Finished(
             id=self.task.id,
             grid=self.places.grid,
@@ -173,13 +186,13 @@ class CellRun:
             test_images=len(self.images.test.labels),
             curve=tuple(self.keeper.curve),
             switch_step=self.trainer.method.switch_step,
-            ledger=self._ledger(),
+            ledger=self._ledger(other_load),
             references=self.references,
             provenance=provenance(self.keeper.clock.device),
             rehearsal=self.places.rehearsal,
         )
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self, other_load: float | None) -> Ledger:
         trainer, clock, made = self.trainer, self.keeper.clock, None
         if self.targets:
             cached = self.targets.maker != self.task.id
@@ -195,7 +208,7 @@ class CellRun:
             targets=made,
             flops_not_counted=NOT_COUNTED,
             side_by_side=clock.side_by_side,
-            other_load=self._other_load(),
+            other_load=other_load,
             skipped_steps=trainer.skipped_steps(),
         )
 

@@ -179,6 +179,7 @@ def test_every_verb_takes_what_it_is_given(verb: str, here: Path) -> None:
     given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words[1:]).params  # type: ignore[attr-defined]
     home = Path.home() / "g.yaml"
     named = {"grid": f"{home}@p"} if verb == "report" else {"grid": str(home), "profile": "p"}
+    assert (given.get("named") or given["grid"]) == named.pop("grid")
     assert {name: given[name] for name in named} == named
     assert given["settings"] == ["a=-1"]
     there = {"plugin": [Path("~p.py")], "data_root": Path("-d"), "results": Path("r s") if verb != "check" else None}

@@ -198,8 +198,9 @@ def test_a_clock_remembers_the_most_cells_until_what_they_had_done_is_undone(mon
     clock = Clock(CPU)
     clock.add({"train": 5.0}, 5.0, None, side_by_side=4)
     assert clock.side_by_side == 4
-    clock.take_away({"train": 5.0}, 5.0)
+    clock.forget()
     assert clock.side_by_side == 1
+    assert clock.read()["train"] < 5.0
     monkeypatch.setenv("BENCH_SIDE_BY_SIDE", "2")
     clock = Clock(CPU)
     clock.add({"train": 5.0}, 5.0)
