@@ -3,7 +3,7 @@
 import torch
 
 from bench.core.seeds import derive
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.models.backbones import initial_backbone
 from methods.base import Method
 from methods.registry import methods

@@ -13,7 +13,7 @@ from bench.core.errors import MissingError, UserError, did_you_mean
 from bench.core.paths import Places
 from bench.core.registry import Registry
 from bench.data.augment import MEAN, STD
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.models.weights import load_weights
 from priors.catalogue import CATALOGUE
 

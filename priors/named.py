@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
-from bench.grid.schema import Cell, digest
+from bench.grid.cell import Cell, digest
 from bench.models.backbones import build_backbone
 from bench.models.weights import digest_state, fitting_state, load_weights, save_weights
 from priors.base import Prior, Stored, priors

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.core.errors import MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.models.weights import save_weights
 from priors.base import Stored, feature_dim, file_digest, priors
 

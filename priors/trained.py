@@ -6,7 +6,7 @@ from torch import nn
 
 from bench.core.errors import MissingError
 from bench.core.paths import Places
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.models.backbones import build_backbone
 from priors.base import Stored
 

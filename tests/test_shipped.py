@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.grid.schema import cell_id
+from bench.grid.cell import cell_id
 from bench.store.record import Finished, read_records
 
 ROOT = Path(__file__).parent.parent

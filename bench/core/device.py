@@ -29,10 +29,6 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda" if there else "cpu")
 
 
-class DeviceLost(Exception):
-    """The GPU answers this process no more, as after an assertion in a kernel: only another process can go on."""
-
-
 def is_lost(device: torch.device) -> bool:
     """Return whether the device answers this process no more."""
     try:

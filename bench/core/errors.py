@@ -57,6 +57,22 @@ class TimedOut(Exception):
     """The cell has had the time that it may take; the checkpoint is written."""
 
 
+class WriteError(OSError):
+    """A file could not be written: the disk is full, or says no. `filename` and `strerror` say which and why."""
+
+
+class Lost(Exception):
+    """Another runner has taken over a lock: this one was silent for too long."""
+
+
+class DeviceLost(Exception):
+    """The GPU no longer answers this process, as after an assertion in a kernel: only another process can go on."""
+
+
+class OutOfMemory(Exception):
+    """Memory did not suffice; the message says for what."""
+
+
 def told(error: BaseException) -> str:
     """Return in one line of printable text what an error says, and what it says to have caused it."""
     cause = error

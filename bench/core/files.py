@@ -12,11 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from bench.core.errors import DamagedFile, UserError
-
-
-class WriteError(OSError):
-    """A file could not be written: the disk is full, or says no. `filename` and `strerror` say which and why."""
+from bench.core.errors import DamagedFile, UserError, WriteError
 
 
 @contextmanager

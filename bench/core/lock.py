@@ -19,15 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from bench.core.errors import Lost
 from bench.core.machine import identity, is_here, lives
 
 BEAT = 5.0  # seconds between two touches
 STALE = 60.0  # seconds after which a lock that was not touched is free
 POLL = 1.0  # seconds between two looks at a lock that is waited for
-
-
-class Lost(Exception):
-    """Another runner has taken over: this one was silent for too long."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bench.core.paths import Places
 from bench.core.registry import Registry
 from bench.data import folder
 from bench.data.decode import decode
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

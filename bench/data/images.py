@@ -7,7 +7,7 @@ import torch
 from bench.core.paths import Places
 from bench.data import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.data.loader import Source, open_source
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 
 REHEARSED_TEST_IMAGES = 8  # of which a rehearsal evaluates, however many there are
 

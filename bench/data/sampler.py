@@ -8,7 +8,7 @@ from torch import Tensor
 from bench.core.distributed import rank_slice
 from bench.core.errors import UserError
 from bench.core.seeds import generator
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 
 
 def images_per_epoch(count: int, budget: float) -> int:

@@ -10,7 +10,7 @@ from bench.core.device import autocast
 from bench.core.errors import TrainingError
 from bench.data.augment import EvalView
 from bench.data.loader import Source
-from bench.grid.schema import Knn
+from bench.grid.cell import Knn
 
 BANK_BYTES = 2**28  # of the training features that one step of the vote looks at: all of CIFAR's and Tiny-ImageNet's
 VOTE_BYTES = 2**27  # of the ballots that are counted at once

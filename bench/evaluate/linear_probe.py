@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive, generator
 from bench.evaluate.features import Features
-from bench.grid.schema import Probe
+from bench.grid.cell import Probe
 from bench.store.record import Moved, Solved
 
 LAST_EPOCHS = 3  # the paper reports mean and deviation of the test accuracy over these

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.core.errors import TrainingError
-from bench.core.files import WriteError, atomic_write, remove_leftovers, set_aside
+from bench.core.errors import TrainingError, WriteError
+from bench.core.files import atomic_write, remove_leftovers, set_aside
 from bench.core.lock import wait_for
 from bench.core.paths import Places
 from bench.data.augment import EvalView
 from bench.data.images import Images
 from bench.evaluate.features import extract
 from bench.evaluate.score import score
-from bench.grid.schema import Model, digest
+from bench.grid.cell import Model, digest
 from bench.measure.clock import Clock
 from bench.models.backbones import initial_backbone
 from bench.plan.graph import Ready

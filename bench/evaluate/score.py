@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bench.evaluate.features import Features, knn_accuracy
 from bench.evaluate.linear_probe import linear_probe
-from bench.grid.schema import Protocol
+from bench.grid.cell import Protocol
 from bench.store.record import ByAdam, Score, Solved
 
 EPSILON = 1e-7  # RankMe's

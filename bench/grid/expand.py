@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 from bench.core.errors import UserError, did_you_mean
-from bench.grid.cell import Arm, Cell, Knn, Probe, Protocol
-from bench.grid.schema import Dataset, Grid
+from bench.grid.cell import Cell, Knn, Probe, Protocol
+from bench.grid.schema import Grid
 
 REHEARSAL = "@rehearsal"  # ends the name of a rehearsed grid
 REHEARSED = Protocol(epochs=2, batch_size=2, probe=Probe(epochs=3, batch_size=2), knn=Knn(k=1))
@@ -111,13 +111,3 @@ def _pairs(expression: str, names: dict[str, set[str]]) -> Iterator[tuple[str, s
         if match.end() == len(rest):
             return
         rest = rest[match.end() :]
-
-
-def arms_on(grid: Grid, dataset: Dataset) -> list[Arm]:
-    """Return `grid.arms_on(dataset)`, for those who still ask here."""
-    return grid.arms_on(dataset)
-
-
-def protocol_of(grid: Grid, dataset: Dataset) -> Protocol:
-    """Return `grid.protocol_on(dataset)`, for those who still ask here."""
-    return grid.protocol_on(dataset)

@@ -7,66 +7,21 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 
 from bench.core.errors import did_you_mean
 from bench.grid.cell import (
-    BASELINE,
-    PROTOCOL_VERSION,
     Arm,
     Budget,
     Cell,
-    Inputs,
-    Knn,
     Model,
     Name,
     Params,
-    Precision,
-    Probe,
     Protocol,
-    Rela,
     Seed,
     arm_name,
-    cell_id,
-    digest,
-    is_plain,
-    makes_prior,
-    trained_on,
 )
-from bench.grid.claims import CONFIDENCE, EVERY, MARGIN, Claim, statements
+from bench.grid.claims import Claim, statements
 from bench.grid.validate import sentence
 
 GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 MAX_CELLS = 100_000
-
-# Names that others still import from here.
-__all__ = [
-    "BASELINE",
-    "CONFIDENCE",
-    "EVERY",
-    "GRID_NAME",
-    "MARGIN",
-    "MAX_CELLS",
-    "PROTOCOL_VERSION",
-    "Arm",
-    "Budget",
-    "Cell",
-    "Claim",
-    "Dataset",
-    "Grid",
-    "Inputs",
-    "Knn",
-    "Model",
-    "Precision",
-    "Probe",
-    "Protocol",
-    "Published",
-    "Rela",
-    "Seed",
-    "arm_name",
-    "cell_id",
-    "digest",
-    "is_plain",
-    "makes_prior",
-    "merge",
-    "trained_on",
-]
 
 
 class Dataset(Model):

@@ -10,15 +10,11 @@ from pathlib import Path
 
 import torch
 
-from bench.core.errors import told
+from bench.core.errors import OutOfMemory, told
 
 # What torch, CUDA, cuBLAS and cuDNN say, in errors that are no OutOfMemoryError.
 SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
-
-class OutOfMemory(Exception):
-    """Memory did not suffice; the message says for what."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

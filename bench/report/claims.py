@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.core.stats import Answer, Family, Parts, interval, stands_apart
+from bench.grid.cell import arm_name
 from bench.grid.claims import Statement, statements
-from bench.grid.schema import arm_name
 from bench.report.collect import Collected, Group, Result, may_be_baseline, pairs
 from bench.report.costs import ALONE, LEDGERS, Currency, Ledgers
 from bench.report.facts import linear

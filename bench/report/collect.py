@@ -10,8 +10,9 @@ from typing import Any
 
 from bench.core.errors import NotMadeError
 from bench.data import short_name
-from bench.grid.expand import REHEARSAL, arms_on, expand
-from bench.grid.schema import BASELINE, Arm, Cell, Grid, arm_name, is_plain, trained_on
+from bench.grid.cell import BASELINE, Arm, Cell, arm_name, is_plain, trained_on
+from bench.grid.expand import REHEARSAL, expand
+from bench.grid.schema import Grid
 from bench.report.costs import Costs
 from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
@@ -171,7 +172,7 @@ def collect(grid: Grid, folder: Path) -> Collected:
     groups = tuple(dict.fromkeys(group_of.values()))
     labels = arm_labels(grid.arms)
     results = []
-    arms = {dataset.name: arms_on(grid, dataset) for dataset in grid.datasets}
+    arms = {dataset.name: grid.arms_on(dataset) for dataset in grid.datasets}
     for group in groups:
         for arm in arms[group.dataset]:
             for budget in arm.budgets or grid.budgets:

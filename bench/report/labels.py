@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.grid.schema import Arm, Grid, Rela, arm_name, is_plain
+from bench.grid.cell import Arm, Rela, arm_name, is_plain
+from bench.grid.schema import Grid
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.grid.schema import Model
+from bench.grid.cell import Model
 from bench.report.collect import Collected, Result
 from bench.report.columns import Column, count, flag, of_result, real, text
 from bench.report.costs import ALONE, JOULES, SECONDS, Currency

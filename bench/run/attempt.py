@@ -8,12 +8,21 @@ from typing import Any, Protocol
 import torch
 
 from bench.core.device import is_lost
-from bench.core.errors import Interrupted, TimedOut, TrainingError, UserError, WorkerDied, told
-from bench.core.files import WriteError
-from bench.core.lock import Lock, Lost
+from bench.core.errors import (
+    Interrupted,
+    Lost,
+    OutOfMemory,
+    TimedOut,
+    TrainingError,
+    UserError,
+    WorkerDied,
+    WriteError,
+    told,
+)
+from bench.core.lock import Lock
 from bench.core.paths import Places
 from bench.core.throttle import Throttle
-from bench.measure.memory import OutOfMemory, release
+from bench.measure.memory import release
 from bench.plan.graph import Ready
 from bench.run.events import CellLog
 from bench.run.progress import Display

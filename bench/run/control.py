@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from bench.core.device import DeviceLost
 from bench.core.environment import launched
-from bench.core.errors import Interrupted, UserError, did_you_mean
-from bench.core.files import WriteError
+from bench.core.errors import DeviceLost, Interrupted, UserError, WriteError, did_you_mean
 from bench.core.paths import Places
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, with_status

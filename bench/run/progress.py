@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bench.grid.schema import Cell
+from bench.grid.cell import Cell
 from bench.plan.graph import Ready
 from bench.plan.state import Outcome
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from bench.core.device import DeviceLost
 from bench.core.environment import launched
-from bench.core.errors import Interrupted
-from bench.core.files import WriteError, remove_leftovers, set_aside, written
-from bench.core.lock import POLL, Holder, Lock, Lost, take
+from bench.core.errors import DeviceLost, Interrupted, Lost, WriteError
+from bench.core.files import remove_leftovers, set_aside, written
+from bench.core.lock import POLL, Holder, Lock, take
 from bench.core.paths import Places
 from bench.measure.provenance import provenance
 from bench.plan.graph import Missing, Ready, Task

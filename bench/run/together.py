@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bench.core.environment import own_command
-from bench.core.errors import Interrupted
-from bench.core.files import WriteError, remove_leftovers
+from bench.core.errors import Interrupted, WriteError
+from bench.core.files import remove_leftovers
 from bench.core.lock import Lock
 from bench.core.paths import Places
 from bench.core.throttle import Throttle

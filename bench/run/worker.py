@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.core.device import find_device
 from bench.core.distributed import is_rank_zero, rank_zero_first, start
-from bench.core.errors import Interrupted, MissingError
-from bench.core.files import WriteError, atomic_write
-from bench.core.lock import Lost, check
+from bench.core.errors import Interrupted, Lost, MissingError, WriteError
+from bench.core.files import atomic_write
+from bench.core.lock import check
 from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.plan.graph import Missing, Ready, plan

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.core.errors import DamagedFile, UserError
 from bench.core.files import atomic_write, set_aside
-from bench.grid.schema import digest
+from bench.grid.cell import digest
 from bench.measure.clock import Spent
 from bench.store.record import Company, Count, Joules, Seconds
 from bench.targets.rows import MemmapRows, read_rows, write_rows

@@ -14,7 +14,7 @@ from bench.core.paths import Places
 from bench.core.seeds import generator
 from bench.data.augment import EvalView
 from bench.data.loader import Source, StreamingLoader
-from bench.grid.schema import Cell, Precision
+from bench.grid.cell import Cell, Precision
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops
 from bench.models.backbones import build_backbone

@@ -25,7 +25,7 @@ from bench.data.sampler import Sampler, evaluation_steps, total_steps
 from bench.evaluate.features import extract
 from bench.evaluate.references import find_or_make_references
 from bench.evaluate.score import score
-from bench.grid.schema import makes_prior
+from bench.grid.cell import makes_prior
 from bench.measure.clock import Clock
 from bench.measure.flops import NOT_COUNTED
 from bench.measure.memory import is_out_of_memory, memory_for, memory_in_use, reset_peak_memory

@@ -18,7 +18,7 @@ from bench.core.graphs import Recorded
 from bench.core.seeds import derive
 from bench.data.loader import Source
 from bench.data.sampler import Sampler
-from bench.grid.schema import Protocol
+from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.measure.flops import step_flops
 from bench.targets.rows import MemmapRows

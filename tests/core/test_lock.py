@@ -9,7 +9,8 @@ from threading import Thread
 import pytest
 
 from bench.core import lock
-from bench.core.lock import STALE, Holder, Lock, Lost, holder, take, wait_for
+from bench.core.errors import Lost
+from bench.core.lock import STALE, Holder, Lock, holder, take, wait_for
 from tests.run.processes import python
 
 COUNTS = """

@@ -23,7 +23,7 @@ from bench.data import load_dataset
 from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
-from bench.grid.schema import Protocol
+from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer

@@ -5,7 +5,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.data.sampler import Sampler, epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
-from bench.grid.schema import Cell, Protocol
+from bench.grid.cell import Cell, Protocol
 
 
 def cell(budget: float, **protocol: object) -> Cell:

@@ -23,7 +23,7 @@ from bench.evaluate import features as evaluate
 from bench.evaluate.features import Features, extract, knn_accuracy
 from bench.evaluate.linear_probe import curvature, linear_probe, logistic_regression
 from bench.evaluate.score import effective_rank, score
-from bench.grid.schema import Knn, Probe, Protocol
+from bench.grid.cell import Knn, Probe, Protocol
 from bench.store.record import ByAdam, Moved, Solved
 
 

@@ -13,9 +13,9 @@ from bench.data.images import part_of
 from bench.data.loader import open_source
 from bench.evaluate.features import Features, extract
 from bench.evaluate.score import score
+from bench.grid.cell import Cell
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell
 from bench.models.backbones import build_backbone
 from bench.models.weights import save_weights
 from bench.plan.graph import Task, plan

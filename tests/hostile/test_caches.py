@@ -21,7 +21,7 @@ from bench.data import dataset_cache, dataset_facts, load_dataset
 from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
-from bench.grid.schema import Protocol
+from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.store.record import Point, Score
 from bench.targets.cache import Cost, Targets, load_targets

@@ -10,9 +10,9 @@ from torch import nn
 
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
+from bench.grid.cell import Protocol
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Protocol
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops, step_flops
 from bench.models.backbones import build_backbone, resnet_small

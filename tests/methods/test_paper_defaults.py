@@ -20,8 +20,8 @@ from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler, epoch_indices, total_steps
 from bench.evaluate.linear_probe import LAST_EPOCHS
+from bench.grid.cell import Cell, Probe, Protocol, Rela, makes_prior
 from bench.grid.expand import expand
-from bench.grid.schema import Cell, Probe, Protocol, Rela, makes_prior
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.plan.load import load_grid

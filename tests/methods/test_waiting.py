@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
-from bench.grid.schema import Protocol
+from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer

@@ -19,9 +19,9 @@ from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
 from bench.data import load_dataset
 from bench.data.augment import normalise
+from bench.grid.cell import Cell, Rela, trained_on
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, Rela, trained_on
 from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_tensors, save_weights
 from bench.store.record import read_records

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.core.errors import UserError
+from bench.grid.cell import Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Grid, Inputs, cell_id
+from bench.grid.schema import Grid
 from bench.report import write_report
 from bench.report.columns import RESULTS
 from bench.report.points import BRIEF, POINTS

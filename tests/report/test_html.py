@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from bench.grid.cell import cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Grid, Published, cell_id
+from bench.grid.schema import Grid, Published
 from bench.report.collect import collect
 from bench.report.costs import ALONE, TARGETS
 from bench.report.document import report_document

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from bench.core.paths import Places
+from bench.grid.cell import Cell
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, Grid
+from bench.grid.schema import Grid
 from bench.plan.graph import plan
 from bench.report.claims import NO_BASELINE, judged
 from bench.report.collect import collect

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 from bench.core.errors import UserError
+from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, Grid, Inputs, cell_id
+from bench.grid.schema import Grid
 from bench.report import write_report
 from bench.report.collect import collect
 from bench.report.costs import FLOP, TARGETS

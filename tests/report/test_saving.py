@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.grid.cell import Arm, Cell, Inputs, cell_id
 from bench.grid.claims import statements
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Arm, Cell, Grid, Inputs, cell_id
+from bench.grid.schema import Grid
 from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, CURRENCIES, FLOP, IMAGES, JOULES, PRIOR, SECONDS, STEPS, TARGETS, Costs

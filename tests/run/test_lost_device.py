@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bench.core.device import find_device
-from bench.core.errors import UserError
-from bench.measure.memory import OutOfMemory, is_out_of_memory
+from bench.core.errors import OutOfMemory, UserError
+from bench.measure.memory import is_out_of_memory
 from bench.store.record import read_records
 from tests.run.processes import ROOT
 

@@ -25,8 +25,8 @@ from bench.plan.state import Outcome
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Failed, Finished, read_record, record_path
-from bench.targets.reduce import reduce_features
 from bench.targets.cache import load_targets
+from bench.targets.reduce import reduce_features
 from bench.train.cell import Hooks, run_cell
 from methods import Batch, Method, methods
 from methods.build import build_method

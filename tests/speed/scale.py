@@ -23,9 +23,9 @@ from bench.data.loader import StreamingLoader
 from bench.data.sampler import Sampler
 from bench.evaluate import features as evaluate
 from bench.evaluate.linear_probe import linear_probe
+from bench.grid.cell import Knn, Probe
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Knn, Probe
 from bench.measure.clock import Clock
 from bench.measure.memory import peak_memory
 from bench.targets.make import features

@@ -14,9 +14,9 @@ from bench.core.seeds import generator
 from bench.data.augment import augment
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler, total_steps
+from bench.grid.cell import Cell, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell, cell_id
 from bench.measure.clock import Clock
 from bench.plan.graph import Task, plan
 from bench.plan.state import to_run

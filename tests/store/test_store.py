@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.files import WriteError, atomic_write
+from bench.core.errors import WriteError
+from bench.core.files import atomic_write
 from bench.grid.cell import Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid

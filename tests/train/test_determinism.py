@@ -18,9 +18,9 @@ from bench.data import load_dataset
 from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
+from bench.grid.cell import Cell
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.grid.schema import Cell
 from bench.measure.clock import Clock
 from bench.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.grid.schema import Arm
+from bench.grid.cell import Arm
 from bench.report.collect import Collected, Group, Result
 from bench.report.costs import FLOP, LEDGERS, SECONDS, STEPS, Currency, Ledgers
 from bench.report.facts import linear, probe_sd

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.grid.schema import Arm
+from bench.grid.cell import Arm
 from bench.report.collect import Collected
 from bench.report.figures.chart import Chart, Mark, Series
 from bench.report.tables import one_line, saved

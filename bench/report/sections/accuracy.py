@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bench.grid.schema import arm_name
+from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
 from bench.report.collect import Collected, Result, has_curves
 from bench.report.costs import ALONE, FLOP, STEPS, TARGETS

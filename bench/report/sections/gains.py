@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bench.grid.schema import arm_name
+from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Result, may_be_baseline, pairs
 from bench.report.facts import linear, summarise

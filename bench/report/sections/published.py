@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bench.grid.schema import arm_name
+from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, curve_of
 from bench.report.tables import NONE, Entry, Table, entries, plus_minus

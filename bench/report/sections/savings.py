@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bench.grid.schema import Arm, arm_name
+from bench.grid.cell import Arm, arm_name
 from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
 from bench.report.collect import Collected, Group, may_be_baseline
 from bench.report.costs import ALONE, FLOP, SECONDS, STEPS, TARGETS, Currency, Ledgers

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from bench.grid.expand import protocol_of
 from bench.report.blocks import Block, Bullets
 from bench.report.collect import Collected
 from bench.report.tables import counted, one_line
@@ -21,7 +20,7 @@ def settings(found: Collected) -> list[str]:
         titles = ", ".join(group.label for group in found.groups if group.dataset == dataset.name)
         count = dataset.train_images
         images = f"{count:,} training images" if count else "all training images that were there"
-        protocol = protocol_of(grid, dataset)
+        protocol = grid.protocol_on(dataset)
         compiled = f" compiled ({protocol.compile})," if protocol.compile else ""
         probe = " probe by L-BFGS," if protocol.probe.recipe == "lbfgs" else ""
         lines.append(

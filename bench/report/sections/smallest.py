@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from bench.core.stats import interval, run_of
-from bench.grid.schema import CONFIDENCE, MARGIN
+from bench.grid.claims import CONFIDENCE, MARGIN
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Result, may_be_baseline, pairs
 from bench.report.costs import Currency

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterator
 
 from bench.core.stats import APART
+from bench.grid.cell import arm_name
 from bench.grid.claims import Statement, statements
-from bench.grid.schema import arm_name
 from bench.report.blocks import Block, Bullets, Card, Cards, Details, Heading, Paragraph, TableBlock, Verdict
 from bench.report.claims import VERDICTS, Bounds, Judgement, judged, sides
 from bench.report.collect import Collected, pairs
