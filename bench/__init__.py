@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 class _Beside:
-    """Finds our `methods` and `priors`, which lie beside this package, before any of those names in other places."""
+    """Find our `methods` and `priors`, which are next to this package, before other packages of these names."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:

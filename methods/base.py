@@ -71,7 +71,7 @@ class Method(nn.Module):
     switch_step: int | None = None  # steps after which a phase on targets ended; None: it lasts, or there is none
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Let a loss of its own be recorded only where its own class says that it can be."""
+        """Set `recordable` to False in a class that overrides `loss` without setting `recordable`."""
         super().__init_subclass__(**more)
         if "loss" in vars(cls) and "recordable" not in vars(cls):
             cls.recordable = False  # type: ignore[assignment, method-assign]

@@ -18,7 +18,7 @@ IMAGENET = 1_281_167  # images
 
 @methods.register("swav")
 class SwAV(Method):
-    """A view predicts to which prototypes the other view was assigned, equally over all prototypes.
+    """A view predicts the other view's prototype assignment; assignments are balanced over all prototypes.
 
     Loss: equations 1 and 2 at temperature 0.1, two views; assignments by three Sinkhorn iterations, epsilon 0.05
     (section 3.1). 3,000 prototypes; head d -> d -> 128 (appendix A). Each view has a queue of earlier projections to

@@ -91,10 +91,10 @@ def build(entry: Entry) -> nn.Module:
 
 
 def weights_digest(entry: Entry, root: Path) -> str:
-    """Return what identifies the features that an entry makes: of the network and of the tensors that it uses.
+    """Return the digest of an entry's network and of the tensors that it uses.
 
-    Where the file lies, what form it has, and what else is in it do not count. Raises MissingError, so that only the
-    cells that need it are left out, when the file is not there or is damaged, or holds other weights than are known.
+    The file's place, format and other content do not count. Raises MissingError, so that only the cells that need it
+    are left out, when the file is not there or is damaged, or holds other weights than are known.
     """
     path = entry.path(root)
     if not path.is_file():

@@ -73,7 +73,7 @@ class Baseline(Model):
                     raise ValueError(f"{sample.arm}: {name}: {len(values)} values for {len(self.seeds)} seeds")
             for name, values in sample.repeats.items():
                 if name not in sample.metrics or len(values) > len(self.seeds):
-                    raise ValueError(f"{sample.arm}: {name}: repeats of what is not there")
+                    raise ValueError(f"{sample.arm}: {name}: repeats without values")
         return self
 
 

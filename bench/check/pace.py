@@ -1,4 +1,4 @@
-"""Time, which no file can hold: the steps of this tree against those of another revision, run in turn in one job."""
+"""Time of a step in this tree, compared with another revision's in one job: stored times would not compare."""
 
 import os
 import subprocess

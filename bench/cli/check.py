@@ -11,7 +11,7 @@ from bench.cli.planning import load_plugins, run_here
 from bench.cli.request import Request
 from bench.core.errors import UserError
 
-EMPTY = "empty folder for the records, else a temporary one"
+EMPTY = "empty folder for the records; default: a temporary one"
 
 
 def check(
@@ -19,10 +19,12 @@ def check(
     named: options.SameOption = None,
     baseline: Annotated[Path | None, options.PathOption(help="file of stored values; cifar_ci has its own")] = None,
     update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
-    seeds: Annotated[int | None, typer.Option(help="how many; else the grid's own, or 30 to --update", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="number of seeds; default: the grid's, or 30 with --update", min=1)
+    ] = None,
     junit: Annotated[Path | None, options.PathOption(help="JUnit XML file to write")] = None,
     against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
-    slower: Annotated[float, typer.Option(help="how many times --against's seconds are too many", min=1)] = 1.1,
+    slower: Annotated[float, typer.Option(help="red above this ratio to the seconds of --against", min=1)] = 1.1,
     profile: options.ProfileOption = None,
     settings: options.SetOption = None,
     device: options.DeviceOption = "auto",
@@ -31,7 +33,7 @@ def check(
     plugin: options.PluginOption = None,
     workers: options.WorkersOption = 2,
 ) -> None:
-    """Run a small grid anew and compare it with a baseline; exit code 1 when something moved."""
+    """Rerun a small grid and compare it with its baseline; exit code 1 if something moved."""
     from bench.check.baseline import read_baseline
     from bench.check.check import Gate, baseline_path, with_seeds
     from bench.check.pace import measure_pace

@@ -74,7 +74,7 @@ def _priors(data: Path) -> list[tuple[str, str]]:
 
 
 def _line(registry: Registry[Any], name: str) -> str:
-    """Return the first line of what something says of itself, or else what is wrong with it."""
+    """Return the first line of an item's docstring, or its error."""
     try:
         return (inspect.getdoc(registry.get(name)) or "").partition("\n")[0]
     except PluginError as error:

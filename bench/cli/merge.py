@@ -8,16 +8,19 @@ import typer
 
 from bench.cli import options
 
-SOURCES = "folders of records, each of one grid or with one below it for each"
-KEEP = "where two results of a cell differ, keep INTO's, else the first"
+SOURCES = "folders to merge: each of one grid, or with one folder for each grid"
+KEEP = "if two results of a cell differ, keep the one in INTO, else the first"
 
 
 def merge(
     sources: Annotated[list[Path], options.PathArgument(help=SOURCES)],
-    into: Annotated[Path, options.PathOption("--into", help="folder of the same kind as the sources; may be new")],
+    into: Annotated[
+        Path,
+        options.PathOption("--into", help="folder to merge into, of the same kind as the sources; created if missing"),
+    ],
     keep_first: Annotated[bool, typer.Option("--keep-first", help=KEEP)] = False,
 ) -> None:
-    """Bring together records that were made on several machines; the sources stay as they are.
+    """Merge records of several machines; the sources stay unchanged.
 
     A finished record counts before a failed one, and the newer of two failed ones. Two finished records of a cell must
     have the same scores, steps and FLOPs, or nothing is written (exit code 2). Exit code 1: a file was left out, as it

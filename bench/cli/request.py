@@ -1,4 +1,4 @@
-"""What commands on a grid are asked, and the lines for a shell that ask another command the same."""
+"""A request on a grid, and the shell commands that repeat it with another verb."""
 
 import os
 import shlex
@@ -66,7 +66,7 @@ class Request:
 
     @contextmanager
     def naming_commands(self) -> Iterator[None]:
-        """Have errors that tell of something not made name the command that makes it."""
+        """Add the command that makes the missing results to a NotMadeError."""
         try:
             yield
         except NotMadeError as error:
@@ -83,5 +83,5 @@ def program() -> list[str]:
 
 
 def _path(path: Path | str | None) -> str:
-    """Return a path as a word that is neither taken for an option nor for a home folder."""
+    """Return a path as a shell word that cannot be mistaken for an option or a home folder."""
     return f"./{path}" if str(path).startswith(("-", "~")) else str(path)

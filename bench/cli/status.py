@@ -50,7 +50,7 @@ def cancel(
     settings: options.SetOption = None,
     results: options.ResultsOption = Path("results"),
 ) -> None:
-    """Take a grid's jobs out of the queue of its cluster; cells that run save themselves."""
+    """Cancel a grid's jobs on the cluster; running cells save themselves."""
     request = Request(options.chosen_grid(grid, named), profile, settings or ())
     if toy := toy_of(request):
         print(f"{toy.name} has no jobs")

@@ -57,7 +57,7 @@ class _Dropping(io.FileIO):
 
 
 def keep_talking() -> None:
-    """Let nothing that is said end the work: not a reader that has gone, a closed stream, nor letters it cannot show.
+    """Keep output errors from ending the work: a closed pipe, a closed stream, or characters that it cannot encode.
 
     Call first: a file that is opened later would get the number of a closed stream, and what is said with it.
     """
@@ -148,7 +148,7 @@ def make_deterministic() -> None:
 
 
 def give_back_memory() -> None:
-    """Hand to the kernel what was freed since, the gaps between what is in use too: takes milliseconds, at most."""
+    """Return freed memory to the kernel, gaps between used blocks included; takes milliseconds at most."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -156,7 +156,7 @@ def give_back_memory() -> None:
 
 @contextmanager
 def keeping_all() -> Iterator[None]:
-    """Look for no garbage meanwhile: where most of what is made is kept, the search takes a third of the time."""
+    """Pause garbage collection: where most objects are kept, it takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend."""
+"""Exceptions of the harness, and how errors are described."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from traceback import extract_tb
 LONGEST = 2000  # characters of a sentence, which may hold a path or two
 LONGEST_WORD = 100  # characters of a word that could be a slip of the pen
 MOST_CAUSES = 20  # of an error, one behind the other
-ANNOUNCES = re.compile(r":$|^\d+ validation errors? for ")  # a line that tells nothing without the next one
+ANNOUNCES = re.compile(r":$|^\d+ validation errors? for ")  # a line that only announces the next one
 
 
 class UserError(Exception):
@@ -26,7 +26,7 @@ class MissingError(UserError):
 
 
 class PluginError(MissingError):
-    """A method, a prior or a dataset that breaks its contract, and how to mend it: it costs its own cells alone."""
+    """A method, prior or dataset breaks its contract; only its own cells fail. The message has the fix."""
 
 
 class DamagedFile(UserError):
@@ -46,7 +46,7 @@ class TrainingError(Exception):
 
 
 class WorkerDied(Exception):
-    """A process that decodes images died, or ran out of something that fewer of them need less of."""
+    """A data-loading worker died, or ran out of a resource that fewer workers need less of."""
 
 
 class Interrupted(Exception):
@@ -58,7 +58,7 @@ class TimedOut(Exception):
 
 
 class WriteError(OSError):
-    """A file could not be written: the disk is full, or says no. `filename` and `strerror` say which and why."""
+    """A file could not be written: the disk is full or refuses it. `filename` and `strerror` say which and why."""
 
 
 class Lost(Exception):
@@ -74,7 +74,7 @@ class OutOfMemory(Exception):
 
 
 def told(error: BaseException) -> str:
-    """Return in one line of printable text what an error says, and what it says to have caused it."""
+    """Return an error and its cause as one line of printable text."""
     cause = error
     for _ in range(MOST_CAUSES):  # an error may be its own cause
         cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause

@@ -74,7 +74,7 @@ def written(path: Path) -> int | None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left behind; nobody else may be writing it now."""
+    """Remove temporary files that killed writers of `path` left; no other process may be writing it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         left.unlink(missing_ok=True)
 

@@ -1,10 +1,10 @@
 """Locks: which of several runners on one folder, on one machine or on many, works on something.
 
-A lock is a file `<place>.<number>` that its holder touches every few seconds. Who wants the place makes the file with
-the next number, and only once the last one is released, has not been touched for a minute, or is that of a process of
-this machine which is gone. That a file is made by one process alone (O_CREAT with O_EXCL) holds on NFS from version 3
-on, where locks may not. Its age is that beside a file made now in the same folder, so machines' clocks need not agree.
-No lock is ever removed before there is a later one: a holder that was thought dead sees that, and stops.
+A lock is a file `<place>.<number>` that its holder touches every few seconds. To take the place, a process creates the
+file with the next number. It may do so once the last lock is released, has not been touched for a minute, or belongs to
+a dead process of this machine. That a file is made by one process alone (O_CREAT with O_EXCL) holds on NFS from version
+3 on, where locks may not. Its age is that beside a file made now in the same folder, so machines' clocks need not
+agree. A lock is removed only after a later one exists: a holder that was taken for dead sees it and stops.
 """
 
 import json
@@ -80,7 +80,7 @@ def check(place: Path, number: int) -> None:
 
 
 def take(place: Path) -> Lock | Holder:
-    """Lock a place, or return who has it."""
+    """Lock a place, or return its holder."""
     place.parent.mkdir(parents=True, exist_ok=True)
     last = _last(place)
     if now := _holder(place, last):

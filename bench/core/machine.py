@@ -1,4 +1,4 @@
-"""This machine, as one of its processes sees it: its cores, and by what names another process is known to be gone."""
+"""This machine as a process sees it: its cores, and whether another process still lives."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ def identity() -> dict[str, str | int | None]:
 
 
 def is_here(told: dict[str, Any]) -> bool:
-    """Return whether an identity is known to be of this machine, where it is known whether its process lives."""
+    """Return whether an identity is of this machine, so that its process can be checked."""
     return told["machine"] is not None and told["machine"] == _machine()
 
 

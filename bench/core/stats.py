@@ -1,4 +1,4 @@
-"""Is one result no worse than another? Paired by seed, with an interval, or undecided; one claim or several."""
+"""Tests of non-inferiority, paired by seed, for one claim or several."""
 
 import math
 import statistics
@@ -91,9 +91,9 @@ def stands_apart(values: Sequence[float]) -> int | None:
 
 
 def seeds_to_decide(values: Sequence[float], limit: float, confidence: float) -> int | None:
-    """Return how many pairs in all would set the mean apart from a limit, were mean and deviation to stay as they are.
+    """Return the number of pairs that would separate the mean from a limit, or None above a thousand.
 
-    None when a thousand would not.
+    Mean and deviation are taken to stay the same.
     """
     distance, spread = abs(statistics.fmean(values) - limit), deviation(values)
     n = np.arange(2, MOST_SEEDS + 1)
@@ -102,7 +102,7 @@ def seeds_to_decide(values: Sequence[float], limit: float, confidence: float) ->
 
 
 def run_of(answers: Iterable[Answer], answer: Answer) -> int:
-    """Return how many of the answers, from the first on, are this one.
+    """Return the length of the initial run of this answer.
 
     Tests of one confidence in a fixed order, up to the first that fails, have that confidence together.
     """
@@ -137,7 +137,7 @@ class Family:
         return "yes" if self.right[index] <= level else "no" if self.wrong[index] <= level else "undecided"
 
     def seeds(self, index: int, confidence: float) -> int | None:
-        """Return how many pairs in all would decide a claim, were means, deviations and the other answers to stay.
+        """Return the number of pairs that would decide a claim if all else stayed the same.
 
         None when a thousand would not, and below two pairs.
         """

@@ -97,7 +97,7 @@ def _path(info: DatasetInfo, places: Places) -> Path:
         with reading(file):
             status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{file}: not a file but a folder, a pipe or a device")
+            raise UserError(f"{file}: not a regular file")
         sha.update(os.fsencode(file) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return places.cache / "datasets" / f"{info.name}-{sha.hexdigest()[:16]}.safetensors"
 

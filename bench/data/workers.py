@@ -53,7 +53,7 @@ def decoded(dataset: Dataset[T], workers: int, **settings: Any) -> Iterator[T]:
 
 
 def _died(error: Exception, workers: Sequence[BaseProcess]) -> WorkerDied | None:
-    """Return what an error says of the processes that decode images, and what helps; None when it is another one."""
+    """Return how a data-loading worker failed and the fix, or None if the error is not a worker's."""
     ended = wait([worker.sentinel for worker in workers], timeout=1)  # its last words may come before its end
     for worker in workers:
         if worker.sentinel in ended:  # a process closes its files a moment before it has an exit code
@@ -71,7 +71,7 @@ def _died(error: Exception, workers: Sequence[BaseProcess]) -> WorkerDied | None
 
 def _settle(worker: int) -> None:
     """Let a forked worker share its parent's memory, and ignore signals to stop: its parent ends it after its step."""
-    gc.freeze()  # its collector would write to, and so copy, all that it shares with its parent
+    gc.freeze()  # the garbage collector would write to all shared pages, and so copy them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

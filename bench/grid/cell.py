@@ -35,7 +35,7 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(params, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("can hold finite numbers, words, true, false, null, and lists and mappings of them") from error
+        raise ValueError("must be finite numbers, strings, true, false, null, or lists and mappings of them") from error
     return params
 
 

@@ -79,7 +79,7 @@ def read_grid(name: str) -> tuple[dict[str, Any], Path]:
     """Return what a grid's file says, not validated yet, and the file. Raises UserError."""
     path = find_grid(name)
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: over {MAX_BYTES:,} bytes, which no grid is")
+        raise UserError(f"{path}: over {MAX_BYTES:,} bytes, too large for a grid")
     try:
         raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:

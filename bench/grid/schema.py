@@ -110,7 +110,7 @@ class Grid(Model):
             if other is None:
                 raise ValueError(f"{where}: {arm.flops_of!r} is not an arm{did_you_mean(arm.flops_of, arms)}")
             if other.flops_of:
-                raise ValueError(f"{where}: arm {arm.flops_of!r} matches another one itself; name that one")
+                raise ValueError(f"{where}: arm {arm.flops_of!r} itself matches another arm; name that one")
             if arm.rela:
                 raise ValueError(
                     f"{where}: an arm with rela cannot match another one's FLOPs; leave out one of the two"

@@ -1,4 +1,4 @@
-"""Plain YAML, from whomever it may be: bounded, without tags and aliases."""
+"""Plain YAML from untrusted sources: bounded, without tags and aliases."""
 
 import json
 import re
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
-        value.encode()  # half of a surrogate pair is no text: no record could hold it
+        value.encode()  # a lone surrogate cannot be written to a record
         unquoted = isinstance(node, yaml.ScalarNode) and (node.style is None or not node.tag.endswith(":str"))
         if unquoted and len(value) <= LONGEST and _TWO_READINGS.fullmatch(value):
             one, other = json.dumps(yaml.safe_load(value)), json.dumps(_by_1_2(value))

@@ -26,10 +26,9 @@ class Reading:
 
     Args:
         wall: of any clock.
-        busy: that the cores which the cell may use were not idle, added up; those that the hypervisor gave to other
-            guests included.
+        busy: busy seconds of the cell's cores, summed, including time that the hypervisor gave to other guests.
         own: of CPU time that the cell's processes had.
-        held: for which a quota kept processes of the cell's group off their cores, added up.
+        held: seconds for which a quota stopped processes of the cell's control group, summed.
         cores: that the cell may use.
         shared_gpu: whether other processes are on the GPU.
     """

@@ -1,8 +1,7 @@
 """Which cells run on this machine now: a process leaves a note in the cache for as long as it runs one.
 
-A cell's seconds are its own only while it is alone on its device. By these notes runners of one cache know of one
-another, whoever started them and whatever their folders of results; on Linux only, where a process that was killed
-can be told from one that runs.
+A cell's seconds are its own only while it is alone on its device. Runners that share a cache find each other through
+these notes, whatever their results folders. Linux only, where a killed process can be told from a running one.
 """
 
 import json
@@ -22,7 +21,7 @@ NOTE_BYTES = 100_000  # no note is longer
 
 @contextmanager
 def present(places: Places, cell_id: str, device: torch.device) -> Iterator[Callable[[], int]]:
-    """Let others know that this process runs a cell; yield what counts the cells on the device, this one among them.
+    """Announce that this process runs a cell; yield a function that counts the cells on the device, including this one.
 
     Where the cache cannot be written, others do not know of it.
     """

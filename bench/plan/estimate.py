@@ -87,7 +87,7 @@ def _summary(
 
 
 def _tera(flops: int) -> str:
-    """Return FLOPs in TFLOP; few of them are not none."""
+    """Return FLOPs in TFLOP; a small number is not rounded to 0."""
     return f"{flops / 1e12:,.2f}" if flops >= 1e10 or not flops else f"{flops / 1e12:.1g}"
 
 

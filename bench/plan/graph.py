@@ -1,4 +1,4 @@
-"""The plan of a run: each cell with its id, what it waits for, and what stands in its way."""
+"""The plan of a run: each cell with its id, the cell it waits for, and what it lacks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -104,7 +104,7 @@ def _unfit(prior: Prior) -> str:
 
 @dataclass(frozen=True)
 class _Need:
-    """Bytes that a cell takes: its backbone's and its targets' on disk, and in memory what a resident set takes."""
+    """Bytes that a cell needs: backbone and targets on disk, and images and targets in memory."""
 
     task: Task
     backbone: int

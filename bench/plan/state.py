@@ -1,4 +1,4 @@
-"""What became of tasks, as their records tell."""
+"""The state of tasks, read from their records."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Outcome:
 
     @property
     def bad(self) -> bool:
-        """Whether the task has no result, and nobody who will make it."""
+        """Whether the task has no result and is not queued."""
         return self.status not in {"done", "queued"}
 
 

@@ -52,7 +52,7 @@ def check_retry(retry: Sequence[str], other: bool) -> None:
 
 
 def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]:
-    """Return what `run()` returns, having said what became of the cells; an end before that becomes an exit code."""
+    """Run and print the results; return an exit code if the run ended early."""
     try:
         outcomes = run()
     except Interrupted:

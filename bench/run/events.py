@@ -1,4 +1,4 @@
-"""What a cell leaves behind of its way: `events.jsonl` for programs, `run.log` for people."""
+"""A cell's logs: `events.jsonl` for programs, `run.log` for people."""
 
 import json
 import math

@@ -78,7 +78,7 @@ class Display:
         if name == "resume":
             self.say(f"  {whose}goes on at step {facts['step']:,} of {facts['steps']:,}")
         if name == "company":
-            self.say(f"  {whose}{facts['cells']} cells have shared the device: no seconds of this one will be charged")
+            self.say(f"  {whose}{facts['cells']} cells shared the device: this cell's seconds will not be charged")
         if name == "evaluation":
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])
@@ -97,7 +97,7 @@ class Display:
         """Say, once for each cell, that another runner has it."""
         if task.id not in self.waited:
             self.waited.add(task.id)
-            self.say(f"  {self.mark}{describe(task.cell)}: {holder} runs it, to be looked at again")
+            self.say(f"  {self.mark}{describe(task.cell)}: {holder} runs it; checked again later")
 
     def finished(self, outcome: Outcome) -> None:
         """Show what became of a cell."""

@@ -38,10 +38,10 @@ def run_tasks(
 ) -> list[Outcome]:
     """Run what is not done yet and return what became of each task; `trains` trains a cell, else this process does.
 
-    A failure is recorded and ends only its own cell and those that need it. What another runner on the same folder
-    is at is left to it, and waited for at the end. Raises Interrupted after the running cell is saved when the user
-    asks to stop, WriteError when the folder of results cannot be written, DeviceLost when no other cell can run in this
-    process; what is finished stays.
+    A failure is recorded and ends only its own cell and those that need it. Cells that another runner on the same
+    folder runs are left to it; at the end, this one waits for them. Raises Interrupted after the running cell is saved
+    when the user asks to stop, WriteError when the folder of results cannot be written, DeviceLost when no other cell
+    can run in this process; what is finished stays.
     """
     trains = trains or Here(places, device, workers, limits or Limits(), display)
     with StopRequests() as stop, display:
@@ -108,7 +108,7 @@ class _Runner:
                 return None
 
     def _status(self, needed: Ready, backbone_needed: bool) -> str | None:
-        """Return how far a task is that another one needs, be it one of those to run or not; None: wait for it."""
+        """Return the status of a task that another one needs, or None to wait for it."""
         if id(needed) in self.own:
             outcome = self.outcomes.get(id(needed))
             return outcome.status if outcome else None

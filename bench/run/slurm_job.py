@@ -1,4 +1,4 @@
-"""What a job of Slurm does: run one cell, save it when the job has to leave, and put the job back into the queue.
+"""A Slurm job: run one cell, save it when the job must stop, and requeue the job.
 
 Little is imported: this process only waits for the one that trains.
 """
@@ -44,7 +44,7 @@ def run(words: list[str], nodes: int, checkpoint: str) -> None:
         _wait(cell, asked)
     if cell.returncode != 0 and asked and _is_running():
         if asked[0][0] == signal.SIGUSR2 and written(Path(checkpoint)) == before:
-            print("nothing was saved in the time that the job had; --slurm time=... gives it more", file=sys.stderr)
+            print("the job's time ended before anything was saved; raise --slurm time=...", file=sys.stderr)
         else:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     code = cell.wait()  # of one that did not save itself in time: Slurm ends it
@@ -52,7 +52,7 @@ def run(words: list[str], nodes: int, checkpoint: str) -> None:
 
 
 def _started(words: list[str], nodes: int) -> subprocess.Popen[bytes]:
-    """Start the command as what others may start again; it lives through the warning, which Slurm sends to all."""
+    """Start the command under a name for this launch; it ignores the warning, which Slurm sends to all processes."""
     name = f"slurm {os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_RESTART_COUNT', '0')}"
     ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
     return subprocess.Popen(words, env=os.environ | {LAUNCH: name, NODES: str(nodes)}, preexec_fn=ignore)

@@ -81,7 +81,7 @@ def plan_merge(
 ) -> Merge:
     """Return what to copy from some folders to another one, each of them of one grid or with a folder for each grid.
 
-    Of a cell's records a finished one counts, before one that failed; of several that failed the newest. Finished ones
+    A finished record wins over failed ones; of several failed ones, the newest wins. Finished ones
     must agree in what settings and seed decide, bit for bit; with `keep_first` the first counts where they do not,
     `into` coming before the sources. Nothing is written. Raises UserError when two records disagree, and when the
     folders are none that can be brought together.
@@ -89,7 +89,7 @@ def plan_merge(
     targets = _by_target(sources, into)
     below = [path for source in sources for path in sorted(source.iterdir())]
     links = [path for path in below if path.is_symlink() and record_files(path)]
-    left_out = [Damaged(link, "a link, that may lead anywhere: name the folder itself") for link in links]
+    left_out = [Damaged(link, "a link: name the folder that it points to") for link in links]
     records: list[Copy] = []
     backbones: list[Copy] = []
     disagreements: list[str] = []

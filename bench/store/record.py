@@ -102,7 +102,7 @@ class Point(Model):
 
 
 class Company(Model):
-    """What else was on the machine meanwhile: seconds and joules that depend on it are kept and charged to nobody.
+    """Other work on the machine at the same time; seconds and joules that it affected are kept but not charged.
 
     `side_by_side` is how many cells ran on the device at a time, this one among them; `other_load` the share of the
     time that any other work took (bench/measure/load.py), None where it is not known.
@@ -113,7 +113,7 @@ class Company(Model):
 
     @property
     def company(self) -> str:
-        """Why the seconds and joules are not known to be of this alone; "" where they are."""
+        """Why the seconds and joules may include other work, or "" if they do not."""
         if self.side_by_side > 1:
             return "other cells ran on the same device"
         if self.other_load is None:
@@ -294,6 +294,6 @@ def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
 
 
 def finished(folder: Path, identifier: str) -> Finished | None:
-    """Return the result of a cell, None where it has none: the one answer to whether a cell is done."""
+    """Return the result of a cell, or None. This alone decides whether a cell is done."""
     found = read_record(record_path(folder, identifier))
     return found if isinstance(found, Finished) else None

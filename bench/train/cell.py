@@ -165,7 +165,7 @@ class CellRun:
             keeper.hooks.event("evaluation", keeper.curve[-1].model_dump())
             if until < self.steps:
                 keeper.save(trainer)
-        # Of a rehearsal's backbones, only priors are of use to anybody, and all are gigabytes.
+        # Of a rehearsal's backbones, keep only those used as priors: all would be gigabytes.
         if is_rank_zero() and (makes_prior(cell) or not self.places.rehearsal):
             self._save_backbone(self.places.backbone(self.task.id))
 

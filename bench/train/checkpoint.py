@@ -1,4 +1,4 @@
-"""The checkpoint of a running cell: all that it needs to go on as if nothing had happened."""
+"""The checkpoint of a running cell: everything that it needs to resume exactly."""
 
 import zipfile
 from dataclasses import dataclass

@@ -22,13 +22,13 @@ LOOK_SECONDS = 5.0  # between two looks at what else is on the machine
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a cell talks to whoever runs it.
+    """Hooks between a cell and its runner.
 
     Args:
         step: called with (step, steps, loss) after each step.
         event: called with an event's name and facts: the log of the cell.
         stop: tells whether the user wants to stop.
-        own: called before anything is written; raises when the cell is another runner's by now.
+        own: called before each write; raises if another runner has taken over the cell.
     """
 
     step: Callable[[int, int, float], None]
@@ -39,7 +39,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds between two checkpoints, and seconds that a cell may take in all its runs together; None: any."""
+    """Seconds between two checkpoints, and a cell's time limit in seconds, over all its runs; None: no limit."""
 
     checkpoint_seconds: float = 60.0
     cell_seconds: float | None = None

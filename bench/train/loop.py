@@ -136,7 +136,7 @@ class Trainer:
         return self.step - max(taken, default=0)
 
     def state(self) -> dict[str, Any]:
-        """Return all that a later run needs to go on as if nothing had happened: tensors and plain values."""
+        """Return the state to resume from: tensors and plain values."""
         return {
             "step": self.step,
             "loss": self.loss,

@@ -1,4 +1,4 @@
-"""The command `rela-bench`, under a name that nobody else has: it starts this `bench`, whatever others are about."""
+"""The command `rela-bench`: a unique package name that always starts this `bench`."""
 
 import sys
 from importlib.machinery import PathFinder

@@ -276,8 +276,8 @@ def _own_folder(places: Places) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise UserError(
-            f"{folder}: is another user's, and jobs would load pickles from it; choose a --results of your own, and"
-            " `results merge` brings records together"
+            f"{folder}: belongs to another user, and jobs would load pickles from it; use a --results folder of your"
+            " own, and `merge` brings records together"
         )
     folder.chmod(0o700)
     return folder
@@ -293,7 +293,7 @@ def _named(tasks: Sequence[Ready], jobs: Mapping[str, Job]) -> str:
 
 
 def _complaint(text: str) -> str:
-    """Return what a command of Slurm has to complain about: its first line that says so, or its first line."""
+    """Return the error line of a Slurm command's output, or else its first line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = next((line for line in lines if "error:" in line), lines[0] if lines else "it does not say why")
     return re.sub(r"^\w+: (error: )?", "", found)
