@@ -66,3 +66,22 @@ def test_an_import_upwards_is_seen() -> None:
 def test_every_package_has_its_layer() -> None:
     packages = {package(module) for module in MODULES} - {"bench.__init__", "bench.__main__"}
     assert packages == set(FLOOR)
+
+
+def long_functions(source: str) -> list[str]:
+    """Return the names of the functions of more than 40 lines."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [each.name for each in functions if (each.end_lineno or 0) - each.lineno >= 40]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_function_fits_a_screen_and_a_module_is_short(module: str) -> None:
+    assert long_functions(MODULES[module]) == []
+    assert MODULES[module].count("\n") <= 300
+
+
+def test_a_long_function_is_seen() -> None:
+    body = "    pass\n"
+    assert long_functions("def f():\n" + 39 * body) == []
+    assert long_functions("class C:\n  def g(self):\n" + 40 * body) == ["g"]

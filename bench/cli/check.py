@@ -19,9 +19,7 @@ def check(
     named: options.SameOption = None,
     baseline: Annotated[Path | None, options.PathOption(help="file of stored values; cifar_ci has its own")] = None,
     update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
-    seeds: Annotated[
-        int | None, typer.Option(help="number of seeds; default: the grid's, or 30 with --update", min=1)
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="default: the grid's, or 30 with --update", min=1)] = None,
     junit: Annotated[Path | None, options.PathOption(help="JUnit XML file to write")] = None,
     against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
     slower: Annotated[float, typer.Option(help="red above this ratio to the seconds of --against", min=1)] = 1.1,

@@ -58,19 +58,11 @@ def run(
     plugin: PluginOption = None,
     workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, what is done, and the cost")] = False,
-    tflops: Annotated[
-        float | None, typer.Option(help="device speed for --dry-run's time estimate, in TFLOP/s", min=0)
-    ] = None,
+    tflops: Annotated[float | None, typer.Option(help="TFLOP/s of the device, for --dry-run", min=0)] = None,
     rehearse: RehearseOption = False,
-    retry: Annotated[
-        list[str] | None, typer.Option(help="only cells with this status: failed, oom or timeout; repeatable")
-    ] = None,
-    cell_timeout: Annotated[
-        float | None, typer.Option(help="time limit of a cell in seconds, over all its runs", min=0)
-    ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="bit-identical results on a GPU; slower")
-    ] = False,
+    retry: Annotated[list[str] | None, typer.Option(help="only cells that are failed, oom or timeout")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU; slower")] = False,
     jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
     jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
     gpus_per_cell: Annotated[int | None, typer.Option(help="GPUs (or processes) that train each cell", min=1)] = None,

@@ -52,7 +52,7 @@ def check_retry(retry: Sequence[str], other: bool) -> None:
 
 
 def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]:
-    """Run and print the results; return an exit code if the run ended early."""
+    """Return what `run()` returns, having printed what became of the cells. Raises Exit where the run ended early."""
     try:
         outcomes = run()
     except Interrupted:
