@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import _utils, dataloader
 
 from bench.core.environment import tune_process
 from bench.core.registry import Registry, load_plugin
 from tests.run.processes import Forks, forks
 
 tune_process()
+# Torch looks every 5 s whether a process that decodes images lives, and waits as long for one to end: tests need not.
+_utils.MP_STATUS_CHECK_INTERVAL = _utils.worker.MP_STATUS_CHECK_INTERVAL = 0.5
+dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
 
 SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 TAKEN = {"train": 100, "test": 50}  # images of each class
