@@ -245,7 +245,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--baseline", type=Path, default=ROOT / "bench" / "baselines" / "cifar_ci.json")
+    parser.add_argument("--baseline", type=Path, default=ROOT / "bench" / "check" / "baselines" / "cifar_ci.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", action="append", help="a fault's name; repeatable")

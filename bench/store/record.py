@@ -13,7 +13,7 @@ from bench.grid.cell import Cell, Inputs, Model, cell_id
 
 SCHEMA = 1
 MAX_BYTES = 10_000_000
-# The kernel's own work, and clocks that count in hundredths of a second, make up to 0.015 (docs/performance.md).
+# The kernel's own work, and clocks that count in hundredths of a second, made up to 0.009 (docs/performance.md).
 OTHER_LOAD = 0.05  # share of the time that other work may take of what was "measured alone"
 OTHER_WORK = f"other work took over {OTHER_LOAD:.0%} of the time"
 
