@@ -243,9 +243,11 @@ def read_record(path: Path) -> Record | Damaged:
 
 def _kind(raw: dict[str, Any]) -> type[Finished] | type[Failed]:
     """Return the kind of a record. Earlier versions also wrote the other kind's fields, empty: these are removed."""
-    for name in [name for name, value in raw.items() if value is None or value == []]:
-        del raw[name]
-    return Finished if raw.get("status") == "done" else Failed
+    kind: type[Finished] | type[Failed] = Finished if raw.get("status") == "done" else Failed
+    for name in raw.keys() - kind.model_fields.keys():
+        if raw[name] is None or raw[name] == []:
+            del raw[name]
+    return kind
 
 
 def read_model(
@@ -257,13 +259,15 @@ def read_model(
             return Damaged(path, "not a file")
         if path.stat().st_size > MAX_BYTES:
             return Damaged(path, f"over {MAX_BYTES:,} bytes")
-        raw = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        raw = json.loads(content)
         if not isinstance(raw, dict):
             return Damaged(path, "not a record")
         if raw.get("schema_version") != schema:
             return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
+        keys = len(raw)
         model = kind(raw)
-        record = model.model_validate_json(json.dumps(raw))
+        record = model.model_validate_json(content if len(raw) == keys else json.dumps(raw))
         if not is_its_own(record):
             return Damaged(path, "its settings do not hash to its id")
     except OSError as error:

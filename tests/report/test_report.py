@@ -482,15 +482,23 @@ def test_only_failures(tmp_path: Path, grid: Grid) -> None:
     assert pd.read_csv(out / "points.csv").empty
 
 
-@pytest.mark.parametrize(("field", "empty"), [("ledger", None), ("curve", [])])
-def test_done_without_scores_or_costs_is_a_damaged_record(tmp_path: Path, grid: Grid, field: str, empty: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "empty", "reason"),
+    [
+        ("ledger", None, "Input should be an object"),
+        ("curve", [], "Tuple should have at least 1 item after validation"),
+    ],
+)
+def test_done_without_scores_or_costs_is_a_damaged_record(
+    tmp_path: Path, grid: Grid, field: str, empty: Any, reason: str
+) -> None:
     cells = expand(grid)
     whole = record_of(cells[1])
     (tmp_path / "records").mkdir()
     path = tmp_path / "records" / f"{whole.id}.json"
     path.write_text(json.dumps(whole.model_dump(mode="json") | {field: empty}))
     text, _ = report(tmp_path, grid, [record_of(cells[0])])
-    assert f"damaged: {path.name}: {field}: Field required" in text
+    assert f"damaged: {path.name}: {field}: {reason}" in text
     assert "missing: Digits, byol at 20%: seeds 1, 2" in text
     assert "1 of 21 cells done" in text
 
