@@ -13,7 +13,8 @@ from bench.grid.cell import Budget, Model, Seed, digest
 from bench.grid.expand import expand
 from bench.grid.schema import Grid
 from bench.report.facts import linear
-from bench.store.record import Damaged, Finished, Record, read_model
+from bench.store.reading import Damaged, read_model
+from bench.store.record import Finished, Record
 
 SHIPPED = Path(__file__).parent / "baselines"
 SCHEMA = 1

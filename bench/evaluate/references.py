@@ -23,7 +23,8 @@ from bench.grid.cell import Model, digest
 from bench.measure.clock import Clock
 from bench.models.backbones import initial_backbone
 from bench.plan.graph import Ready
-from bench.store.record import Damaged, References, Score, read_model
+from bench.store.reading import Damaged, read_model
+from bench.store.record import References, Score
 
 VERSION = 1  # raised whenever the code gives other scores to the same network
 PRIORS_SEED = 0  # of the probe on a prior, which cells of all seeds share

@@ -16,7 +16,8 @@ from bench.grid.schema import Grid
 from bench.report.costs import Costs
 from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
-from bench.store.record import Damaged, Failed, Finished, Record, read_records
+from bench.store.reading import Damaged
+from bench.store.record import Failed, Finished, Record, read_records
 
 
 @dataclass(frozen=True)

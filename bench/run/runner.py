@@ -20,7 +20,8 @@ from bench.run.attempt import Here, Trains, Trouble
 from bench.run.events import FAILURES, CellLog, last_attempt
 from bench.run.progress import Display
 from bench.run.stop import StopRequests
-from bench.store.record import Damaged, Failed, Finished, read_record, record_path, write_record
+from bench.store.reading import Damaged
+from bench.store.record import Failed, Finished, read_record, record_path, write_record
 from bench.train.cell import Limits
 from bench.train.checkpoint import checkpoint_path
 

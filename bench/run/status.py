@@ -14,7 +14,8 @@ from bench.plan.estimate import duration
 from bench.plan.graph import Missing, Task
 from bench.run.events import EVENTS
 from bench.run.executors.slurm import Job
-from bench.store.record import Damaged, Failed, Finished, read_record, record_path
+from bench.store.reading import Damaged
+from bench.store.record import Failed, Finished, read_record, record_path
 
 NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
 

@@ -17,7 +17,8 @@ from bench.core.files import atomic_write
 from bench.core.paths import Places
 from bench.grid.cell import makes_prior
 from bench.grid.schema import GRID_NAME
-from bench.store.record import Damaged, Failed, Finished, read_record, record_files, record_path
+from bench.store.reading import Damaged
+from bench.store.record import Failed, Finished, read_record, record_files, record_path
 
 
 @dataclass(frozen=True)

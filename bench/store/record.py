@@ -1,18 +1,14 @@
 """Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from bench.core.files import atomic_write
 from bench.grid.cell import Cell, Inputs, Model, cell_id
+from bench.store.reading import SCHEMA, Damaged, read_model
 
-SCHEMA = 1
-MAX_BYTES = 10_000_000
 # The kernel's own work, and clocks that count in hundredths of a second, made up to 0.009 (docs/performance.md).
 OTHER_LOAD = 0.05  # share of the time that other work may take of what was "measured alone"
 OTHER_WORK = f"other work took over {OTHER_LOAD:.0%} of the time"
@@ -27,7 +23,6 @@ Joules = Annotated[float, Field(ge=0, le=1e15)]
 Cells = Annotated[int, Field(ge=1, le=10**6)]  # that ran on a device at a time
 Nats = Annotated[float, Field(ge=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Filed = TypeVar("Filed", bound=BaseModel)
 
 
 class Moved(Model):
@@ -217,14 +212,6 @@ class Failed(_Filed):
 Record = Finished | Failed
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A file that is no record, and why."""
-
-    path: Path
-    reason: str
-
-
 def record_path(folder: Path, identifier: str) -> Path:
     """Return where the record of a cell lies."""
     return folder / f"{identifier}.json"
@@ -248,36 +235,6 @@ def _kind(raw: dict[str, Any]) -> type[Finished] | type[Failed]:
         if raw[name] is None or raw[name] == []:
             del raw[name]
     return kind
-
-
-def read_model(
-    path: Path, kind: Callable[[dict[str, Any]], type[Filed]], is_its_own: Callable[[Filed], bool], schema: int = SCHEMA
-) -> Filed | Damaged:
-    """Return the model of a kind that a file holds, or why it holds none; `is_its_own` tells if its id is right."""
-    try:
-        if path.exists() and not path.is_file():
-            return Damaged(path, "not a file")
-        if path.stat().st_size > MAX_BYTES:
-            return Damaged(path, f"over {MAX_BYTES:,} bytes")
-        content = path.read_bytes()
-        raw = json.loads(content)
-        if not isinstance(raw, dict):
-            return Damaged(path, "not a record")
-        if raw.get("schema_version") != schema:
-            return Damaged(path, f"schema version {raw.get('schema_version')!r} where {schema} is known")
-        keys = len(raw)
-        model = kind(raw)
-        record = model.model_validate_json(content if len(raw) == keys else json.dumps(raw))
-        if not is_its_own(record):
-            return Damaged(path, "its settings do not hash to its id")
-    except OSError as error:
-        return Damaged(path, error.strerror or "cannot be read")
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return Damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    except (ValueError, RecursionError):
-        return Damaged(path, "not valid JSON")
-    return record
 
 
 def record_files(folder: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from bench.report.render.markdown import markdown_document
 from bench.report.render.text import to_text
 from bench.report.sections.origin import code_of, origin_lines
 from bench.report.tables import NONE, Table, entries, one_line, plus_minus
-from bench.store.record import Damaged, record_files
+from bench.store.reading import Damaged
+from bench.store.record import record_files
 from bench.toy.study import Setting, ToyGrid, ToyRecord, read_toy
 
 SIGMA, RHO = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER RHO}"

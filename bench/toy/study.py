@@ -21,7 +21,8 @@ from bench.grid.cell import Model, Seed, digest
 from bench.grid.load import TOY, read_grid, with_overrides
 from bench.grid.schema import GRID_NAME
 from bench.grid.validate import sentence
-from bench.store.record import SCHEMA, Damaged, read_model, record_path
+from bench.store.reading import SCHEMA, Damaged, read_model
+from bench.store.record import record_path
 
 TOY_VERSION = 1  # raised whenever the code changes a result that the settings do not show
 MAX_NUMBERS = 2**28  # of samples and features, or of a batch's indices, of all seeds: 2 GiB

@@ -18,7 +18,8 @@ from bench.report.claims import judged
 from bench.report.collect import collect
 from bench.report.sections.verdicts import verdict_table
 from bench.run.status import last_event
-from bench.store.record import Damaged, Finished, Ledger, Point, Score, TargetCost, read_record, write_record
+from bench.store.reading import Damaged
+from bench.store.record import Finished, Ledger, Point, Score, TargetCost, read_record, write_record
 from bench.toy.study import ToyRecord, find_toy, read_toy
 
 PIECES = tuple(

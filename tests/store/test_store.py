@@ -11,7 +11,8 @@ from bench.core.files import atomic_write
 from bench.grid.cell import Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.store.record import Damaged, Finished, Ledger, Point, Score, read_record, read_records, write_record
+from bench.store.reading import Damaged
+from bench.store.record import Finished, Ledger, Point, Score, read_record, read_records, write_record
 
 
 def record() -> Finished:

@@ -18,7 +18,7 @@ import yaml
 from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.grid.load import load_grid
-from bench.store.record import Damaged
+from bench.store.reading import Damaged
 from bench.toy import train as gaussians
 from bench.toy.report import write_toy_report
 from bench.toy.study import Setting, ToyGrid, ToyRecord, find_toy, read_toy
