@@ -50,7 +50,15 @@ def check(
         return
     with request.naming_commands():
         stored = read_baseline(path, spec)
-    words = [*request.absolute().words("run"), "--device", device, "--workers", str(workers)]
+    words = _words(request, device, workers)
     pace = [measure_pace(against, words).finding(slower)] if against is not None else []  # first: it may fail
     if gate.moved(stored, pace, junit):
         raise typer.Exit(1)
+
+
+def _words(request: Request, device: str, workers: int) -> tuple[str, ...]:
+    """Return what asks `run` for the grid from any folder."""
+    from bench.run.request import RunRequest
+
+    data, settings, plugins = request.data_root or Path("data"), tuple(request.settings), tuple(request.plugin)
+    return RunRequest(request.grid, request.profile, settings, plugins, data, device=device, workers=workers).words()

@@ -12,7 +12,6 @@ from bench.core.paths import expanded
 PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
 PathArgument = partial(typer.Argument, parser=expanded)
 
-GridOption = Annotated[str, typer.Option("--grid", help="a shipped grid's name, or the path of a YAML file")]
 GridArgument = Annotated[str | None, typer.Argument(help="a shipped grid's name, or the path of a YAML file")]
 SameOption = Annotated[str | None, typer.Option("--grid", hidden=True)]  # the same, as it was said before
 ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bench.plan.graph import Task
     from bench.plan.state import Outcome
     from bench.toy.study import ToyGrid
-    from bench.train.cell import Limits
+    from bench.train.keeper import Limits
 
 
 def toy_of(request: Request, only: str | None = None) -> "ToyGrid | None":
@@ -52,13 +52,6 @@ def load_plugins(paths: list[Path] | None) -> None:
 
     for path in paths or []:
         load_plugin(path)
-
-
-def prepare_all(tasks: "list[Task]", places: "Places") -> bool:
-    """Fetch what the tasks need, say what happened to each, and return whether all is there."""
-    from bench.plan.prepare import prepare_tasks
-
-    return prepare_tasks(tasks, places)
 
 
 def run_here(

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from bench.cli import options
-from bench.cli.planning import load_plugins, planned, prepare_all, toy_of
+from bench.cli.planning import load_plugins, planned, toy_of
 from bench.cli.request import Request
 
 
@@ -23,7 +23,9 @@ def prepare(
     if toy := toy_of(request):
         print(f"{toy.name} draws its own data: nothing to fetch")
         return
+    from bench.plan.prepare import prepare_tasks
+
     load_plugins(plugin)
     _, places, tasks = planned(request)
-    if not prepare_all(tasks, places):
+    if not prepare_tasks(tasks, places):
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.environment import own_command
@@ -52,17 +52,6 @@ class Request:
         words = ["--grid", grid] if verb == "run" else [grid]  # as earlier versions of `run` have it, too
         words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
         return [*words, *more]
-
-    def absolute(self) -> "Request":
-        """Return the same for another folder: all of its paths are absolute."""
-        from bench.grid.load import find_grid
-
-        return replace(
-            self,
-            grid=str(find_grid(self.grid).absolute()),
-            plugin=[path.absolute() for path in self.plugin],
-            data_root=self.data_root and self.data_root.absolute(),
-        )
 
     @contextmanager
     def naming_commands(self) -> Iterator[None]:

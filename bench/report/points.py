@@ -72,7 +72,7 @@ def at(path: str, kind: type = object) -> Callable[[Evaluation], Any]:
     return value
 
 
-POINTS: tuple[Column[Evaluation], ...] = (
+BRIEF: tuple[Column[Evaluation], ...] = (  # all that is not a setting of the cell
     *of_result(lambda c: c.result),
     count("seed", "1", "seed of the training", at("cell.seed")),
     text("id", "id of the cell, which names its record", at("id")),
@@ -107,6 +107,9 @@ POINTS: tuple[Column[Evaluation], ...] = (
         "linear_by_adam", "1", "by the paper's probe, where another recipe decides", lambda c: _linear(c.score.by_adam)
     ),
     real("knn", "1", "share of the test images that the kNN vote gets right", lambda c: c.score.knn),
+)
+POINTS: tuple[Column[Evaluation], ...] = (
+    *BRIEF,
     flag("final", "whether this is the evaluation at the end of the cell", lambda c: c.point is c.record.curve[-1]),
     text("grid", "name of the grid", at("grid")),
     flag("rehearsal", "whether it was only rehearsed: its numbers mean nothing", at("rehearsal")),
@@ -176,7 +179,6 @@ POINTS: tuple[Column[Evaluation], ...] = (
     count("threads", "1", "CPU threads of torch", at("provenance.threads", int)),
     count("processes", "1", "that trained the cell together", at("provenance.processes", int)),
 )
-BRIEF = POINTS[:24]  # which is all that is not a setting of the cell
 
 
 def evaluations(found: Collected) -> list[Evaluation]:

@@ -27,8 +27,9 @@ from bench.plan.graph import Ready
 from bench.run.events import CellLog
 from bench.run.progress import Display
 from bench.store.record import Failure, Finished
-from bench.train.cell import Hooks, Limits, run_cell
+from bench.train.cell import run_cell
 from bench.train.checkpoint import checkpoint_path
+from bench.train.keeper import Hooks, Limits
 
 HEARTBEAT_SECONDS = 5.0
 

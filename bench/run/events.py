@@ -70,12 +70,18 @@ def last_attempt(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the last event by which a runner took a cell, and the event that ended it: {} and "" if there is none."""
     end = ""
     with suppress(OSError):
-        for event in _parsed(reversed((folder / EVENTS).read_bytes().splitlines())):
+        for event in backwards(folder / EVENTS):
             if event["event"] == "taken":
                 return event, end
             if not end and event["event"] in FAILURES | {"done", "interrupted"}:
                 end = event["event"]
     return {}, end
+
+
+def backwards(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a log, the last one first; those that a kill has cut short are left out. Raises OSError."""
+    if path.is_file():
+        yield from _parsed(reversed(path.read_bytes().splitlines()))
 
 
 def _parsed(lines: Iterator[bytes] | list[bytes]) -> Iterator[dict[str, Any]]:

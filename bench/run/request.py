@@ -9,7 +9,7 @@ from bench.core.registry import load_plugin
 from bench.grid.load import find_grid
 
 if TYPE_CHECKING:
-    from bench.train.cell import Limits
+    from bench.train.keeper import Limits
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class RunRequest:
     cell_timeout: float | None = None
 
     def to_argv(self) -> tuple[str, ...]:
-        """Return the words that run the grid from any folder, for `--cell` and an executor's options behind them."""
+        """Return the command that runs the grid from any folder, for `--cell` and an executor's options behind it."""
+        return (*own_command(), "run", *self.words())
+
+    def words(self) -> tuple[str, ...]:
+        """Return what stands behind `run` in that command."""
         options: list[tuple[str, object]] = [("--grid", find_grid(self.grid).absolute())]
         options += [("--profile", self.profile)] if self.profile else []
         options += [("--set", setting) for setting in self.settings]
@@ -40,7 +44,7 @@ class RunRequest:
         options += [("--device", self.device), ("--workers", self.workers)]
         options += [("--cell-timeout", self.cell_timeout)] if self.cell_timeout is not None else []
         words = [str(word) for option in options for word in option]
-        return (*own_command(), "run", *words, *(["--deterministic"] if self.deterministic else []))
+        return (*words, *(["--deterministic"] if self.deterministic else []))
 
     def prepare_process(self) -> None:
         """Load the plugins, and have torch choose deterministic algorithms if that is asked for. Raises UserError."""
@@ -52,6 +56,6 @@ class RunRequest:
 
     def limits(self) -> "Limits":
         """Return the seconds between two checkpoints, and those that a cell may take."""
-        from bench.train.cell import Limits  # imports torch
+        from bench.train.keeper import Limits  # imports torch
 
         return Limits(checkpoint_seconds(), self.cell_timeout)

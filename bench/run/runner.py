@@ -22,8 +22,8 @@ from bench.run.progress import Display
 from bench.run.stop import StopRequests
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_path, write_record
-from bench.train.cell import Limits
 from bench.train.checkpoint import checkpoint_path
+from bench.train.keeper import Limits
 
 KILLED = "the process that ran it died; the next run goes on from the last checkpoint"
 

@@ -22,16 +22,19 @@ from bench.core.environment import LAUNCH, PARENT
 from bench.core.errors import Interrupted, UserError
 from bench.core.files import written
 from bench.core.lock import holder
+from bench.core.throttle import Throttle
 from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import Outcome, is_done
 from bench.run.events import FAILURES, Follower
 from bench.run.executors.base import Work
 from bench.run.progress import Display, describe
+from bench.run.runner import KILLED
 from bench.store.record import Failed, read_record, record_path
 
 ERROR = "error: "
 ENDS = {0, 1, 2, 130}  # exit codes of a runner that was not killed
 POLL = 0.2  # seconds
+SWEEP = 1.0  # seconds between two looks at the logs of all cells, of which there may be thousands
 
 
 class SideBySide:
@@ -42,6 +45,7 @@ class SideBySide:
         self.display = Display(work.places.mark, several=True)
         self.board = _Board(work, pending, self.display)
         self.launch = str(uuid4())
+        self.sweep_due = Throttle(SWEEP)
         self.errors: list[str] = []  # what any runner has said that a user has to mend
         self.mistaken = False  # whether one has ended with it
         self.living: list[_Runner] = []
@@ -82,7 +86,7 @@ class SideBySide:
                     self.errors.append(line.removeprefix(ERROR))
                 else:
                     print(line, file=sys.stderr)
-        self.board.hear()
+        self.board.hear(everything=bool(ended) or self.sweep_due())
         for runner in ended:
             self.living.remove(runner)
             runner.complaints.close()
@@ -95,7 +99,7 @@ class SideBySide:
         if code in ENDS or self.asked:
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        task = self.board.running(runner.name)
+        task = self.board.running.get(runner.name)
         at = f" while it ran {describe(task.cell)}" if task else ""
         useful = runner.name in self.board.began  # else the next one would end like it, and the one after that
         self.display.say(f"  process {runner.process.pid} {how}{at}{'; another takes its place' if useful else ''}")
@@ -144,6 +148,7 @@ class _Board:
         self.runners: set[str] = set()  # as their locks name them: ours, those that have ended among them
         self.began: set[str] = set()  # the runners that have had a cell
         self.taken: dict[str, str] = {}  # by whom a cell is run, by its id
+        self.running: dict[str, Ready] = {}  # what a runner runs, or ran when it was killed
         self.outcomes: dict[str, Outcome] = {}  # by the cell's key
 
     def begin(self) -> None:
@@ -157,16 +162,12 @@ class _Board:
             elif other := holder(self.places.lock(task.id)):
                 self.display.waits(task, other.name)
 
-    def hear(self) -> None:
-        """Show what is new in the logs."""
-        for task in self.pending.values():
+    def hear(self, everything: bool) -> None:
+        """Show what is new in the logs of the cells that are run, or in those of all."""
+        for task in [*self.pending.values()] if everything else [self.pending[cell] for cell in self.taken]:
             for event in self.logs[task.id].new():
                 with suppress(LookupError, TypeError, ValueError):  # the lines may be another hand's
                     self._heard(task, event["event"], event)
-
-    def running(self, runner: str) -> Ready | None:
-        """Return the task that a runner has, or had when it ended."""
-        return next((self.pending[cell] for cell, by in self.taken.items() if by == runner), None)
 
     def complete(self) -> bool:
         """Return whether it is known what became of every task."""
@@ -182,16 +183,20 @@ class _Board:
     def _heard(self, task: Ready, name: str, facts: dict[str, Any]) -> None:
         if name == "taken":
             self.taken[task.id] = by = str(facts["by"])
+            self.running[by] = task
             self.outcomes.pop(task.cell.key(), None)
             if by in self.runners:
                 self.began.add(by)
                 self.display.started(task)
             else:
                 self.display.waits(task, by)
-        elif name == "interrupted":
-            self.taken.pop(task.id, None)
-        elif name in FAILURES | {"done"}:
-            elsewhere = self.taken.pop(task.id, "") not in self.runners
+        elif name in FAILURES | {"done", "interrupted"}:
+            by = self.taken.pop(task.id, "")
+            if facts.get("reason") != KILLED:  # which another runner says, maybe before its end is seen here
+                self.running.pop(by, None)
+            if name == "interrupted":
+                return
+            elsewhere = by not in self.runners
             self._ended(Outcome(task, name, elsewhere, facts.get("reason", ""), elsewhere))  # type: ignore[arg-type]
         elif self.taken.get(task.id) in self.runners:
             self.display.heard(task, facts)

@@ -1,6 +1,5 @@
 """How far a task is, as its record, its lock, its log and its job tell."""
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,7 +11,7 @@ from bench.core.lock import holder
 from bench.core.paths import Places
 from bench.plan.estimate import duration
 from bench.plan.graph import Missing, Task
-from bench.run.events import EVENTS
+from bench.run.events import EVENTS, backwards
 from bench.run.executors.slurm import Job
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_path
@@ -58,14 +57,8 @@ def last_event(path: Path) -> dict[str, Any] | None:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole events of a cell's log, the last one first; a kill may have cut a line short."""
-    if not path.is_file():
-        return
-    for line in reversed(path.read_text(errors="replace").splitlines()):
-        with suppress(ValueError, RecursionError):
-            event = json.loads(line)
-            if isinstance(event, dict) and {"event", "time"} <= event.keys() and type(event.get("step", 0)) is int:
-                yield event
+    """Yield the events of a cell's log that tell when they were, the last one first."""
+    return (event for event in backwards(path) if "time" in event and type(event.get("step", 0)) is int)
 
 
 def _left(path: Path) -> str:

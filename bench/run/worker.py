@@ -23,7 +23,7 @@ from bench.run.events import CellLog
 from bench.run.request import RunRequest
 from bench.run.together import RESULT, Part
 from bench.store.record import Finished
-from bench.train.cell import Hooks
+from bench.train.keeper import Hooks
 
 LOST_CONNECTION = ("Connection closed", "Connection reset", "NCCL", "gloo")  # in what torch says of it
 

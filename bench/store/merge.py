@@ -82,9 +82,9 @@ def plan_merge(
 ) -> Merge:
     """Return what to copy from some folders to another one, each of them of one grid or with a folder for each grid.
 
-    A finished record wins over failed ones; of several failed ones, the newest wins. Finished ones
-    must agree in what settings and seed decide, bit for bit; with `keep_first` the first counts where they do not,
-    `into` coming before the sources. Nothing is written. Raises UserError when two records disagree, and when the
+    A finished record wins over failed ones; of several failed ones, the newest wins. Finished ones must agree in what
+    settings and seed decide, bit for bit; with `keep_first` the first counts where they do not, `into` coming before
+    the sources. Nothing is written. Raises UserError when two records disagree, and when the
     folders are none that can be brought together.
     """
     targets = _by_target(sources, into)

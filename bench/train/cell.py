@@ -40,8 +40,6 @@ from bench.train.keeper import Hooks, Keeper, Limits
 from bench.train.loop import Trainer
 from methods.build import build_method
 
-__all__ = ["CellRun", "Hooks", "Limits", "run_cell"]
-
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
 
 

@@ -23,7 +23,8 @@ from bench.measure.clock import Clock, Spent
 from bench.measure.load import Reading, cpu_seconds, load_reader, taken
 from bench.plan.graph import Task, plan
 from bench.store.record import OTHER_LOAD, Ledger
-from bench.train.cell import Hooks, Limits, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks, Limits
 from tests.run.processes import python, until
 
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from bench.grid.load import load_grid
 from bench.measure.presence import present
 from bench.plan.graph import Task, plan
 from bench.train import keeper
-from bench.train.cell import Hooks, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks
 from tests.run.processes import python
 
 CPU = torch.device("cpu")

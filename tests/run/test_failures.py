@@ -29,7 +29,7 @@ from bench.run.control import check_retry
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Failed, Finished, Record, read_record, record_path, write_record
-from bench.train.cell import Limits
+from bench.train.keeper import Limits
 from methods import Batch, methods
 from methods.byol import BYOL
 from priors import Prior, priors

@@ -27,7 +27,8 @@ from bench.run.runner import run_tasks
 from bench.store.record import Failed, Finished, read_record, record_path
 from bench.targets.cache import load_targets
 from bench.targets.reduce import reduce_features
-from bench.train.cell import Hooks, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks
 from methods import Batch, Method, methods
 from methods.build import build_method
 

@@ -26,7 +26,8 @@ from bench.targets.cache import load_targets
 from bench.targets.make import make_targets
 from bench.targets.rows import MemmapRows
 from bench.targets.stream import stream_targets
-from bench.train.cell import Hooks, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks
 
 CPU = torch.device("cpu")
 COUNT = 600

@@ -16,7 +16,8 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
 from bench.store.record import Finished
-from bench.train.cell import Hooks, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks
 from priors import Prior, priors
 
 COUNT, TEST, SIZE, BATCH, CLASSES = 96, 120, 8, 16, 4

@@ -19,8 +19,9 @@ from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Point, Score, read_record, record_path
 from bench.train import checkpoint as checkpoints
-from bench.train.cell import Hooks, run_cell
+from bench.train.cell import run_cell
 from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from bench.train.keeper import Hooks
 from methods import methods
 from methods.byol import BYOL
 

@@ -25,7 +25,8 @@ from bench.models.backbones import build_backbone
 from bench.models.weights import read_state
 from bench.train import cell as experiment
 from bench.train import keeper
-from bench.train.cell import Hooks, Limits, run_cell
+from bench.train.cell import run_cell
+from bench.train.keeper import Hooks, Limits
 from methods import Batch, Method
 from methods.build import build_method
 from methods.byol import BYOL

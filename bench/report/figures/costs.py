@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 
 from bench.grid.cell import Arm
 from bench.report.collect import Collected, Group, Result
@@ -34,6 +35,7 @@ def cost_views(found: Collected) -> tuple[View, ...]:
     return tuple(views)
 
 
+@lru_cache(maxsize=32)
 def cost_view(found: Collected, currency: Currency, ledger: Ledgers) -> View:
     """Return accuracy against cost counted in one way, which every finished cell knows."""
     spent = _spent(found, currency, ledger)
@@ -50,11 +52,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def named(result: Result) -> str:
-    """Return what to call a result's arm: marked where it learned nothing."""
-    return one_line(result.label + (f" {UNLEARNED}" if result.learned is False else ""), 60)
+def named(*results: Result) -> str:
+    """Return what to call the arm of some results: marked where one of them learned nothing."""
+    bad = any(result.learned is False for result in results)
+    return one_line(results[0].label + (f" {UNLEARNED}" if bad else ""), 60)
 
 
+@lru_cache(maxsize=32)
 def _spent(found: Collected, currency: Currency, ledger: Ledgers) -> dict[str, float]:
     """Return what each cell cost, by its id, where that is known."""
     costs = ((record.id, found.costs.of(record, currency, ledger)) for record in found.done)
@@ -98,9 +102,8 @@ def _series(
     """Return the points of an arm; the line of a plain one at full budget goes across the chart."""
     marks = [_marks(result, spent, unit, scale) for result, spent in zip(results, costs, strict=True)]
     level = marks[-1][0].y if results[-1].budget == 1.0 and not arm.rela else None
-    bad = any(result.learned is False for result in results)
-    name = one_line(results[0].label + (f" {UNLEARNED}" if bad else ""), 60)
-    return Series(name, style, tuple(mark for those in marks for mark in those), filled=bool(arm.rela), level=level)
+    points = tuple(mark for those in marks for mark in those)
+    return Series(named(*results), style, points, filled=bool(arm.rela), level=level)
 
 
 def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> list[Mark]:

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.core.errors import told
 from bench.report.figures.chart import Chart, Mark, Series, View, legend
-from bench.report.figures.svg import page_svg
+from bench.report.figures.svg import COLOURS, GREY, PALE, PAPER, page_svg
 from bench.report.tables import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines. The
-# page has its own shades of these, and of the greys, for light and dark: `svg.py` knows which are which.
-COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREY, PALE, PAPER = "#666666", "#e4e4e4", "#ffffff"
 # With colour and marker, so that lines can be told apart in grey.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")

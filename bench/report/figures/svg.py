@@ -4,20 +4,13 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 
-# The colours of `draw.py` by what they are on the page, which has them for light and dark. Black text and lines have
-# the page's ink, as matplotlib leaves out a fill that is black.
-SHADES = {
-    "#000000": "var(--c0)",
-    "#d55e00": "var(--c1)",
-    "#0072b2": "var(--c2)",
-    "#009e73": "var(--c3)",
-    "#cc79a7": "var(--c4)",
-    "#e69f00": "var(--c5)",
-    "#56b4e9": "var(--c6)",
-    "#666666": "var(--quiet)",
-    "#e4e4e4": "var(--rule)",
-    "#ffffff": "var(--paper)",
-}
+# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale for lines.
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+GREY, PALE, PAPER = "#666666", "#e4e4e4", "#ffffff"
+# What they are on the page, which has them for light and dark. Black text and lines have the page's ink, as matplotlib
+# leaves out a fill that is black.
+SHADES = {colour: f"var(--c{index})" for index, colour in enumerate(COLOURS)}
+SHADES |= {GREY: "var(--quiet)", PALE: "var(--rule)", PAPER: "var(--paper)"}
 LEFT_OUT = {"metadata", "style", "title", "clipPath"}  # nothing is drawn beyond the axes
 USELESS = {"clip-path", "font-family", "stroke-dashoffset", "stroke-linecap", "stroke-linejoin"}
 USUAL_SIZE = "10.5"  # of text, which the page's style has

@@ -46,10 +46,10 @@ def section(found: Collected) -> Iterator[Block]:
     )
     yield TableBlock("savings", table)
     if has_savings(found):
-        views = (saving_view(found, *way) for way in WAYS)
+        views = {way: saving_view(found, *way) for way in WAYS}
         title = "What is saved at each target accuracy"
-        image = Image("FLOP saved at each target", "saving_vs_target", saving_view(found, FLOP, TARGETS))
-        yield Figure("savings-curve", title, (image,), tuple(view for view in views if view.charts))
+        image = Image("FLOP saved at each target", "saving_vs_target", views[FLOP, TARGETS])
+        yield Figure("savings-curve", title, (image,), tuple(view for view in views.values() if view.charts))
 
 
 def saving_view(found: Collected, currency: Currency, ledger: Ledgers) -> View:
