@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -79,13 +79,27 @@ class Knn(Model):
     temperature: Annotated[float, Field(ge=0.02)] = 0.1  # exp(1 / temperature) must be a float32
 
 
-class Protocol(Model):
-    """Everything that must be equal for two results to be comparable. The defaults are the paper's."""
+class Recipe(Model):
+    """How the weights are optimised. The defaults are the paper's: AdamW at one rate, whatever the budget."""
+
+    optimiser: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD and LARS
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    decay_norm_and_bias: bool = True  # False: no weight decay on them, and with LARS no scaling of their rate
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate; cosine ends at 0 with the cell's own budget
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the cell's own steps over which the rate rises
+    teacher: Literal["constant", "cosine"] = "constant"  # a momentum network's momentum: the method's, or up to 1
+
+
+class Protocol(Recipe):
+    """Everything that must be equal for two results to be comparable, but the recipe, which an arm may have of its own.
+
+    The defaults are the paper's.
+    """
 
     epochs: PositiveInt = 100
     batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
     precision: Precision = "fp32"
     compile: Literal["default", "reduce-overhead"] | None = None  # torch.compile's mode; the second is CUDA graphs
     input_size: Size | None = None  # pixels; None: the dataset's own
@@ -95,6 +109,12 @@ class Protocol(Model):
     evaluations: PositiveInt | None = None  # so many more: at all steps of the full budget, a half, a quarter, ...
     probe: Probe = Probe()
     knn: Knn = Knn()
+
+    @model_validator(mode="after")
+    def _fp16_steps_are_counted(self) -> Self:
+        if self.precision == "fp16" and self.optimiser != "adamw":
+            raise ValueError(f"precision fp16 is for optimiser adamw; with {self.optimiser} take bf16 or fp32")
+        return self
 
     @field_validator("eval_resize")
     @classmethod
@@ -132,6 +152,7 @@ class Arm(Model):
     params: Params = {}
     backbone: Name | None = None  # instead of the dataset's or the grid's
     rela: Rela | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)  # keys of Recipe, instead of the protocol's
     flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
 
@@ -144,6 +165,7 @@ def arm_name(arm: Arm) -> str:
     name = f"{arm.method}({params})" if params else arm.method
     if arm.backbone:
         name += f", {arm.backbone.removeprefix('timm:')}"
+    name += "".join(f", {key} {value}" for key, value in sorted(arm.recipe.items()))
     if arm.flops_of:
         name += f" at the FLOPs of {arm.flops_of}"
     return f"rela({name},{arm.rela.prior})" if arm.rela else name
@@ -185,6 +207,7 @@ class Cell(Model):
             (settings, {"flops_of": None}),
             (rela, {"weights_key": None, "shuffle": False, "precision": "fp32"}),
             (protocol, {"compile": None, "eval_resize": None, "evaluations": None}),
+            (protocol, Recipe().model_dump(exclude={"lr", "weight_decay"})),
             (probe, {"seeds": 1}),
         ]
         for part, off in later:
@@ -192,6 +215,8 @@ class Cell(Model):
                 if part[name] == off[name]:
                     del part[name]
         # Of the recipes, each keeps what it uses.
+        if self.protocol.optimiser == "adamw":
+            protocol.pop("momentum", None)
         for unused in ("recipe", "l2") if probe["recipe"] == "adam" else ("epochs", "batch_size", "lr"):
             del probe[unused]
         if probe.get("recipe") == "lbfgs":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bench.grid.schema import Grid
 
 EVERY = "*"  # each method, arm or budget there is
+SAME = ("method", "params", "backbone", "recipe")  # in an arm and the plain one that belongs to it
 MARGIN, CONFIDENCE = 0.01, 0.95  # of a claim that does not say: share of the test images, of each bound
 
 
@@ -48,10 +49,9 @@ def statements(grid: "Grid") -> list[Statement]:
 
 
 def plain_arm(arm: Arm, arms: dict[str, Arm]) -> str | None:
-    """Return the name of the arm that is an arm without ReLA: the same method on the same backbone."""
+    """Return the name of the arm that is an arm without ReLA: the same method, backbone and recipe."""
     for name, other in arms.items():
-        same = (arm.method, arm.params, arm.backbone) == (other.method, other.params, other.backbone)
-        if same and is_plain(other):
+        if is_plain(other) and all(getattr(arm, key) == getattr(other, key) for key in SAME):
             return name
     return None
 

@@ -27,8 +27,8 @@ def expand(grid: Grid) -> list[Cell]:
     """Return the grid's cells in the order datasets, arms, budgets, seeds."""
     cells = []
     for dataset in grid.datasets:
-        protocol = grid.protocol_on(dataset)
         for arm in grid.arms_on(dataset):
+            protocol = grid.protocol_on(dataset, arm)
             for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
                 cells.append(grid.cell(dataset, protocol, arm, budget, seed))
     if grid.name.endswith(REHEARSAL):

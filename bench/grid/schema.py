@@ -14,6 +14,7 @@ from bench.grid.cell import (
     Name,
     Params,
     Protocol,
+    Recipe,
     Seed,
     arm_name,
 )
@@ -54,6 +55,7 @@ class Grid(Model):
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
     params: dict[str, Params] = Field(default_factory=dict)  # by method: under those of its arms
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)  # by method: keys of Recipe, under its arms' own
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
     targets_share: PositiveFloat | None = None  # claim: making targets takes no more of the plain method's full cost
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
@@ -64,9 +66,10 @@ class Grid(Model):
         """Return the arms that run on a dataset of the grid."""
         return [arm for arm in self.arms if dataset.arms is None or arm_name(arm) in dataset.arms]
 
-    def protocol_on(self, dataset: Dataset) -> Protocol:
-        """Return the grid's protocol with a dataset's own overrides."""
-        return Protocol.model_validate(merge(self.protocol.model_dump(), dataset.protocol))
+    def protocol_on(self, dataset: Dataset, arm: Arm | None = None) -> Protocol:
+        """Return the protocol on a dataset, with the recipe of an arm: its method's, and over it its own."""
+        recipe = self.recipes.get(arm.method, {}) | arm.recipe if arm else {}
+        return Protocol.model_validate(merge(self.protocol.model_dump(), dataset.protocol) | recipe)
 
     def cell(self, dataset: Dataset, protocol: Protocol, arm: Arm, budget: float, seed: int) -> Cell:
         """Return the cell of an arm on a dataset, whose protocol this is, at a budget with a seed."""
@@ -126,9 +129,23 @@ class Grid(Model):
         arms, methods = [arm_name(arm) for arm in self.arms], {arm.method for arm in self.arms}
         for index, point in enumerate(self.published):
             _must_be_an_arm(point.arm, arms, f"published[{index}].arm")
-        for method in self.params:
-            if method not in methods:
-                raise ValueError(f"params.{method}: no arm has this method{did_you_mean(method, methods)}")
+        for key in ("params", "recipes"):
+            for method in getattr(self, key):
+                if method not in methods:
+                    raise ValueError(f"{key}.{method}: no arm has this method{did_you_mean(method, methods)}")
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_are_recipes(self) -> Self:
+        recipes = {f"recipes.{method}": recipe for method, recipe in self.recipes.items()}
+        for where, recipe in {
+            **recipes,
+            **{f"arms[{i}].recipe": arm.recipe for i, arm in enumerate(self.arms)},
+        }.items():
+            try:
+                Recipe.model_validate(recipe)
+            except ValidationError as error:
+                raise ValueError(sentence(error, Recipe, where)) from error
         return self
 
     @model_validator(mode="after")
@@ -142,10 +159,12 @@ class Grid(Model):
             for arm in there:
                 if arm.flops_of and arm.flops_of not in map(arm_name, there):
                     raise ValueError(f"{where}.arms: {arm_name(arm)!r} needs {arm.flops_of!r} there, too")
-            try:
-                self.protocol_on(dataset)
-            except ValidationError as error:
-                raise ValueError(sentence(error, Protocol, f"{where}.protocol")) from error
+            for each in (None, *there):
+                try:
+                    self.protocol_on(dataset, each)
+                except ValidationError as error:
+                    of = f"{where}.protocol" if each is None else f"{where}, arm {arm_name(each)!r}"
+                    raise ValueError(sentence(error, Protocol, of)) from error
         return self
 
     @model_validator(mode="after")
@@ -153,7 +172,9 @@ class Grid(Model):
         """Refuse two arms that would share their records: what a cell's key sees of them is the same."""
         first: dict[str, Arm] = {}
         for index, arm in enumerate(self.arms):
-            same = first.setdefault(self.cell(self.datasets[0], self.protocol, arm, 1.0, 0).key(), arm)
+            same = first.setdefault(
+                self.cell(self.datasets[0], self.protocol_on(self.datasets[0], arm), arm, 1.0, 0).key(), arm
+            )
             if same is arm:
                 continue
             fix = "remove one"
