@@ -66,7 +66,7 @@ def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks
     with memory_for("reading the dataset", device), rank_zero_first():
         images = open_images(task.cell, places, device, workers)
         keeper = Keeper(task, places, clock, hooks, limits)
-    steps = total_steps(task.cell, len(images.train.labels))
+    total_steps(task.cell, len(images.train.labels))  # refuses a cell without one
 
     def after_shard(done: int) -> None:
         hooks.event("targets", {"images": done, "of": len(images.train.labels)})
@@ -84,10 +84,10 @@ def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks
         trainer = _trainer(task, places, images, targets, keeper)
         if task.cell.flops_of:
             with clock.phase("other"):
-                steps = _matched_steps(task, trainer, places)
-    hooks.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": steps})
+                trainer.steps = _matched_steps(task, trainer, places)
+    hooks.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": trainer.steps})
     save_due = Throttle(limits.checkpoint_seconds)
-    return CellRun(task, places, images, targets, references, trainer, steps, keeper, save_due)
+    return CellRun(task, places, images, targets, references, trainer, keeper, save_due)
 
 
 def _trainer(task: Ready, places: Places, images: Images, targets: Targets | None, keeper: Keeper) -> Trainer:
@@ -139,7 +139,6 @@ class CellRun:
     targets: Targets | None
     references: References | None
     trainer: Trainer
-    steps: int
     keeper: Keeper
     save_due: Callable[[], bool]
 
@@ -150,7 +149,7 @@ class CellRun:
         evaluated = {point.step for point in keeper.curve}
         device, batch = keeper.clock.device, cell.protocol.batch_size
         before = memory_in_use(device)
-        for until in evaluation_steps(cell, self.steps, len(self.images.train.labels)):
+        for until in evaluation_steps(cell, self.trainer.steps, len(self.images.train.labels)):
             if until in evaluated:
                 continue
             with memory_for(f"training in batches of {batch}", device, batch, before):
@@ -161,7 +160,7 @@ class CellRun:
             with memory_for("evaluating", device):
                 keeper.curve.append(self._evaluated(losses))
             keeper.hooks.event("evaluation", keeper.curve[-1].model_dump())
-            if until < self.steps:
+            if until < self.trainer.steps:
                 keeper.save(trainer)
         # Of a rehearsal's backbones, keep only those used as priors: all would be gigabytes.
         if is_rank_zero() and (makes_prior(cell) or not self.places.rehearsal):
@@ -217,11 +216,11 @@ class CellRun:
         return largest(max(known) if len(known) == len(shares) else None)
 
     def _check(self) -> None:
-        self.keeper.check(f"at step {self.trainer.step:,} of {self.steps:,}", self.trainer)
+        self.keeper.check(f"at step {self.trainer.step:,} of {self.trainer.steps:,}", self.trainer)
 
     def _after_step(self) -> None:
         trainer = self.trainer
-        self.keeper.hooks.step(trainer.step, self.steps, trainer.loss)
+        self.keeper.hooks.step(trainer.step, self.trainer.steps, trainer.loss)
         if world_size() == 1 or trainer.step % ASK_EVERY == 0:
             self._check()
         if self.save_due():
@@ -233,7 +232,7 @@ class CellRun:
         with clock.phase("eval"):
             view = EvalView(images.size, shorter=protocol.eval_resize)
             features = extract(trainer.method.backbone, images.train, images.test, view)
-            found = score(features, images.classes, protocol, self.task.cell.seed, trainer.step == self.steps)
+            found = score(features, images.classes, protocol, self.task.cell.seed, trainer.step == self.trainer.steps)
         spent = clock.spent("train")
         return Point(
             step=trainer.step,

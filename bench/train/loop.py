@@ -22,6 +22,7 @@ from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.measure.flops import step_flops
 from bench.targets.rows import MemmapRows
+from bench.train.recipe import Teachers, optimiser_of, rate
 from methods import Batch, Method, View
 
 
@@ -41,12 +42,14 @@ class Spent:
 class Trainer:
     """Trains a method on a source, step by step; its state is a function of the step alone.
 
+    `steps` are those of the cell in all, over which the recipe's schedules run.
+
     Args:
         method: what to train; every parameter that requires a gradient is optimised.
         source: the training images.
         order: which images a step sees.
         targets: float32 (N, k) on the device or in a file, for a method that wants them.
-        protocol: optimiser, precision and views.
+        protocol: recipe, precision and views.
         clock: charged with "train" for the steps and "other" for what comes between.
     """
 
@@ -62,9 +65,10 @@ class Trainer:
         self.method, self.source, self.order, self.targets = method, source, order, targets
         self.protocol, self.clock, self.device = protocol, clock, clock.device
         self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.trained, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
+        self.optimiser = optimiser_of(self.trained, protocol)
+        self.teachers = Teachers(method, protocol)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=protocol.precision == "fp16")
-        self.step = 0
+        self.step, self.steps = 0, protocol.epochs * order.steps_per_epoch
         self.kind = ""  # of step that `step_loss` was made for
         self.gradients: Callable[[Batch], Tensor]  # of such a step, left in the parameters; returns the loss
         self.loss = float("nan")
@@ -98,8 +102,7 @@ class Trainer:
                     self._count(kind, batch)
                 _seed(derive(self.order.seed, "step", self.step))
                 loss = self.gradients(batch)
-                self.scaler.step(self.optimiser)
-                self.scaler.update()
+                self._optimise()
                 self.method.after_step()
                 self.step += 1
                 self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
@@ -110,6 +113,14 @@ class Trainer:
                     if not math.isfinite(self.loss):
                         raise TrainingError(f"the loss is {self.loss} at step {self.step}")
                 after_step()
+
+    def _optimise(self) -> None:
+        """Change the weights by their gradients, as the recipe has it at this step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.protocol, self.step, self.steps)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.teachers.move(self.step, self.steps)
 
     def mean_losses(self) -> dict[str, float]:
         """Return the mean loss of each kind of step since this was last called, over all processes."""
@@ -132,6 +143,8 @@ class Trainer:
 
     def skipped_steps(self) -> int:
         """Return how many steps changed no parameter, because their gradients in fp16 were not finite."""
+        if not self.scaler.is_enabled():
+            return 0
         taken = [int(state["step"]) for state in self.optimiser.state.values()]
         return self.step - max(taken, default=0)
 
