@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.grid.cell import cell_id
+from bench.grid.load import load_grid
+from bench.report.collect import collect
+from bench.report.document import report_document
+from bench.report.render.markdown import markdown_document
 from bench.store.record import Finished, read_records
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +25,13 @@ def test_records_have_the_ids_of_their_cells(grid: str) -> None:
     for record in records:
         assert isinstance(record, Finished)
         assert cell_id(record.cell, record.inputs) == record.id
+
+
+def test_a_report_says_what_its_records_and_this_code_say() -> None:
+    """As the slow test below, for one grid and its text alone."""
+    found = collect(load_grid("cifar_small"), ROOT / "results" / "cifar_small")
+    shipped = (ROOT / "reports" / "cifar_small" / "report.md").read_text(encoding="utf-8")
+    assert markdown_document(report_document(found)) == shipped
 
 
 @pytest.mark.slow

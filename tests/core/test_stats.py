@@ -1,5 +1,6 @@
 """Intervals and answers against scipy's own tests, and against simulated experiments."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -49,6 +50,14 @@ def test_so_many_seeds_decide_and_one_fewer_does_not() -> None:
         low = mean - stats.t.ppf(0.95, n - 1) * deviation / np.sqrt(n)
         assert (low > -0.01) == decides
     assert seeds_to_decide(values, float(mean), 0.95) is None
+
+
+@pytest.mark.parametrize(("needed", "answer"), [(999, 999), (1000, 1000), (1001, None), (1002, None)])
+def test_more_than_a_thousand_seeds_are_no_answer(needed: int, answer: int | None) -> None:
+    """With deviation 1 and mean 0, the limit lies between what `needed` pairs separate and one pair fewer does."""
+    first, last = (stats.t.ppf(0.95, n - 1) / np.sqrt(n) for n in (needed, needed - 1))
+    values = [math.sqrt(0.5), -math.sqrt(0.5)]
+    assert seeds_to_decide(values, -(first + last) / 2, 0.95) == answer
 
 
 @pytest.mark.parametrize("limit", [-1.5, -0.2, 0.0, 0.4])

@@ -42,8 +42,9 @@ def test_an_error_closes_its_phase() -> None:
 
 def test_it_goes_on_from_an_interrupted_run() -> None:
     clock = Clock(torch.device("cpu"))
-    clock.add({"train": 100.0, "eval": 10.0}, wall=112.0)
+    clock.add({"train": 100.0, "eval": 10.0}, wall=112.0, taken={"train": 5.0, "eval": 1.0})
     assert clock.read()["train"] == 100.0
+    assert (clock.spent("train").taken, clock.spent("eval").taken) == (5.0, 1.0)
     assert 112.0 < clock.wall < 113.0
 
 

@@ -13,6 +13,7 @@ from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_weights
 from priors import find_prior, priors
 from priors.trained import Trained
+from priors.untrained import Untrained
 
 VIT = "vit_tiny_patch16_224"  # a transformer: its weights fit one input size alone
 
@@ -80,6 +81,20 @@ def test_a_trained_backbone_that_is_not_there(places: Places) -> None:
     assert str(places.backbone("0123456789abcdef")) in str(caught.value)
 
 
+def test_a_rehearsal_looks_at_two_images_by_the_priors_own_network(places: Places) -> None:
+    prior = find_prior("timm:resnet18", cell("timm:resnet18"), places)
+    prior.input_size = 32
+    stand_in = Untrained(prior, "timm:resnet18")
+    assert (stand_in.input_size, stand_in.mean, stand_in.std) == (32, prior.mean, prior.std)
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, again = (stand_in.model().eval()(images) for _ in range(2))
+    assert torch.equal(one, again)
+    assert one.shape == (5, 512)
+    assert torch.equal(one[[2, 3, 4]], one[[0, 1, 0]])
+    assert not torch.equal(one[0], one[1])
+
+
 def test_every_kind_says_what_it_is() -> None:
     assert {"rand", "file", "timm"} <= set(priors)
     assert all(priors.get(name).__doc__ for name in priors)
@@ -99,18 +114,18 @@ class Wrapped(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.Linear(3, 2)
+        self.module = nn.Linear(3, 2)
 
 
 def test_a_module_whose_own_names_look_wrapped_comes_back(tmp_path: Path) -> None:
     one, two = Wrapped(), Wrapped()
     save_weights(one, tmp_path / "x.safetensors")
     load_weights(two, tmp_path / "x.safetensors")
-    assert torch.equal(one.model.weight, two.model.weight)
-    torch.save({f"module.{k}": v for k, v in one.state_dict().items()}, tmp_path / "x.pt")
-    nn.init.zeros_(two.model.weight)
+    assert torch.equal(one.module.weight, two.module.weight)
+    torch.save({f"_orig_mod.{k}": v for k, v in one.state_dict().items()}, tmp_path / "x.pt")
+    nn.init.zeros_(two.module.weight)
     load_weights(two, tmp_path / "x.pt")
-    assert torch.equal(one.model.weight, two.model.weight)
+    assert torch.equal(one.module.weight, two.module.weight)
 
 
 def test_a_state_that_contains_itself_is_read_once(tmp_path: Path) -> None:

@@ -167,6 +167,21 @@ def test_ledgers_are_nested(found: Collected) -> None:
     assert costs.of(own, FLOP, TARGETS, own.curve[0]) == 225_000 + 20_000, "targets come before training"
 
 
+def test_targets_made_beside_other_work_have_flop_but_no_seconds(tmp_path: Path) -> None:
+    def busy(record: Finished) -> Finished:
+        made = record.ledger.targets
+        if made is None:
+            return record
+        made = made.model_copy(update={"other_load": 0.5})
+        return record.model_copy(update={"ledger": record.ledger.model_copy(update={"targets": made})})
+
+    found = read(tmp_path, change=busy)
+    own = pick(found, "own", 0.5)
+    assert found.costs.of(own, FLOP, TARGETS) == 470_000
+    assert found.costs.of(own, SECONDS, TARGETS) is None
+    assert found.costs.of(own, SECONDS, ALONE) == pytest.approx(50)
+
+
 def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert not Costs(found).measured(JOULES)
@@ -379,6 +394,10 @@ def test_misses_are_infinite_and_stay_in_the_median(found: Collected) -> None:
     assert missed is not None
     assert math.isinf(missed.arm)
     assert missed.share == -math.inf
+    there_at_once = Spending((0,), np.array([[0.5]]), np.array([[10.0]]), np.array([[1.0]]))
+    never = saving(Spending((0,), np.array([[0.1]]), np.array([[10.0]]), np.array([[1.0]])), there_at_once, 0.5)
+    assert never is not None
+    assert (never.share, never.bound, never.exact) == (-math.inf, "", False)
     neither = saving(rand, rand, 0.9)
     assert neither is not None
     assert math.isnan(neither.share)
@@ -388,14 +407,16 @@ def test_misses_are_infinite_and_stay_in_the_median(found: Collected) -> None:
 
 
 def test_the_smallest_budget_that_suffices(found: Collected) -> None:
-    rows = {
-        row[1].text: [f"{entry.text} {entry.note}".strip() for entry in row[2:]] for row in smallest_table(found).rows
-    }
+    rows, bold = {}, {}
+    for _, arm, *rest in smallest_table(found).rows:
+        rows[arm.text] = [f"{entry.text} {entry.note}".strip() for entry in rest]
+        bold[arm.text] = [entry.text for entry in rest if entry.bold]
     # Differences are the same in all seeds: bounds are the means. The margin is one point.
     assert rows["own"] == ["50%", "up to 25%", "50.0%", "47.0%", "52.0% (52.0 to 52.0%)", "4"]
     assert rows["public"] == ["25%", "none tried", "25.0%", "24.5%", "27.0% (27.0 to 27.0%)", "4"]
     assert rows["random"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
     assert rows["byol"] == ["none tried", "up to 50%", "—", "—", "—", "4"]
+    assert bold == {"own": ["50%"], "public": ["25%"], "random": [], "byol": []}
 
 
 def test_a_budget_suffices_only_where_all_larger_ones_do(tmp_path: Path) -> None:

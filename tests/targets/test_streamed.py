@@ -100,6 +100,7 @@ def test_the_file_is_one_that_other_code_reads_too(tmp_path: Path) -> None:
     found = make(path, features(COUNT, WIDTH))
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no shard is left"
     assert torch.equal(load_file(path)["targets"], values(found))
+    assert path.read_bytes()[8:9] == b"{", "as the format has it"
     in_memory, again = load_targets(path, COUNT), load_targets(path, COUNT, in_file=True)
     assert in_memory is not None
     assert again is not None

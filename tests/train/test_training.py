@@ -73,6 +73,12 @@ def adamw(weight: Tensor, gradients: list[Tensor], lr: float, decay: float) -> T
     return weight
 
 
+@pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.0), ("bf16", 1.0), ("fp16", 65536.0)])
+def test_only_losses_in_fp16_are_scaled(precision: str, scale: float, source: InMemoryLoader) -> None:
+    of = cell(precision=precision)
+    assert trainer_of(of, method_of(of), source).scaler.get_scale() == scale
+
+
 @pytest.mark.parametrize("protocol", [{}, {"lr": 0.03, "weight_decay": 0.5}], ids=["defaults", "large"])
 @pytest.mark.parametrize(("name", "rela"), [("byol", False), ("moco", False), ("dino", False), ("byol", True)])
 def test_each_step_is_adamw_on_all_trained_weights_and_then_the_momentum_update(
