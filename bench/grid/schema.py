@@ -68,8 +68,12 @@ class Grid(Model):
 
     def protocol_on(self, dataset: Dataset, arm: Arm | None = None) -> Protocol:
         """Return the protocol on a dataset, with the recipe of an arm: its method's, and over it its own."""
-        recipe = self.recipes.get(arm.method, {}) | arm.recipe if arm else {}
+        recipe = self.recipe(arm) if arm else {}
         return Protocol.model_validate(merge(self.protocol.model_dump(), dataset.protocol) | recipe)
+
+    def recipe(self, arm: Arm) -> dict[str, Any]:
+        """Return what the recipe of an arm sets instead of the protocol: its method's keys, and over them its own."""
+        return self.recipes.get(arm.method, {}) | arm.recipe
 
     def cell(self, dataset: Dataset, protocol: Protocol, arm: Arm, budget: float, seed: int) -> Cell:
         """Return the cell of an arm on a dataset, whose protocol this is, at a budget with a seed."""

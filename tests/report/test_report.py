@@ -19,7 +19,7 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Grid
 from bench.report import write_report
-from bench.report.collect import collect
+from bench.report.collect import Collected, collect
 from bench.report.costs import FLOP, TARGETS
 from bench.report.document import report_document
 from bench.report.figures.costs import cost_view
@@ -27,6 +27,7 @@ from bench.report.figures.draw import view_figure
 from bench.report.render.latex import escape_latex, latex_document
 from bench.report.render.markdown import escape_markdown, markdown_document
 from bench.report.render.text import terminal_text
+from bench.report.sections.settings import settings
 from bench.report.tables import number
 from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, write_record
 from tests.report.frames import results_frame
@@ -647,3 +648,16 @@ heavy = {"torch", "torchvision", "timm", "lightly", "methods", "priors", "matplo
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)
+
+
+def test_the_report_says_which_recipe_an_arm_has(tmp_path: Path) -> None:
+    text = """
+backbone: resnet_small
+datasets: [digits]
+seeds: [0]
+recipes: {byol: {lr: 0.01}}
+arms: [{method: byol, recipe: {schedule: cosine}}, {method: simclr}]
+"""
+    (tmp_path / "own.yaml").write_text(text)
+    lines = settings(Collected(load_grid(str(tmp_path / "own.yaml")), (), (), (), (), 0, (), ()))
+    assert lines[1:] == ["byol, schedule cosine: lr 0.01, schedule cosine."]

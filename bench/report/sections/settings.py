@@ -1,7 +1,9 @@
 """What was trained on each dataset, and how."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Bullets
 from bench.report.collect import Collected
 from bench.report.tables import counted, one_line
@@ -13,7 +15,7 @@ def section(found: Collected) -> Iterator[Block]:
 
 
 def settings(found: Collected) -> list[str]:
-    """Return a line on each dataset: what was trained on it, and how."""
+    """Return a line on each dataset, what was trained on it, and how, and on each arm with a recipe of its own."""
     grid = found.grid
     lines = []
     for dataset in grid.datasets:
@@ -28,4 +30,9 @@ def settings(found: Collected) -> list[str]:
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
             f"{compiled}{probe} {counted(len(grid.seeds), 'seed')} planned."
         )
+    lines += [f"{arm_name(arm)}: {recipe}." for arm in grid.arms if (recipe := _words(grid.recipe(arm)))]
     return lines
+
+
+def _words(recipe: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in recipe.items())
