@@ -36,14 +36,15 @@ def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """Return the field names of the model that `path` leads to from `model`."""
     for part in path:
         if isinstance(part, str) and part in model.model_fields:
-            inner = _models(model.model_fields[part].annotation)
+            inner = models_in(model.model_fields[part].annotation)
             if not inner:
                 return []
             model = inner[0]
     return list(model.model_fields)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a type is or is made of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in getattr(annotation, "__args__", ()) for model in _models(argument)]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in models_in(argument)]
