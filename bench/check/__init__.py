@@ -1,1 +1,1 @@
-"""The gate: a small grid, run anew and compared with stored values, and its time with that of another revision."""
+"""The gate: a small grid, run anew and compared with stored values."""

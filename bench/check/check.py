@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.check.baseline import MIN_SEEDS, SHIPPED, Baseline, Key, measured, with_repeats, write_baseline
-from bench.check.compare import Finding, compare
+from bench.check.compare import compare
 from bench.check.report import publish
 from bench.core.device import threads
 from bench.core.errors import UserError
@@ -57,8 +57,8 @@ class Gate:
     results: Path | None
     run: Callable[[list[Task], Places], list[Outcome]]
 
-    def moved(self, baseline: Baseline, further: list[Finding], junit: Path | None) -> bool:
-        """Compare the grid with its baseline, report that and further findings, and return whether one is red.
+    def moved(self, baseline: Baseline, junit: Path | None) -> bool:
+        """Compare the grid with its baseline, report that, and return whether anything is red.
 
         Raises UserError when there are results of an earlier run, or data or weights are not here.
         """
@@ -73,7 +73,7 @@ class Gate:
                 cell = outcome.task.cell
                 key = (cell.dataset, cell.arm, cell.budget)
                 failures[key] = f"seed {cell.seed} {outcome.status}: {outcome.reason}"
-        found = compare(baseline, now, failures) + further
+        found = compare(baseline, now, failures)
         publish(found, baseline, now, junit)
         return any(finding.red for finding in found)
 

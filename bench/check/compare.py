@@ -25,7 +25,6 @@ from bench.core import stats
 
 FALSE_ALARMS = 0.005  # of all metrics together; docs/check.md has the measured rate
 LEAST = 1e-6  # standard deviations of the seeds: what rounding changes at least, where repeats were the same
-PACE = "seconds of training"  # what a finding on time is of
 
 
 @dataclass(frozen=True)

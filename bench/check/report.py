@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.check.baseline import Baseline
-from bench.check.compare import PACE, Finding, same_seeds
+from bench.check.compare import Finding, same_seeds
 from bench.core.files import atomic_write
 from bench.report.render.markdown import escape_markdown, to_markdown
 from bench.report.render.text import to_text
@@ -42,10 +42,9 @@ def sameness(baseline: Baseline, now: Baseline) -> str:
 
 
 def moved_table(findings: Sequence[Finding]) -> Table:
-    """Return what is red, or else what moved the most; the time that was compared in any case."""
+    """Return what is red, or else what moved the most."""
     red = sorted((finding for finding in findings if finding.red), key=_distance, reverse=True)
     rest = sorted((finding for finding in findings if finding.moved is not None), key=_distance, reverse=True)
-    time = [finding for finding in findings if finding.what == PACE and not finding.red]
     rows = tuple(
         (
             Entry(finding.where),
@@ -55,7 +54,7 @@ def moved_table(findings: Sequence[Finding]) -> Table:
             Entry("" if finding.moved is None else f"{finding.moved:+.1f}", bold=finding.red),
             Entry("" if finding.p is None else f"{finding.p:.1g}"),
         )
-        for finding in time + (red or rest)[:MOST_ROWS]
+        for finding in (red or rest)[:MOST_ROWS]
     )
     return Table(("Cell", "What", "Baseline", "Now", "Moved, sd", "p"), rows, names=2)
 

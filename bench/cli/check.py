@@ -21,8 +21,6 @@ def check(
     update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
     seeds: Annotated[int | None, typer.Option(help="default: the grid's, or 30 with --update", min=1)] = None,
     junit: Annotated[Path | None, options.PathOption(help="JUnit XML file to write")] = None,
-    against: Annotated[str | None, typer.Option(help="git revision to compare the time of a step with")] = None,
-    slower: Annotated[float, typer.Option(help="red above this ratio to the seconds of --against", min=1)] = 1.1,
     profile: options.ProfileOption = None,
     settings: options.SetOption = None,
     device: options.DeviceOption = "auto",
@@ -34,12 +32,11 @@ def check(
     """Rerun a small grid and compare it with its baseline; exit code 1 if something moved."""
     from bench.check.baseline import read_baseline
     from bench.check.check import Gate, baseline_path, with_seeds
-    from bench.check.pace import measure_pace
     from bench.core.device import find_device
     from bench.plan.load import load_grid
 
-    if update and (junit or against):
-        raise UserError("--update only writes the baseline: leave out --junit and --against")
+    if update and junit:
+        raise UserError("--update only writes the baseline: leave out --junit")
     request = Request(options.chosen_grid(grid, named), profile, settings or (), plugin or (), data_root)
     load_plugins(plugin)
     spec = with_seeds(load_grid(request.grid, profile, request.settings), seeds, update)
@@ -50,15 +47,5 @@ def check(
         return
     with request.naming_commands():
         stored = read_baseline(path, spec)
-    words = _words(request, device, workers)
-    pace = [measure_pace(against, words).finding(slower)] if against is not None else []  # first: it may fail
-    if gate.moved(stored, pace, junit):
+    if gate.moved(stored, junit):
         raise typer.Exit(1)
-
-
-def _words(request: Request, device: str, workers: int) -> tuple[str, ...]:
-    """Return what asks `run` for the grid from any folder."""
-    from bench.run.request import RunRequest
-
-    data, settings, plugins = request.data_root or Path("data"), tuple(request.settings), tuple(request.plugin)
-    return RunRequest(request.grid, request.profile, settings, plugins, data, device=device, workers=workers).words()

@@ -27,11 +27,11 @@ def merge(
     holds no record of the grid. Backbones that cells need as their prior come along; checkpoints stay.
     """
     from bench.report.tables import one_line
-    from bench.store.merge import RESULTS, Kind, copy_files, plan_merge
+    from bench.store.merge import copy_files, plan_merge
+    from bench.store.record import read_record
     from bench.toy.study import read_toy
 
-    toys = Kind(read_toy, {"accuracy", "loss", "prior_accuracy"})
-    found = plan_merge(sources, into, keep_first, (RESULTS, toys))
+    found = plan_merge(sources, into, keep_first, (read_record, read_toy))
     copy_files(found)
     replaced = sum(each.replaces for each in found.records)
     print(

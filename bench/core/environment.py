@@ -135,6 +135,13 @@ def whole_number(name: str) -> int:
     return int(value)
 
 
+def usable_cores() -> set[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def make_deterministic() -> None:
     """Have torch choose algorithms that give equal bits each time, and refuse where it has none.
 

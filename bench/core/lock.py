@@ -10,6 +10,7 @@ agree. A lock is removed only after a later one exists: a holder that was taken 
 import json
 import os
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -17,10 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from bench.core.errors import Lost
-from bench.core.machine import identity, is_here, lives
 
 BEAT = 5.0  # seconds between two touches
 STALE = 60.0  # seconds after which a lock that was not touched is free
@@ -62,9 +62,7 @@ class Lock:
     def __enter__(self) -> "Lock":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def _beat(self) -> None:
@@ -91,7 +89,7 @@ def take(place: Path) -> Lock | Holder:
     except FileExistsError:  # somebody was faster
         return holder(place) or Holder("another runner", 0.0)
     with os.fdopen(file, "w") as out:
-        out.write(json.dumps(identity()))
+        out.write(json.dumps(_identity()))
     lock = Lock(place, number)
     if _last(place) != number:  # somebody was faster, and the lock seen here is long gone
         lock.release()
@@ -128,7 +126,7 @@ def _holder(place: Path, number: int) -> Holder | None:
     seconds = _now(place.parent) - touched
     try:
         told = json.loads(content)
-        name, gone = f"{told['host']}:{told['pid']}", is_here(told) and not lives(told)
+        name, gone = f"{told['host']}:{told['pid']}", _is_gone(told)
     except (ValueError, LookupError, TypeError):  # it is being written
         name, gone = "another runner", False
     return None if touched == 0 or seconds > STALE or gone else Holder(name, max(seconds, 0.0))
@@ -156,3 +154,32 @@ def _now(folder: Path) -> float:
             return os.fstat(file.fileno()).st_mtime
     except OSError:  # full, or not for this user to write
         return time.time()
+
+
+def _identity() -> dict[str, str | int | None]:
+    """Return what names this process, for others to read; `machine` and `process` on Linux only."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "machine": _machine(), "process": _process(str(pid))}
+
+
+def _is_gone(told: dict[str, Any]) -> bool:
+    """Return whether the process of an identity has ended, as far as that can be seen: on this machine alone."""
+    if told["machine"] is None or told["machine"] != _machine():
+        return False
+    return bool(told["process"] != _process(str(told["process"]).partition(" ")[0]))
+
+
+def _machine() -> str | None:
+    """Return what names this machine since it was started, and the processes that can be seen on it; Linux only."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return None
+
+
+def _process(pid: str) -> str | None:
+    """Return what names a process among all that have its number, None when it is gone; Linux only."""
+    with suppress(OSError, ValueError):
+        state, *rest = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(") ")[2].split()
+        return None if state in {"Z", "X"} else f"{pid} {rest[18]}"  # its number, and when it began
+    return None

@@ -41,7 +41,7 @@ class DatasetInfo:
     """A dataset by name. Subclass, fill in the attributes and register; write `read` when it is not a folder.
 
     By default it is a folder `<root>/<name>/{train,test|val}/<class>/*` in the layout of torchvision's
-    `ImageFolder`. `hint` says how to get it.
+    `ImageFolder`, unless `originals` finds it as it was published. `hint` says how to get it.
     """
 
     title: str
@@ -58,9 +58,17 @@ class DatasetInfo:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def originals(self, root: Path) -> list[Path]:
+        """Return the files of the dataset in a format of its own, for `read_originals`; [] where not all are there."""
+        return []
+
+    def read_originals(self, paths: list[Path]) -> tuple[Split, Split]:
+        """Return the training and test splits that these files hold."""
+        raise NotImplementedError
+
     def files(self, root: Path) -> list[Path]:
         """Return the files that hold the dataset, [] when it is not there or needs none."""
-        return folder.files(root / self.name)
+        return self.originals(root) or folder.files(root / self.name)
 
     def here(self, root: Path) -> bool:
         """Return whether the dataset is below `root`."""
@@ -68,6 +76,8 @@ class DatasetInfo:
 
     def read(self, root: Path) -> tuple[Split, Split]:
         """Return the training and test splits from below `root`."""
+        if originals := self.originals(root):
+            return self.read_originals(originals)
         (train_files, train_labels), (test_files, test_labels), classes = folder.scan(root / self.name)
         if self.classes is not None and len(classes) != self.classes:
             raise UserError(f"{root / self.name}: {len(classes)} class folders where {self.title} has {self.classes}")
@@ -97,7 +107,9 @@ class DatasetInfo:
 
     def ignored(self, root: Path) -> Counter[str]:
         """Return how many files beside those that are read are not used, by suffix and place."""
-        return folder.ignored(root / self.name) if folder.kind(root / self.name / "train") else Counter()
+        if self.originals(root) or not folder.kind(root / self.name / "train"):
+            return Counter()
+        return folder.ignored(root / self.name)
 
     def title_here(self, root: Path) -> str:
         """Return the title, marked when what is below `root` is a lossy copy."""

@@ -11,32 +11,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.core.errors import TrainingError, WriteError
-from bench.core.files import atomic_write, remove_leftovers, set_aside
+from bench.core.arrays import read_arrays, write_arrays
+from bench.core.errors import DamagedFile, TrainingError, WriteError
+from bench.core.files import remove_leftovers, set_aside
 from bench.core.lock import wait_for
 from bench.core.paths import Places
 from bench.data.augment import EvalView
 from bench.data.images import Images
 from bench.evaluate.features import extract
 from bench.evaluate.score import score
-from bench.grid.cell import Model, digest
+from bench.grid.cell import digest
 from bench.measure.clock import Clock
 from bench.models.backbones import initial_backbone
 from bench.plan.graph import Ready
-from bench.store.reading import Damaged, read_model
 from bench.store.record import References, Score
 
 VERSION = 1  # raised whenever the code gives other scores to the same network
 PRIORS_SEED = 0  # of the probe on a prior, which cells of all seeds share
-
-
-class Reference(Model):
-    """A score in the cache, with the digest of its content."""
-
-    id: str
-    score: Score
-    digest: str
-    schema_version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,8 @@ class Judge:
                 return found
             remove_leftovers(path)
             if made := self._made(network):
-                kept = Reference(id=path.stem, score=made, digest=digest(made.model_dump(mode="json")))
-                with suppress(WriteError), atomic_write(path) as file:
-                    file.write((kept.model_dump_json(indent=1) + "\n").encode())
+                with suppress(WriteError):
+                    write_arrays(path, {}, {"score": made.model_dump_json()})
             return made
 
     def _path(self, network: Network) -> Path:
@@ -117,7 +107,7 @@ class Judge:
             "probe": protocol["probe"],
             "knn": protocol["knn"],
         }
-        return self.folder / f"{digest(identity)}.json"
+        return self.folder / f"{digest(identity)}.safetensors"
 
     def _made(self, network: Network) -> Score | None:
         with self.clock.phase("eval"), suppress(TrainingError):
@@ -131,12 +121,8 @@ def _kept(path: Path) -> Score | None:
     """Return the score in a file; None when there is none, or the file is damaged and set aside."""
     if not path.exists():
         return None
-
-    def whole(kept: Reference) -> bool:
-        return (kept.id, kept.digest) == (path.stem, digest(kept.score.model_dump(mode="json")))
-
-    found = read_model(path, lambda raw: Reference, whole, VERSION)
-    if isinstance(found, Damaged):
-        set_aside(path, f"a damaged score of a reference ({found.reason})")
+    try:
+        return Score.model_validate_json(read_arrays(path)[1]["score"])
+    except (DamagedFile, LookupError, ValueError):  # cut, or of another version
+        set_aside(path, "a damaged score of a reference")
         return None
-    return found.score

@@ -50,7 +50,6 @@ class Clock:
     Args:
         device: what the cell runs on.
         energy: reads a counter of joules; None: those that the GPU's driver counts, if it does.
-        cells: counts the cells that are on the device now.
         load: reads what else the machine does; None: from the system's counters.
     """
 
@@ -58,10 +57,9 @@ class Clock:
         self,
         device: torch.device,
         energy: Callable[[], float | None] | None = None,
-        cells: Callable[[], int] = side_by_side,
         load: Callable[[], Reading | None] | None = None,
     ) -> None:
-        self.device, self._cells = device, cells
+        self.device = device
         self._energy = energy or energy_counter(device)
         self._load = load or load_reader(device)
         self._since, self._read = Spent(time.perf_counter(), self._energy()), self._load()
@@ -94,12 +92,7 @@ class Clock:
     def forget(self) -> None:
         """Undo `add`."""
         self._earlier, self._earlier_wall = dict.fromkeys(PHASES, self._nothing), 0.0
-        self.side_by_side = self._cells()
-
-    def look(self) -> None:
-        """Look anew at what else is on the machine: others may have come."""
-        self.side_by_side = max(self.side_by_side, self._cells())
-        self._charge()
+        self.side_by_side = side_by_side()
 
     def read(self) -> dict[str, float]:
         """Return the seconds by phase until now."""
@@ -127,7 +120,7 @@ class Clock:
             yield
         finally:
             synchronise(self.device)
-            self._charge()
+            self.look()
             self._open.pop()
 
     def _by_phase(self, part: Callable[[Spent], float | None]) -> dict[str, float] | None:
@@ -135,10 +128,11 @@ class Clock:
         return known if len(known) == len(PHASES) else None
 
     def _totals(self) -> dict[str, Spent]:
-        self._charge()
+        self.look()
         return {name: self._earlier[name] + self._spent[name] for name in PHASES}
 
-    def _charge(self) -> None:
+    def look(self) -> None:
+        """Charge what was spent since the last look, and see how much of it others took."""
         now, read = Spent(time.perf_counter(), self._energy()), self._load()
         self._spent[self._open[-1]] += replace(now - self._since, taken=taken(self._read, read))
         self._since, self._read = now, read

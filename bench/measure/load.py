@@ -15,7 +15,7 @@ import pynvml
 import torch
 
 from bench.core.distributed import world_size
-from bench.core.machine import usable_cores
+from bench.core.environment import usable_cores
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 

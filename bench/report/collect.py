@@ -1,6 +1,5 @@
 """Records matched to the cells of a grid, and the numbers that are made of them."""
 
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from bench.grid.cell import BASELINE, Arm, Cell, arm_name, is_plain, trained_on
 from bench.grid.expand import REHEARSAL, expand
 from bench.grid.schema import Grid
 from bench.report.costs import Costs
-from bench.report.facts import Summary, learned, summarise
+from bench.report.facts import Summary, learned, score_linear, summarise
 from bench.report.labels import Family, arm_labels, families, percent
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, Record, read_records
@@ -65,6 +64,11 @@ class Result:
     def over_seeds(self, value: Callable[[Finished], float | None]) -> Summary | None:
         """Summarise a value of the finished seeds, None where nothing was measured."""
         return summarise(value(record) for record in self.done)
+
+    def mean(self, value: Callable[[Finished], float | None]) -> float | None:
+        """Return the mean of a value of the finished seeds, None where nothing was measured."""
+        summary = self.over_seeds(value)
+        return summary.mean if summary else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,18 +217,12 @@ def has_curves(found: Collected) -> bool:
 
 def curve_of(result: Result) -> dict[float, Summary]:
     """Return the linear accuracy in % of a result's seeds at each evaluation, by the epochs trained until then."""
-    values: dict[float, list[float]] = {}
+    values: dict[float, list[float]] = defaultdict(list)
     for record in result.done:
-        for epoch, accuracy in _points(record):
-            values.setdefault(epoch, []).append(accuracy)
+        steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
+        for point in record.curve:
+            values[round(point.step * epochs / steps, 3)].append(100 * score_linear(point.score))
     return {epoch: summary for epoch, there in sorted(values.items()) if (summary := summarise(there))}
-
-
-def _points(record: Finished) -> list[tuple[float, float]]:
-    steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
-    return [
-        (round(point.step * epochs / steps, 3), 100 * statistics.fmean(point.score.linear)) for point in record.curve
-    ]
 
 
 def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Group]:

@@ -9,7 +9,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from bench.report.collect import Result
 from bench.report.facts import (
-    Summary,
     knn,
     linear,
     phase_seconds,
@@ -70,7 +69,7 @@ def _rela(result: Result, name: str) -> str | None:
 
 
 def _mean(name: str, unit: str, meaning: str, value: Callable[[Finished], float | None]) -> Column[Result]:
-    return real(name, unit, f"{meaning}: mean over the seeds", lambda r: _of(r.over_seeds(value), "mean"))
+    return real(name, unit, f"{meaning}: mean over the seeds", lambda r: r.mean(value))
 
 
 def _clock(name: str, meaning: str, value: Callable[[Finished], float | None]) -> Column[Result]:
@@ -83,8 +82,8 @@ def _clock(name: str, meaning: str, value: Callable[[Finished], float | None]) -
     return real(name, "s", f"{meaning}: mean over the seeds; empty where any was not measured alone", mean)
 
 
-def _of(summary: Summary | None, name: str) -> float | None:
-    return getattr(summary, name, None)
+def _sd(result: Result, value: Callable[[Finished], float | None]) -> float | None:
+    return summary.sd if (summary := result.over_seeds(value)) else None
 
 
 RESULTS: tuple[Column[Result], ...] = (
@@ -92,9 +91,9 @@ RESULTS: tuple[Column[Result], ...] = (
     count("n_planned", "1", "seeds that the grid has", lambda r: len(r.seeds)),
     count("n", "1", "seeds that are finished", lambda r: len(r.done)),
     _mean("linear_mean", "1", "linear accuracy", linear),
-    real("linear_sd", "1", "its sample standard deviation (ddof 1)", lambda r: _of(r.over_seeds(linear), "sd")),
+    real("linear_sd", "1", "its sample standard deviation (ddof 1)", lambda r: _sd(r, linear)),
     _mean("knn_mean", "1", "kNN accuracy", knn),
-    real("knn_sd", "1", "its sample standard deviation (ddof 1)", lambda r: _of(r.over_seeds(knn), "sd")),
+    real("knn_sd", "1", "its sample standard deviation (ddof 1)", lambda r: _sd(r, knn)),
     _mean("linear_probe_sd", "1", "sample standard deviation over a probe's last epochs", lambda x: probe_sd(x.final)),
     _mean("steps", "steps", "taken", lambda x: x.ledger.steps),
     _mean("images", "images", "trained on", lambda x: x.ledger.images),

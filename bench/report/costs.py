@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from enum import Enum
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bench.store.record import Finished, Point
+from bench.store.record import Company, Finished, Point, TargetCost
 
 if TYPE_CHECKING:
     from bench.report.collect import Collected
@@ -17,30 +17,24 @@ ALONE: Ledgers = "training alone"
 TARGETS: Ledgers = "with targets"
 PRIOR: Ledgers = "with the prior's training"
 LEDGERS = (ALONE, TARGETS, PRIOR)
-ADDED: dict[Ledgers, tuple[Ledgers, ...]] = {ALONE: (), TARGETS: (TARGETS,), PRIOR: (TARGETS, PRIOR)}
 
 
-class Currency(Enum):
+@dataclass(frozen=True, eq=False)
+class Currency:
     """A way to count.
 
-    `exact`: it is the same in every run of a cell, with no spread, and no matter what else the device did. `field`: the
-    attribute of a point and of the targets' cost. Neither is worked out when asked for, which a report does a million
-    times.
+    `field` is the attribute of a point and of the targets' cost. `exact`: it is the same in every run of a cell, with
+    no spread, and no matter what else the device did.
     """
 
-    STEPS = "Steps"
-    IMAGES = "Images"
-    FLOP = "FLOP"
-    SECONDS = "Seconds"
-    JOULES = "Joules"
-
-    def __init__(self, name: str) -> None:
-        self.exact = name not in {"Seconds", "Joules"}
-        self.field = {"Steps": "step", "FLOP": "flops"}.get(name, name.lower())
+    value: str
+    field: str
+    exact: bool = True
 
 
-CURRENCIES = tuple(Currency)
-STEPS, IMAGES, FLOP, SECONDS, JOULES = CURRENCIES
+STEPS, IMAGES, FLOP = Currency("Steps", "step"), Currency("Images", "images"), Currency("FLOP", "flops")
+SECONDS, JOULES = Currency("Seconds", "seconds", exact=False), Currency("Joules", "joules", exact=False)
+CURRENCIES = (STEPS, IMAGES, FLOP, SECONDS, JOULES)
 
 
 class Costs:
@@ -59,17 +53,20 @@ class Costs:
 
         None where it was not measured or is not known.
         """
-        spent = _training(record, point or record.curve[-1], currency)
-        for each in ADDED[ledger]:
+        spent = _counted(point or record.curve[-1], record.ledger, currency)
+        for each in LEDGERS[1 : LEDGERS.index(ledger) + 1]:
             part = self.part(record, currency, each)
             spent = None if spent is None or part is None else spent + part
         return spent
 
     def part(self, record: Finished, currency: Currency, ledger: Ledgers) -> float | None:
         """Return what a ledger adds to the one below it; None where it was not measured or is not known."""
+        if ledger == PRIOR:
+            return self._prior(record, currency)
+        made = record.ledger.targets
         if ledger == ALONE:
-            return _training(record, record.curve[-1], currency)
-        return _targets(record, currency) if ledger == TARGETS else self._prior(record, currency)
+            return _counted(record.curve[-1], record.ledger, currency)
+        return 0.0 if made is None or currency is STEPS else _counted(made, made, currency)
 
     def log_ratios(
         self, pairs: Iterable[tuple[Finished, Finished]], currency: Currency, ledger: Ledgers
@@ -78,15 +75,11 @@ class Costs:
         costs = [[self.of(record, currency, ledger) for record in pair] for pair in pairs]
         return [math.log(one / other) if one and other and math.isfinite(one / other) else None for one, other in costs]
 
-    def measured(self, currency: Currency) -> bool:
-        """Return whether any record knows this currency."""
-        return currency in self.currencies
-
     @cached_property
     def currencies(self) -> tuple[Currency, ...]:
         """The currencies that any record knows."""
-        ends = [(record, record.curve[-1]) for record in self._records.values()]
-        return tuple(each for each in CURRENCIES if any(_training(*end, each) is not None for end in ends))
+        records = self._records.values()
+        return tuple(each for each in CURRENCIES if any(self.part(one, each, ALONE) is not None for one in records))
 
     def _prior(self, record: Finished, currency: Currency) -> float | None:
         rela = record.cell.rela
@@ -97,18 +90,7 @@ class Costs:
         return None if total is None else total / self._users[rela.prior, record.cell.seed]
 
 
-def _training(record: Finished, point: Point, currency: Currency) -> float | None:
-    if not currency.exact and not record.ledger.alone:
-        return None
-    spent: float | None = getattr(point, currency.field)
-    return spent
-
-
-def _targets(record: Finished, currency: Currency) -> float | None:
-    made = record.ledger.targets
-    if made is None or currency is STEPS:
-        return 0.0
-    if not currency.exact and not made.alone:
-        return None
-    spent: float | None = getattr(made, currency.field)
+def _counted(what: Point | TargetCost, measured: Company, currency: Currency) -> float | None:
+    """Return what was spent; None where it was not measured, or not alone."""
+    spent: float | None = getattr(what, currency.field) if currency.exact or measured.alone else None
     return spent

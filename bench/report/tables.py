@@ -48,6 +48,11 @@ def plus_minus(summary: Summary, form: str, scale: float = 1) -> str:
     return f"{scale * summary.mean:{form}}{spread}"
 
 
+def summary_entry(summary: Summary | None, form: str = ".1f", scale: float = 1) -> Entry:
+    """Return mean ± sample standard deviation, in units of 1 / scale, and n."""
+    return Entry(plus_minus(summary, form, scale), f"(n={summary.n})") if summary else Entry(NONE)
+
+
 def number(value: float) -> str:
     """Return a quantity with two or three significant digits, the whole part in full."""
     if value == 0:

@@ -32,10 +32,6 @@ class RunRequest:
 
     def to_argv(self) -> tuple[str, ...]:
         """Return the command that runs the grid from any folder, for `--cell` and an executor's options behind it."""
-        return (*own_command(), "run", *self.words())
-
-    def words(self) -> tuple[str, ...]:
-        """Return what stands behind `run` in that command."""
         options: list[tuple[str, object]] = [("--grid", find_grid(self.grid).absolute())]
         options += [("--profile", self.profile)] if self.profile else []
         options += [("--set", setting) for setting in self.settings]
@@ -44,7 +40,7 @@ class RunRequest:
         options += [("--device", self.device), ("--workers", self.workers)]
         options += [("--cell-timeout", self.cell_timeout)] if self.cell_timeout is not None else []
         words = [str(word) for option in options for word in option]
-        return (*words, *(["--deterministic"] if self.deterministic else []))
+        return (*own_command(), "run", *words, *(["--deterministic"] if self.deterministic else []))
 
     def prepare_process(self) -> None:
         """Load the plugins, and have torch choose deterministic algorithms if that is asked for. Raises UserError."""

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import getpid
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from bench.plan.state import Outcome, is_done, to_run
 from bench.run.attempt import Here, Trains, Trouble
 from bench.run.events import FAILURES, CellLog, last_attempt
 from bench.run.progress import Display
-from bench.run.stop import StopRequests
+from bench.run.stop import stop_requests
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_path, write_record
 from bench.train.checkpoint import checkpoint_path
@@ -45,7 +45,7 @@ def run_tasks(
     can run in this process; what is finished stays.
     """
     trains = trains or Here(places, device, workers, limits or Limits(), display)
-    with StopRequests() as stop, display:
+    with stop_requests() as stop, display:
         display.begin(len(tasks))
         return _Runner(tasks, places, device, display, trains, stop).run()
 
@@ -58,7 +58,7 @@ class _Runner:
         device: torch.device,
         display: Display,
         trains: Trains,
-        stop: StopRequests,
+        stop: Callable[[], bool],
     ) -> None:
         self.tasks, self.places, self.device = tasks, places, device
         self.display, self.trains, self.stop = display, trains, stop

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +28,7 @@ from bench.run.events import FAILURES, Follower
 from bench.run.executors.base import Work
 from bench.run.progress import Display, describe
 from bench.run.runner import KILLED
+from bench.run.stop import on_signals
 from bench.store.record import Failed, read_record, record_path
 
 ERROR = "error: "
@@ -57,7 +57,7 @@ class SideBySide:
         One that was killed is replaced; its cell counts as failed. Raises Interrupted and KeyboardInterrupt after
         the first and the second SIGINT or SIGTERM, UserError when a runner has said one.
         """
-        with self._stop_requests(), self.display:
+        with on_signals(self._ask), self.display:
             self.board.begin()
             try:
                 for environment in self.environments:
@@ -121,20 +121,10 @@ class SideBySide:
         for runner in self.living:
             runner.process.send_signal(number)
 
-    @contextmanager
-    def _stop_requests(self) -> Iterator[None]:
-        """Have the first SIGINT or SIGTERM ask the runners to save and stop, the second one end them."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.asked += 1
-            self._signal(signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask(self) -> None:
+        """Have the runners save and stop when a user asks for it, end them when that is asked for once more."""
+        self.asked += 1
+        self._signal(signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
 
 
 class _Board:

@@ -1,40 +1,40 @@
-"""How a runner is asked to stop."""
+"""How a run is asked to stop."""
 
 import os
 import signal
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bench.core.environment import PARENT, launched, whole_number
 
 
-class StopRequests:
-    """Whether this process is to stop: after a first SIGINT or SIGTERM, or once the process that started it is gone.
+@contextmanager
+def on_signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Call `ask` on each SIGINT and SIGTERM meanwhile; yield what lets them act as before."""
+    before = {number: signal.signal(number, lambda *_: ask()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether to stop: after a first SIGINT or SIGTERM, or once the process's parent is gone.
 
     A second signal acts as usual; but where another process has started this one, ending it is left to that one.
     """
+    asked, parent = [], whole_number(PARENT)
 
-    def __init__(self) -> None:
-        self.asked, self.parent = False, whole_number(PARENT)
-        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __call__(self) -> bool:
-        return self.asked or bool(self.parent and os.getppid() != self.parent)
-
-    def __enter__(self) -> "StopRequests":
-        for number in self.before:
-            signal.signal(number, self._ask)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def ask() -> None:
+        asked.append(True)
         if not launched():
-            self._restore()
+            restore()
 
-    def _restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    with on_signals(ask) as restore:
+        yield lambda: bool(asked or (parent and os.getppid() != parent))

@@ -20,29 +20,7 @@ from bench.grid.schema import GRID_NAME
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_files, record_path
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of record: how a file is read as one, and what of it settings and seed decide.
-
-    Times and memory are the machine's, and so are a loss's last digits.
-    """
-
-    read: Callable[[Path], Any]
-    decided: Any  # as pydantic's `include` has it
-
-
-RESULTS = Kind(
-    read_record,
-    {
-        "rehearsal": True,
-        "curve": {
-            "__all__": {"step": True, "images": True, "flops": True, "score": {"linear", "knn", "further_probes"}},
-        },
-        "switch_step": True,
-        "ledger": {"steps": True, "images": True, "flops": True, "targets": {"flops", "images"}},
-    },
-)
+Read = Callable[[Path], Any]  # a file as a kind of record, or as Damaged
 
 
 @dataclass(frozen=True)
@@ -66,19 +44,18 @@ class Merge:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A record and where it is; `kind` is its own."""
+    """A record and where it is."""
 
     path: Path
     record: Any
-    kind: Kind
 
     def differs(self, other: "_Candidate") -> str:
         """Return the first thing that settings and seed decide and the two records disagree on, "" without any."""
-        return _difference(*(one.record.model_dump(include=self.kind.decided) for one in (self, other)))
+        return _difference(*(one.record.model_dump(include=self.record.decided) for one in (self, other)))
 
 
 def plan_merge(
-    sources: Sequence[Path], into: Path, keep_first: bool = False, kinds: Sequence[Kind] = (RESULTS,)
+    sources: Sequence[Path], into: Path, keep_first: bool = False, kinds: Sequence[Read] = (read_record,)
 ) -> Merge:
     """Return what to copy from some folders to another one, each of them of one grid or with a folder for each grid.
 
@@ -165,7 +142,7 @@ def _grids(folder: Path) -> dict[str, Path]:
 
 
 def _candidates(
-    target: Path, folders: Sequence[Path], kinds: Sequence[Kind], left_out: list[Damaged]
+    target: Path, folders: Sequence[Path], kinds: Sequence[Read], left_out: list[Damaged]
 ) -> list[list[_Candidate]]:
     """Return the records of each cell, those of `target` first, and add the files that are left out to `left_out`."""
     found: dict[str, list[_Candidate]] = defaultdict(list)
@@ -184,19 +161,19 @@ def _candidates(
     return list(found.values())
 
 
-def _read(path: Path, grid: str, kinds: Sequence[Kind]) -> _Candidate | Damaged:
+def _read(path: Path, grid: str, kinds: Sequence[Read]) -> _Candidate | Damaged:
     """Return the record of `grid` in a file, or why it holds none."""
     if not _is_plain(path):
         return Damaged(path, "a link, or no file")
     faults: list[Damaged] = []
-    for kind in kinds:
-        record = kind.read(path)
+    for read in kinds:
+        record = read(path)
         if isinstance(record, Damaged):
             faults.append(record)
         elif record.grid != grid:
             return Damaged(path, f"a record of grid {record.grid}, not of {grid}")
         else:
-            return _Candidate(path, record, kind)
+            return _Candidate(path, record)
     return faults[0]
 
 

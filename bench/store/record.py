@@ -1,7 +1,7 @@
 """Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -189,6 +189,15 @@ class _Filed(Model):
 class Finished(_Filed):
     """The result of a cell."""
 
+    # What settings and seed decide: times and memory are the machine's, and so are a loss's last digits.
+    decided: ClassVar[dict[str, Any]] = {
+        "rehearsal": True,
+        "curve": {
+            "__all__": {"step": True, "images": True, "flops": True, "score": {"linear", "knn", "further_probes"}}
+        },
+        "switch_step": True,
+        "ledger": {"steps": True, "images": True, "flops": True, "targets": {"flops", "images"}},
+    }
     status: Literal["done"] = "done"
     test_images: Spent | None = None  # that the accuracies are shares of; None: not recorded
     curve: Annotated[tuple[Point, ...], Field(min_length=1)]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError, ValidationInfo, field_validator
 
@@ -144,6 +144,7 @@ class Setting(Model):
 class ToyRecord(Model):
     """The result of a setting. Outer tuples: seeds; inner ones: `toy.evaluate_at`."""
 
+    decided: ClassVar[set[str]] = {"accuracy", "loss", "prior_accuracy"}  # by the setting
     id: str
     grid: str
     setting: Setting

@@ -29,7 +29,6 @@ from bench.grid.cell import makes_prior
 from bench.measure.clock import Clock
 from bench.measure.flops import NOT_COUNTED
 from bench.measure.memory import is_out_of_memory, memory_for, memory_in_use, reset_peak_memory
-from bench.measure.presence import present
 from bench.measure.provenance import provenance
 from bench.models.weights import save_weights
 from bench.plan.graph import Ready
@@ -52,12 +51,11 @@ def run_cell(
     `hooks.stop()` says so, TimedOut likewise, TrainingError when the loss is not finite, OutOfMemory, WriteError when
     the disk is full, UserError when an input is missing or damaged.
     """
-    with present(places, task.id, device) as cells:
-        clock = Clock(device, cells=cells)
-        reset_peak_memory(device)
-        run = set_up(task, places, clock, workers, hooks, limits or Limits())
-        run.train()
-        return run.record()
+    clock = Clock(device)
+    reset_peak_memory(device)
+    run = set_up(task, places, clock, workers, hooks, limits or Limits())
+    run.train()
+    return run.record()
 
 
 def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks, limits: Limits) -> "CellRun":

@@ -8,7 +8,6 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ from torch import Tensor
 
 from bench.check.baseline import SHIPPED, Baseline, Sample, read_baseline
 from bench.check.compare import FALSE_ALARMS, Finding, compare, holm, same_seeds
-from bench.check.pace import Pace, measure_pace
-from bench.check.report import check_markdown, check_text, write_junit
+from bench.check.report import check_markdown, write_junit
 from bench.cli.main import main
-from bench.core.errors import UserError
 from bench.grid.load import load_grid
 from methods import Batch
 from methods.rela import ReLA
@@ -230,7 +227,6 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(stored: Path, tmp_path
         assert words in err
         assert "Traceback" not in err
 
-    refused("no such revision", "--against", "nowhere")
     refused("leave out --junit", "--update", "--junit", "junit.xml")
     refused("made with other settings", "--set", "protocol.lr=0.1")
     refused("No such file", "--baseline", str(tmp_path / "none.json"))
@@ -253,15 +249,6 @@ def test_the_markdown_and_the_xml_hold_any_name(tmp_path: Path) -> None:
     write_junit(found, "g", tmp_path / "junit.xml")
     case = ET.parse(tmp_path / "junit.xml").getroot()[0]
     assert case.get("classname") == "g.d <arm>|\ufffd 50%"
-
-
-def test_the_time_that_was_compared_is_shown_when_nothing_moved() -> None:
-    base = baseline_of({"loss": (1.0, 2.0, 3.0)})
-    text = check_text(
-        [*compare(base, base), Pace("abc", 12, 1.01, 0.99, 1.03, alone=True).finding(slower=1.1)], base, base
-    )
-    assert re.search(r"all cells +seconds of training +abc +1.010 \(0.990 to 1.030, n=12\) times that", text)
-    assert "nothing moved" in text
 
 
 def test_the_shipped_baseline_fits_the_shipped_grid() -> None:
@@ -342,19 +329,3 @@ def test_repeats_are_seldom_red() -> None:
         alarms += any(finding.red for finding in found)
     print(f"{alarms} of {len(draws)}")
     assert alarms <= 1
-
-
-@pytest.mark.slow
-def test_a_tree_is_as_fast_as_its_own_revision(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    arguments = ["--grid", str(tmp_path / "tiny.yaml"), "--data-root", str(tmp_path / "data")]
-    pace = measure_pace("HEAD", arguments, rounds=2)
-    assert pace.n == 4
-    assert pace.low < pace.ratio < pace.high
-    alone, beside = replace(pace, alone=True), replace(pace, alone=False)
-    assert not alone.finding(slower=10.0).red
-    assert alone.finding(slower=pace.low / 2).red
-    assert not beside.finding(slower=pace.low / 2).red
-    assert "not measured alone: it decides nothing" in beside.finding(slower=1.0).now
-    with pytest.raises(UserError, match="--against nowhere"):
-        measure_pace("nowhere", arguments)

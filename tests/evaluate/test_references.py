@@ -106,7 +106,7 @@ def test_the_prior_is_judged_on_images_of_its_own_size_by_the_same_probe(folder:
 
 def test_each_is_evaluated_once_and_a_damaged_one_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = places_in(folder)
-    kept = sorted((places.cache / "references").glob("*.json"))
+    kept = sorted((places.cache / "references").glob("*.safetensors"))
     assert len(kept) == 2, "of three cells"
     before = references(folder, "public")
     written = [path.stat().st_mtime_ns for path in kept]
@@ -115,8 +115,8 @@ def test_each_is_evaluated_once_and_a_damaged_one_anew(folder: Path, capsys: pyt
     run(folder)
     assert [path.stat().st_mtime_ns for path in kept] == written
     assert references(folder, "public") == before
-    kept[0].write_text(kept[0].read_text().replace("0.", "0.9", 1))
-    kept[1].write_text(kept[1].read_text()[:100])
+    kept[0].write_bytes(kept[0].read_bytes().replace(b"0.", b"9.", 1))
+    kept[1].write_bytes(kept[1].read_bytes()[:100])
     record_path(places.records, record(folder, "public").id).unlink()
     run(folder, "public")
     assert references(folder, "public") == before

@@ -184,7 +184,7 @@ def test_targets_made_beside_other_work_have_flop_but_no_seconds(tmp_path: Path)
 
 def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
     found = read(tmp_path)
-    assert not Costs(found).measured(JOULES)
+    assert JOULES not in Costs(found).currencies
     assert Costs(found).of(found.done[0], JOULES, ALONE) is None
     assert "Joules" not in verdict_table(judged(found)).head
 

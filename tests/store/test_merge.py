@@ -18,8 +18,18 @@ from bench.core.paths import Places
 from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
-from bench.store.merge import RESULTS, Kind, copy_files, plan_merge
-from bench.store.record import Failed, Finished, Ledger, Point, Score, TargetCost, read_records, write_record
+from bench.store.merge import copy_files, plan_merge
+from bench.store.record import (
+    Failed,
+    Finished,
+    Ledger,
+    Point,
+    Score,
+    TargetCost,
+    read_record,
+    read_records,
+    write_record,
+)
 from bench.toy.study import ToyRecord, find_toy, read_toy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -84,7 +94,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-KINDS = (RESULTS, Kind(read_toy, {"accuracy", "loss", "prior_accuracy"}))
+KINDS = (read_record, read_toy)
 
 
 def merge(into: Path, *sources: Path, keep_first: bool = False) -> dict[str, bytes]:

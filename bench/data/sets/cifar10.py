@@ -1,8 +1,6 @@
 """CIFAR-10: the archive of its authors, or a folder of images."""
 
 import pickle
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +8,7 @@ import numpy as np
 
 from bench.core.files import read_bytes
 from bench.data import folder
-from bench.data.dataset import DatasetInfo, Split, datasets
+from bench.data.dataset import DatasetInfo, Images, Labels, Split, datasets
 from bench.data.decode import each
 
 MAX_BATCH = 200_000_000  # bytes
@@ -39,30 +37,16 @@ class Cifar10(DatasetInfo):
         "test_batch": "40351d587109b95175f43aff81a1287e",
     }
 
-    def files(self, root: Path) -> list[Path]:
-        return self._originals(root) or super().files(root)
-
-    def ignored(self, root: Path) -> Counter[str]:
-        return Counter() if self._originals(root) else super().ignored(root)
-
-    def read(self, root: Path) -> tuple[Split, Split]:
-        files = self._originals(root)
-        if not files:
-            return super().read(root)
-        *train, test = each(files, self._read_batch)
-        return _joined(train), test
-
-    def _originals(self, root: Path) -> list[Path]:
-        """Return the files of the archive, [] when it is not whole."""
+    def originals(self, root: Path) -> list[Path]:
         paths = [root / self.archive / name for name in self.known]
         return paths if all(folder.kind(path) is not None for path in paths) else []
 
-    def _read_batch(self, path: Path) -> Split:
+    def read_originals(self, paths: list[Path]) -> tuple[Split, Split]:
+        *train, (images, labels) = each(paths, self._read_batch)
+        parts = [np.concatenate(part) for part in zip(*train, strict=True)]
+        return Split(parts[0], parts[1]), Split(images, labels)
+
+    def _read_batch(self, path: Path) -> tuple[Images, Labels]:
         """Return the images and labels of a file of the archive. Raises DamagedFile when it is another one."""
         batch = pickle.loads(read_bytes(path, MAX_BATCH, self.known[path.name]), encoding="bytes")
-        return Split(batch[b"data"].reshape(-1, 3, 32, 32), np.array(batch[self.label_key], dtype=np.int64))
-
-
-def _joined(splits: Sequence[Split]) -> Split:
-    """Return the images and labels of several splits as one."""
-    return Split(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
+        return batch[b"data"].reshape(-1, 3, 32, 32), np.array(batch[self.label_key], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: its four IDX files, gzipped or not."""
+"""Fashion-MNIST: its four IDX files, gzipped or not, or a folder of images."""
 
 import gzip
 import zlib
@@ -19,7 +19,7 @@ MAX_IDX = 100_000_000  # bytes, twice those of the training images
 class FashionMnist(DatasetInfo):
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels, gzipped IDX or not."""
 
-    title, short, classes, image_size = "Fashion-MNIST", "FMNIST", 10, 28
+    title, short, classes, image_size, lossless = "Fashion-MNIST", "FMNIST", 10, 28, True
     train_images, test_images = 60_000, 10_000
     hint = "`prepare` downloads it, or put its four IDX files into fashion_mnist/"
     torchvision = "FashionMNIST"
@@ -30,7 +30,7 @@ class FashionMnist(DatasetInfo):
         "t10k-labels-idx1-ubyte",
     )
 
-    def files(self, root: Path) -> list[Path]:
+    def originals(self, root: Path) -> list[Path]:
         for base in (root / "FashionMNIST" / "raw", root / self.name):
             paths = [base / f"{stem}{suffix}" for stem in self.stems for suffix in (".gz", "")]
             found = {path.stem: path for path in paths if folder.kind(path) is not None}  # of two, the one not gzipped
@@ -38,18 +38,9 @@ class FashionMnist(DatasetInfo):
                 return list(found.values())
         return []
 
-    def read(self, root: Path) -> tuple[Split, Split]:
-        paths = self.files(root)
+    def read_originals(self, paths: list[Path]) -> tuple[Split, Split]:
         arrays = list(each(paths, read_idx))
         return _split(paths[:2], arrays[:2]), _split(paths[2:], arrays[2:])
-
-    def write(self, root: Path, train: Split, test: Split) -> None:
-        (root / self.name).mkdir(parents=True)
-        grey = [np.asarray(split.images)[:, 0] for split in (train, test)]
-        arrays = (grey[0], train.labels, grey[1], test.labels)
-        for stem, array in zip(self.stems, arrays, strict=True):
-            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
-            (root / self.name / stem).write_bytes(head + array.astype(np.uint8).tobytes())
 
 
 def _split(paths: list[Path], arrays: list[Images]) -> Split:

@@ -33,20 +33,13 @@ def to_parquet(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> bytes:
         raise needs_extra(error, "parquet") from error
     import pandas as pd
 
-    types = {
-        "string": pyarrow.string(),
-        "Int64": pyarrow.int64(),
-        "Float64": pyarrow.float64(),
-        "boolean": pyarrow.bool_(),
-    }
     schema = pyarrow.schema(
-        pyarrow.field(column.name, types[column.type], metadata={"unit": column.unit, "description": column.meaning})
-        for column in columns
+        pyarrow.field(each.name, each.type.lower(), metadata={"unit": each.unit, "description": each.meaning})
+        for each in columns
     )
+    cells = [[each.value(row) for each in columns] for row in rows]
     try:
-        frame = pd.DataFrame(
-            {column.name: pd.Series([*map(column.value, rows)], dtype=object).astype(column.type) for column in columns}
-        )
+        frame = pd.DataFrame(cells, columns=schema.names, dtype=object).astype({c.name: c.type for c in columns})
     except OverflowError as error:
         raise UserError("--format parquet: a seed or a count is more than 64 bits hold; csv has all digits") from error
     file = io.BytesIO()

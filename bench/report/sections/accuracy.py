@@ -106,10 +106,10 @@ def accuracy_table(found: Collected, family: Family, value: Accuracy, beside: Ac
     rows = []
     for group in found.groups:
         full = found.find(group, family.plain, 1.0)
-        star = _mean(full, value)
+        star = full.mean(value) if full else None
         for budget in _budgets(found, family):
             results = [found.find(group, arm, budget) for arm in arms]
-            means = [mean for result in results if (mean := _mean(result, value)) is not None]
+            means = [mean for result in results if result and (mean := result.mean(value)) is not None]
             best = max(means) if len(means) > 1 else None
             row = [accuracy_entry(result, value, beside, best, star) for result in results]
             rows.append(entries(group.label, percent(budget), *row, accuracy_entry(full, value, beside)))
@@ -133,11 +133,6 @@ def accuracy_entry(
     note += UNLEARNED if result.learned is False else ""
     bold, underline = summary.mean == best, star is not None and summary.mean > star
     return Entry(plus_minus(summary, ".1f", 100), note, bold, underline)
-
-
-def _mean(result: Result | None, value: Accuracy) -> float | None:
-    summary = result.over_seeds(value) if result else None
-    return summary.mean if summary else None
 
 
 def _budgets(found: Collected, family: Family) -> Sequence[float]:

@@ -36,7 +36,7 @@ def section(found: Collected) -> Iterator[Block]:
         " making its targets in full, even where they were cached; the wall time is what the cell itself took, without"
         " targets that were cached. The share is that of the targets in the TFLOP of training and targets together."
         " Prior's TFLOP: the training of a prior that the grid makes, shared by the cells that use it;"
-        f" {NONE}: not known.{' Joules are those of the GPU.' if found.costs.measured(JOULES) else ''}"
+        f" {NONE}: not known.{' Joules are those of the GPU.' if JOULES in found.costs.currencies else ''}"
     )
     yield from not_alone(found, named=True)
     for text in sorted({record.ledger.flops_not_counted for record in found.done} - {""}):
@@ -128,7 +128,7 @@ def _columns(found: Collected) -> dict[str, Callable[[Result], str]]:
         "Targets, share": _mean(_targets_share, lambda share: f"{number(100 * share)}%"),
         **{f"{name} s": seconds(name.lower()) for name in ("Train", "Targets", "Eval", "Other")},
         "Wall s": _mean(wall_seconds),
-        **(joules if costs.measured(JOULES) else {}),
+        **(joules if JOULES in costs.currencies else {}),
         "Peak MiB": _mean(lambda record: record.ledger.peak_memory_bytes, lambda peak: whole(peak / 2**20)),
         "ReLA switched": _switch,
     }

@@ -8,7 +8,7 @@ from bench.report.collect import Collected, Result, may_be_baseline, pairs
 from bench.report.facts import linear, summarise
 from bench.report.labels import arm_labels, percent
 from bench.report.sections.accuracy import accuracy_entry
-from bench.report.tables import NONE, UNLEARNED, Entry, Table, entries, plus_minus
+from bench.report.tables import NONE, UNLEARNED, Entry, Table, entries, summary_entry
 
 
 def section(found: Collected) -> Iterator[Block]:
@@ -48,4 +48,4 @@ def _gain(result: Result | None, baseline: Result | None) -> Entry:
     if not may_be_baseline(baseline):
         return Entry(NONE, UNLEARNED)
     gain = summarise(linear(one) - linear(other) for one, other in pairs(result, baseline))
-    return Entry(plus_minus(gain, "+.1f", 100), f"(n={gain.n})") if gain else Entry(NONE)
+    return summary_entry(gain, "+.1f", 100)

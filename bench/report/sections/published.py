@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, curve_of
-from bench.report.tables import NONE, Entry, Table, entries, plus_minus
+from bench.report.tables import Table, entries, summary_entry
 
 
 def section(found: Collected) -> Iterator[Block]:
@@ -29,7 +29,6 @@ def published_table(found: Collected) -> Table:
             arm = next(arm for arm in found.grid.arms if arm_name(arm) == point.arm)
             result = found.find(group, arm, 1.0)
             ours = curve_of(result).get(float(point.epoch)) if result else None
-            entry = Entry(plus_minus(ours, ".1f"), f"(n={ours.n})") if ours else Entry(NONE)
             published = f"{100 * point.linear:.0f}"
-            rows.append(entries(group.label, point.arm, str(point.epoch), entry, published, point.source))
+            rows.append(entries(group.label, point.arm, str(point.epoch), summary_entry(ours), published, point.source))
     return Table(head, tuple(rows), names=2)

@@ -7,7 +7,7 @@ from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Group
 from bench.report.facts import Summary, score_linear, summarise
 from bench.report.labels import prior_name
-from bench.report.tables import NONE, Entry, Table, entries, one_line, plus_minus
+from bench.report.tables import Table, entries, one_line, summary_entry
 from bench.store.record import Moved, Score, Solved
 
 
@@ -68,20 +68,16 @@ def reference_table(found: Collected) -> Table:
     for group in found.groups:
         for reference in references(found, group):
             scores = reference.scores
-            row = [
-                _entry([score_linear(score) for score in scores]),
-                _entry([score_linear(score.by_adam) if score.by_adam else None for score in scores]),
-                _entry([score.knn for score in scores]),
-                _entry([score.effective_rank for score in scores], scale=1),
-            ]
+            by_adam = summarise(score_linear(score.by_adam) if score.by_adam else None for score in scores)
+            row = (
+                summary_entry(reference.linear, scale=100),
+                summary_entry(by_adam, scale=100),
+                summary_entry(summarise(score.knn for score in scores), scale=100),
+                summary_entry(summarise(score.effective_rank for score in scores)),
+            )
             rows.append(entries(group.label, reference.name, *row))
     head = ("Dataset", "Reference", "Linear, %", "Linear by Adam, %", "kNN, %", "Effective rank")
     return Table(head, tuple(rows), names=2)
-
-
-def _entry(values: Sequence[float | None], scale: float = 100) -> Entry:
-    summary = summarise(values)
-    return Entry(plus_minus(summary, ".1f", scale), f"(n={summary.n})") if summary else Entry(NONE)
 
 
 def convergence(found: Collected) -> list[str]:

@@ -7,9 +7,8 @@ from contextlib import suppress
 import torch
 
 from bench.core.device import find_device
-from bench.core.environment import NODES, PARENT, SIDE_BY_SIDE, launched, whole_number
+from bench.core.environment import NODES, PARENT, SIDE_BY_SIDE, launched, usable_cores, whole_number
 from bench.core.errors import DeviceLost, UserError
-from bench.core.machine import usable_cores
 from bench.plan.state import Outcome, to_run
 from bench.run.attempt import Here, Trains
 from bench.run.executors import Executor, Resources, Work, executors
