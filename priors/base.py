@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from bench.core.errors import MissingError, UserError, did_you_mean
+from bench.core.errors import UserError, did_you_mean
 from bench.core.paths import Places
 from bench.core.registry import Registry
 from bench.data.augment import MEAN, STD
@@ -83,7 +83,7 @@ def find_prior(name: str, cell: Cell, places: Places) -> Prior:
     if kind in priors:
         return priors.get(kind)(argument, cell, places)
     if kind in CATALOGUE:
-        raise MissingError(CATALOGUE[kind].missing(places.data))
+        raise CATALOGUE[kind].missing(places.data)
     near = did_you_mean(kind, {*priors, *CATALOGUE})
     raise UserError(f"unknown prior {name!r}{near} or a dataset's short name with -T, such as CF10-T")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import FETCH, Lack, MissingError
 from bench.data.augment import MEAN, STD
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -65,14 +66,18 @@ class Entry:
         """Return where the weights lie below the data root."""
         return root / "priors" / (self.file or f"{self.name}.safetensors")
 
-    def missing(self, root: Path) -> str:
-        """Return one sentence that says what is not there, and how to get it."""
+    def missing(self, root: Path) -> MissingError:
+        """Return an error that says what is not there, and how to get it."""
         if self.model is None:
-            return (
-                f"prior {self.name!r} has no model here or in timm (its code is {self.licence}): register its features"
-                " under this name in a --plugin file"
+            how = "register its features under this name in a --plugin file"
+            return MissingError(
+                f"prior {self.name!r} has no model here or in timm (its code is {self.licence}): {how}",
+                Lack(f"prior {self.name}", how),
             )
-        return f"prior {self.name!r} is not there: looked for {self.path(root)}; `prepare` downloads it"
+        return MissingError(
+            f"prior {self.name!r} is not there: looked for {self.path(root)}; {FETCH}",
+            Lack(f"prior {self.name}", FETCH),
+        )
 
     def line(self) -> str:
         """Return what it is, on one line."""
@@ -82,6 +87,11 @@ class Entry:
             size = f"{self.parameters / 1e6:.3g} M parameters, {self.parameters * 4 / 1e6:.0f} MB"
             facts += [f"dimension {self.dim}", size]
         return f"{self.about}, {self.model or 'no model here'} ({self.source}): {', '.join([*facts, self.licence])}"
+
+    def numbers(self) -> tuple[str, str, str]:
+        """Return the pixels of a side, the dimension, and the MB of the weights in float32, as text."""
+        size = f"{self.parameters * 4 / 1e6:,.0f}" if self.parameters else ""
+        return str(self.input_size), str(self.dim or ""), size
 
 
 def _clip(name: str, about: str, model: str, input_size: int, dim: int, parameters: int) -> Entry:

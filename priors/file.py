@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.core.errors import MissingError, UserError
+from bench.core.errors import Lack, MissingError, UserError
 from bench.core.paths import expanded
 from bench.data import image_size
 from bench.models.backbones import build_backbone
@@ -25,7 +25,10 @@ class File(Stored):
             if path.is_file():
                 return path
         looked = " and ".join(str(path.absolute()) for path in dict.fromkeys(places))
-        raise MissingError(f"prior 'file:{self.argument}' is not there: looked for {looked}")
+        raise MissingError(
+            f"prior 'file:{self.argument}' is not there: looked for {looked}",
+            Lack(f"prior file:{self.argument}", f"put it into {places[-1].parent}"),
+        )
 
     def digest(self) -> str:
         key = f"-{self.key()}" if self.key() is not None else ""

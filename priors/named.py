@@ -98,7 +98,7 @@ def weights_digest(entry: Entry, root: Path) -> str:
     """
     path = entry.path(root)
     if not path.is_file():
-        raise MissingError(entry.missing(root))
+        raise entry.missing(root)
     stat = path.stat()
     try:
         content = _content(entry.name, path, stat.st_size, stat.st_mtime_ns)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from bench.core.errors import MissingError, UserError, did_you_mean, told
+from bench.core.errors import FETCH, Lack, MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.grid.cell import Cell
 from bench.models.weights import save_weights
@@ -43,7 +43,8 @@ class Timm(Stored):
     def digest(self) -> str:
         path = self.path()
         if not path.is_file():
-            raise MissingError(f"prior 'timm:{self.argument}' is not there: looked for {path}; `prepare` downloads it")
+            what = f"prior 'timm:{self.argument}' is not there: looked for {path}; {FETCH}"
+            raise MissingError(what, Lack(f"prior timm:{self.argument}", FETCH))
         return f"{file_digest(path)}-{self.argument}"
 
     def untrained(self) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.plan.load import load_grid
 from bench.report.claims import Judgement, judged
 from bench.report.collect import Collected, collect
-from bench.report.costs import FLOP, TARGETS
+from bench.report.costs import TARGETS
 from bench.report.facts import linear
 from bench.report.render.markdown import escape_markdown, to_markdown
 from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
@@ -19,7 +19,7 @@ from bench.report.sections.gains import gain_table
 from bench.report.sections.references import reference_table
 from bench.report.sections.settings import settings
 from bench.report.sections.smallest import smallest_table
-from bench.report.sections.verdicts import certainty, rooms, verdict_table
+from bench.report.sections.verdicts import certainty, rooms, verdict_heading, verdict_table, verdicts_in_words
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,16 +50,8 @@ def text_of(found: Collected) -> str:
 
 def verdicts(claims: list[list[Judgement]]) -> str:
     """Which claims are what, counted in FLOP: a line for each verdict."""
-    names: dict[str, dict[str, list[str]]] = {}
-    for judgements in claims:
-        one = [each for each in judgements if each.currency is FLOP][:2][-1]  # with targets, where the claim is of cost
-        claim, _, arm = one.claim.name.partition(": ")
-        names.setdefault(one.verdict, {}).setdefault(claim, []).extend([arm] if arm else [])
-    lines = [f"{len(claims)} claims, judged together, by FLOP with targets where they speak of cost:", ""]
-    for verdict, there in names.items():
-        told = [claim + f" ({', '.join(arms)})" * bool(arms) for claim, arms in there.items()]
-        lines.append(f"- {verdict}: {escape_markdown('; '.join(told), None)}.")
-    return "\n".join(lines)
+    lines = [f"- {verdict}: {escape_markdown(names, None)}." for verdict, names in verdicts_in_words(claims)]
+    return "\n".join([verdict_heading(claims), "", *lines])
 
 
 def renewed(text: str) -> str:

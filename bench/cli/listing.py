@@ -1,6 +1,8 @@
 """The verb `list`: what there is by name."""
 
 import inspect
+import json
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +11,7 @@ import typer
 
 from bench.cli import options
 from bench.cli.planning import load_plugins
-from bench.core.errors import PluginError, UserError, did_you_mean, told
+from bench.core.errors import FETCH, PluginError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.core.registry import Registry
 
@@ -19,18 +21,47 @@ REGISTRIES = {  # by the module that has one of the name
     "backbones": "bench.models.backbones",
     "executors": "bench.run.executors",
 }
+PRIOR_HEAD = ("name", "px", "dim", "MB", "here", "what it is")
 
 
 def list_names(
     what: Annotated[str, typer.Argument(help="methods, priors, datasets, backbones, grids or executors")],
     data_root: options.DataOption = Path("data"),
     plugin: options.PluginOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """List what can be named in a grid."""
     from bench.core.terminal import print_table
 
     load_plugins(plugin)
-    print_table(("", ""), listing(what, data_root))
+    rows = listing(what, data_root)
+    if as_json:
+        print(json.dumps([{"name": name, "text": text, **_facts(name)} for name, text in rows], indent=1))
+        return
+    if what == "priors":
+        print_table(PRIOR_HEAD, [_prior_row(name, text, data_root) for name, text in rows], PRIOR_HEAD[1:4])
+        print("`prepare` downloads what is not here; licences and sources: --json")
+    else:
+        print_table(("", ""), rows)
+
+
+def _prior_row(name: str, text: str, data: Path) -> tuple[str, ...]:
+    """Return a row of the table of priors."""
+    from priors.catalogue import CATALOGUE
+
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        return name, "", "", "", "", text
+    if entry.model is None:
+        return name, *entry.numbers(), "", f"{entry.about}; {text.rpartition('; ')[2]}"
+    return name, *entry.numbers(), "yes" if entry.path(data).is_file() else "no", entry.about
+
+
+def _facts(name: str) -> dict[str, object]:
+    """Return what a program is told of a named prior, nothing of anything else."""
+    from priors.catalogue import CATALOGUE
+
+    return asdict(CATALOGUE[name]) if name in CATALOGUE else {}
 
 
 def listing(what: str, data: Path) -> list[tuple[str, str]]:
@@ -68,7 +99,7 @@ def _priors(data: Path) -> list[tuple[str, str]]:
         elif entry.model is None:
             state = "bring its features in a --plugin file"
         else:
-            state = "ready here" if entry.path(data).is_file() else f"not in {data}; `prepare` downloads it"
+            state = "ready here" if entry.path(data).is_file() else f"not in {data}; {FETCH}"
         named.append((name, f"{entry.line()}; {state}"))
     return [*kinds, trained, *named]
 

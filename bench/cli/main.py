@@ -10,6 +10,7 @@ from bench.cli.merge import merge
 from bench.cli.prepare import prepare
 from bench.cli.report import report
 from bench.cli.run import run, worker
+from bench.cli.schema import schema
 from bench.cli.status import cancel, status
 from bench.core.environment import keep_talking, tune_process
 from bench.core.errors import UserError
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (run, check, report, status, cancel, prepare, merge):
+for verb in (run, check, report, status, cancel, prepare, merge, schema):
     app.command()(verb)
 app.command("list")(list_names)
 app.command(hidden=True)(worker)

@@ -22,6 +22,8 @@ OnlyOption = Annotated[
 ]
 DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
 ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
+CellsOption = Annotated[bool, typer.Option("--cells", help="a line for each cell")]
+JsonOption = Annotated[bool, typer.Option("--json", help="for programs: JSON instead of a table")]
 PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 WorkersOption = Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)]

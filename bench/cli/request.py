@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import bench
 from bench.core.environment import own_command
 from bench.core.errors import NotMadeError, UserError
 from bench.core.paths import expanded
@@ -63,12 +65,21 @@ class Request:
 
 
 def program() -> list[str]:
-    """Return this program as a user would write it: by its name alone where a shell finds it."""
-    python, *rest = own_command()
-    if rest[0] != "-m":
-        python, rest = rest[0], []
-    name = Path(python).name
-    return [name if shutil.which(name) == python else python, *rest]
+    """Return this program as a user would write it: `rela-bench` where pip has installed it, else `python -m bench`.
+
+    By its name alone where a shell finds it.
+    """
+    python, first, *_ = own_command()
+    script = Path(python).with_name("rela-bench") if first == "-m" else Path(first)
+    program, *more = [str(script)] if first != "-m" or _is_ours(script) else own_command()
+    name = Path(program).name
+    return [name if shutil.which(name) == program else program, *more]
+
+
+def _is_ours(script: Path) -> bool:
+    """Return whether an installed command starts this program, and not another version of it."""
+    spec = find_spec("rela_bench") if script.is_file() else None
+    return spec is not None and Path(bench.__file__).parent.parent in Path(spec.origin or "").parents
 
 
 def _path(path: Path | str | None) -> str:

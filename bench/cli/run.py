@@ -1,5 +1,6 @@
 """The verb `run`."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import (
+    CellsOption,
     DataOption,
     GridArgument,
+    JsonOption,
     OnlyOption,
     PluginOption,
     ProfileOption,
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from bench.grid.schema import Grid
     from bench.plan.graph import Task
     from bench.plan.state import Outcome
-    from bench.run.executors import Resources
+    from bench.run.executors import Executor, Resources
     from bench.run.request import RunRequest
     from bench.toy.study import ToyGrid
 
@@ -57,8 +60,9 @@ def run(
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
     workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, what is done, and the cost")] = False,
-    tflops: Annotated[float | None, typer.Option(help="TFLOP/s of the device, for --dry-run", min=0)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is done, what is to do, and its cost")] = False,
+    cells: CellsOption = False,
+    as_json: JsonOption = False,
     rehearse: RehearseOption = False,
     retry: Annotated[list[str] | None, typer.Option(help="only cells that are failed, oom or timeout")] = None,
     cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
@@ -76,11 +80,8 @@ def run(
     given = (chosen_grid(grid, named), profile, tuple(settings or ()), tuple(plugin or ()), data_root, results)
     request = RunRequest(*given, device, workers, deterministic, cell_timeout)
     resources = Resources(jobs, jobs_per_gpu, gpus_per_cell, tuple(slurm or ()) or None)
-    call = Call(request, resources, executor, only, tuple(cell or ()), tuple(retry or ()), rehearse, dry_run, tflops)
-    if toy := toy_of(call.shared, only):
-        call.run_toy(toy)
-    else:
-        call.run()
+    call = Call(request, resources, executor, only, tuple(cell or ()), tuple(retry or ()), rehearse, dry_run)
+    call.start(cells, as_json)
 
 
 def worker(part: Annotated[str, typer.Argument(help="which cell, in JSON")]) -> None:
@@ -113,7 +114,6 @@ class Call:
     retry: Sequence[str]
     rehearse: bool
     dry_run: bool
-    tflops: float | None
 
     @property
     def shared(self) -> Request:
@@ -121,7 +121,18 @@ class Call:
         asked = self.request
         return Request(asked.grid, asked.profile, asked.settings, asked.plugins, asked.data_root, asked.results)
 
-    def run_toy(self, toy: "ToyGrid") -> None:
+    def start(self, cells: bool, as_json: bool) -> None:
+        """Do what is asked: run a study or cells, or say what they cost, cell by cell or in JSON."""
+        if (cells or as_json) and not self.dry_run:
+            raise UserError("--cells and --json are for --dry-run and `status`")
+        if toy := toy_of(self.shared, self.only):
+            self.run_toy(toy, as_json)
+        elif self.dry_run:
+            self.estimate(cells, as_json)
+        else:
+            self.run()
+
+    def run_toy(self, toy: "ToyGrid", as_json: bool) -> None:
         """Run a study, which has no cells."""
         from bench.run.executors import Resources
         from bench.toy.study import print_states, run_toy
@@ -131,52 +142,81 @@ class Call:
         if self.rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
         elif self.dry_run:
-            print_states(toy, self.request.results)
+            print_states(toy, self.request.results, as_json)
         else:
             run_toy(toy, self.request.results)
             print(f"{self.shared.command('report')}  makes a table and a plot of them")
 
-    def run(self) -> None:
-        """Run, rehearse or estimate the cells, and say what to do next."""
+    def estimate(self, cells: bool, as_json: bool) -> None:
+        """Say what is done, what a run would do, and what it costs."""
+        _, _, places, tasks = self._planned()
         from bench.core.device import find_device
-        from bench.run.control import check_retry, chosen, concluded
-        from bench.run.executors import Work, find_executor
+        from bench.plan.estimate import cost_lines, estimated, print_estimate
+
+        lines = estimated(tasks, places)
+        if as_json:
+            print(json.dumps([line.facts() for line in lines], indent=1))
+            return
+        print_estimate(lines, cells)
+        lacking = [line.task for line in lines if line.kind == "missing"]
+        print(self._missing(lacking, places), end="")
+        print("\n".join(cost_lines(lines, places, find_device(self.request.device))))
+
+    def run(self) -> None:
+        """Run or rehearse the cells, and say what to do next."""
+        runs, spec, places, tasks = self._planned()
+        from bench.plan.state import Outcome, recorded
+        from bench.run.control import concluded, speaks
+        from bench.run.executors import Work
+
+        if self.rehearse:
+            self._conclude(self._rehearse(spec, tasks, places), places)
+            return
+        elsewhere = recorded(tasks, places)
+        there = [Outcome(task, "done", cached=True) for task in tasks if task.cell.key() in elsewhere]
+        work = Work([task for task in tasks if task.cell.key() not in elsewhere], places, self.request)
+        outcomes = concluded(lambda: [*there, *runs.run(work)], places)
+        if speaks() and spec.claims and any(outcome.status == "done" for outcome in outcomes):
+            from bench.report.claims import judged
+            from bench.report.collect import collect
+            from bench.report.render.text import verdict_text
+
+            print(verdict_text(judged(collect(spec, places.records))))
+        self._conclude(outcomes, places)
+
+    def _planned(self) -> "tuple[Executor, Grid, Places, list[Task]]":
+        """Return who runs what. Raises UserError when what is asked cannot be."""
+        from bench.run.control import check_retry, chosen
+        from bench.run.executors import Resources, find_executor
 
         check_retry(self.retry, self.rehearse or self.dry_run)
         self.request.prepare_process()
-        self._check_rehearsal()
-        runs = find_executor(self.executor, self.request.device, self.resources)
-        spec, places, tasks = planned(self.shared, self.only)
-        tasks = chosen(tasks, places, self.cells, self.retry)
-        if self.dry_run:
-            from bench.plan.estimate import print_estimate
-
-            print_estimate(tasks, places, find_device(self.request.device), self.tflops)
-        elif self.rehearse:
-            self._conclude(self._rehearse(spec, tasks, places))
-        else:
-            self._conclude(concluded(lambda: runs.run(Work(tasks, places, self.request)), places))
-
-    def _check_rehearsal(self) -> None:
-        """Raise UserError when a rehearsal is asked for together with what it does not have."""
-        from bench.run.executors import Resources
-
         if self.rehearse and (self.cells or self.executor != "local" or self.resources != Resources()):
             raise UserError(
                 "--rehearse runs all cells, one after the other: leave out --cell, --executor and its options"
             )
         if self.rehearse and self.dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
+        runs = find_executor(self.executor, self.request.device, self.resources)
+        spec, places, tasks = planned(self.shared, self.only)
+        return runs, spec, places, chosen(tasks, places, self.cells, self.retry)
 
-    def _conclude(self, outcomes: "Sequence[Outcome]") -> None:
+    def _missing(self, tasks: "Sequence[Task]", places: "Places") -> str:
+        from bench.plan.state import missing_text
+
+        return missing_text(tasks, places, self.shared.command("prepare"))
+
+    def _conclude(self, outcomes: "Sequence[Outcome]", places: "Places") -> None:
         """Print the command that comes next, and end with exit code 1 when a cell has no result."""
         from bench.plan.graph import Missing
         from bench.run.control import speaks
 
         bad = [outcome for outcome in outcomes if outcome.bad]
         if bad:
-            if speaks() and any(isinstance(outcome.task, Missing) for outcome in bad):
-                print(f"{self.shared.command('prepare')}  fetches what can be fetched", file=sys.stderr)
+            lacking = [outcome.task for outcome in bad if isinstance(outcome.task, Missing)]
+            said = self._missing(lacking, places) if speaks() else ""
+            said += self._instead(lacking, places) if said and len(lacking) == len(outcomes) else ""
+            print(said, end="", file=sys.stderr)
             raise typer.Exit(1)
         if any(outcome.status == "queued" for outcome in outcomes):
             print(f"{self.shared.command('status')}  shows how far they are")
@@ -184,6 +224,19 @@ class Call:
         elif speaks():
             more = ["--rehearse"] if self.rehearse else []
             print(f"{self.shared.command('report', *more)}  makes tables and plots of them")
+
+    def _instead(self, tasks: "Sequence[Task]", places: "Places") -> str:
+        """Return what cells cost of which none can run, and what can be run here and now."""
+        from bench.core.device import find_device
+        from bench.plan.estimate import cost_lines, estimated
+
+        cost = cost_lines(estimated(tasks, places), places, find_device(self.request.device))[1:3]
+        rows = [
+            (self.shared.command("run", "--rehearse"), "every cell in a few steps"),
+            (Request("quickstart").command("run"), "minutes on two cores"),
+            (Request("cifar_small").command("run"), "half an hour, once prepared"),
+        ]
+        return "\n".join([*cost, "here and now:", *(f"  {command}  {what}" for command, what in rows), ""])
 
     def _rehearse(self, spec: "Grid", tasks: "list[Task]", places: "Places") -> "list[Outcome]":
         """Rehearse a grid, say which of its `tasks` would fail here, and return what failed in the rehearsal."""

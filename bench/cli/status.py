@@ -1,12 +1,22 @@
 """The verbs `status` and `cancel`."""
 
-import re
-from collections import Counter
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.cli.planning import load_plugins, planned, toy_of
 from bench.cli.request import Request
+
+if TYPE_CHECKING:
+    from bench.plan.graph import Task
+    from bench.run.status import State
+
+QUIET = {"done", "waiting", "missing", "skipped"}  # states of which their number says all
+MOST = 10  # cells of which more is said
 
 
 def status(
@@ -18,29 +28,89 @@ def status(
     data_root: options.DataOption = Path("data"),
     results: options.ResultsOption = Path("results"),
     plugin: options.PluginOption = None,
+    cells: options.CellsOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show how far the cells of a grid are."""
     request = Request(options.chosen_grid(grid, named), profile, settings or (), plugin or (), data_root, results)
     if toy := toy_of(request, only):
         from bench.toy.study import print_states
 
-        print_states(toy, results)
+        print_states(toy, results, as_json)
         return
-    from bench.core.terminal import print_table
-    from bench.plan.graph import Missing
-    from bench.plan.state import print_missing
+    from bench.plan.state import missing_text
     from bench.run.executors.slurm import jobs_of
-    from bench.run.status import state_of
+    from bench.run.status import states_of
 
     load_plugins(plugin)
     _, places, tasks = planned(request, only)
     jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
-    states = ["missing" if isinstance(task, Missing) else state_of(task, places, jobs) for task in tasks]
-    ids = ["-" if isinstance(task, Missing) else task.id for task in tasks]
-    print_table(("id", "cell", "state"), zip(ids, [str(task.cell) for task in tasks], states, strict=True))
-    print_missing(tasks)
-    counts = Counter(re.split(r"\W", state)[0] for state in states)
-    print(", ".join(f"{count} {word}" for word, count in counts.items()))
+    states = states_of(tasks, places, jobs)
+    if as_json:
+        print(json.dumps([_facts(task, state) for task, state in zip(tasks, states, strict=True)], indent=1))
+        return
+    (_print_cells if cells else _print_groups)(tasks, states)
+    lacking = [task for task, state in zip(tasks, states, strict=True) if state.kind == "missing"]
+    print(missing_text(lacking, places, request.command("prepare")), end="")
+    elsewhere = sum("not here" in state.text for state in states if state.kind == "done")
+    by_record = f"; {elsewhere} by records alone: their data is not here" if elsewhere else ""
+    print(_counted(states) + by_record)
+
+
+def _counted(states: "Sequence[State]") -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(state.kind for state in states).items())
+
+
+def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
+    """Print how far each cell is."""
+    from bench.core.terminal import print_table
+
+    short = ["missing" if state.kind == "missing" else state.text for state in states]
+    rows = zip([_id(task) for task in tasks], [str(task.cell) for task in tasks], short, strict=True)
+    print_table(("id", "cell", "state"), rows, states="state")
+
+
+def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
+    """Print how many cells of each dataset, arm and budget are how far, and more of those that run or have failed."""
+    from bench.core.terminal import print_table
+
+    groups: dict[tuple[str, str, float], list[State]] = defaultdict(list)
+    for task, state in zip(tasks, states, strict=True):
+        groups[task.cell.dataset, task.cell.arm, task.cell.budget].append(state)
+    rows: dict[tuple[str, ...], list[tuple[str, list[State]]]] = defaultdict(list)  # of budgets that are equally far
+    for (dataset, arm, budget), there in groups.items():
+        linear = [state.linear for state in there if state.linear is not None]
+        mean = f"{statistics.fmean(linear):.1%}" if linear else ""
+        rows[dataset, arm, _counted(there), mean].append((f"{budget:.0%}", there))
+    lines = [
+        (
+            dataset,
+            arm,
+            ", ".join(at for at, _ in equal),
+            _counted([state for _, there in equal for state in there]),
+            mean,
+        )
+        for (dataset, arm, _, mean), equal in rows.items()
+    ]
+    print_table(("dataset", "arm", "budget", "cells", "linear"), lines, {"linear"}, shorten="arm", states="cells")
+    loud = [(task, state) for task, state in zip(tasks, states, strict=True) if state.kind not in QUIET]
+    for task, state in loud[:MOST]:
+        print(f"{task.cell}: {state.text}")
+    if len(loud) > MOST:
+        print(f"and {len(loud) - MOST} more: --cells")
+
+
+def _id(task: "Task") -> str:
+    from bench.plan.graph import Missing
+
+    return "-" if isinstance(task, Missing) else task.id
+
+
+def _facts(task: "Task", state: "State") -> dict[str, object]:
+    """Return what a program is told of a cell."""
+    cell = task.cell
+    named = {"id": _id(task), "dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
+    return {**named, "state": state.kind, "text": state.text, "linear": state.linear}
 
 
 def cancel(

@@ -6,9 +6,11 @@ from difflib import get_close_matches
 from itertools import dropwhile
 from pathlib import Path
 from traceback import extract_tb
+from typing import NamedTuple
 
 LONGEST = 2000  # characters of a sentence, which may hold a path or two
 LONGEST_WORD = 100  # characters of a word that could be a slip of the pen
+FETCH = "`prepare` downloads it"  # how to get what has an address
 MOST_CAUSES = 20  # of an error, one behind the other
 ANNOUNCES = re.compile(r":$|^\d+ validation errors? for ")  # a line that only announces the next one
 
@@ -21,8 +23,19 @@ class UserError(Exception):
         return _printable(" ".join(line.strip() for line in super().__str__().splitlines()))
 
 
+class Lack(NamedTuple):
+    """A thing that is not on this machine, and how to get it, where "`prepare`" is the verb."""
+
+    what: str
+    how: str = ""
+
+
 class MissingError(UserError):
-    """A dataset or a prior's weights that are not on this machine, and how to get them."""
+    """A dataset or a prior's weights that are not on this machine, and how to get them; `lacks` says it in short."""
+
+    def __init__(self, sentence: str, *lacks: Lack) -> None:
+        super().__init__(sentence)
+        self.lacks = lacks or (Lack(str(self)),)
 
 
 class PluginError(MissingError):

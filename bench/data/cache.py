@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.arrays import read_arrays, write_arrays
-from bench.core.errors import DamagedFile, MissingError, PluginError, UserError
+from bench.core.errors import DamagedFile, Lack, MissingError, PluginError, UserError
 from bench.core.files import reading
 from bench.core.paths import Places
 from bench.data import folder
@@ -122,7 +122,8 @@ def _read(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
         hint = f"; {info.hint}" if info.hint else ""
         raise MissingError(
             f"dataset {info.name!r} is not there: looked in {places.data.absolute() / info.name}{hint}; --data-root or"
-            " BENCH_DATA names the folder that holds it"
+            " BENCH_DATA names the folder that holds it",
+            Lack(f"dataset {info.name}", info.hint),
         )
     train, test = info.read(places.data)
     _check(info, train, test, places)

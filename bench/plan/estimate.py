@@ -2,7 +2,9 @@
 
 import functools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,13 +18,16 @@ from bench.grid.cell import Cell
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task
-from bench.plan.state import print_missing, to_run
+from bench.plan.state import recorded, to_run
 from bench.store.record import Finished, read_records
 from methods import Batch, Method, methods
 from methods.rela import ReLA
 
 SAMPLE = 2  # images in the step that is counted
-NUMBERS = ("#", "steps", "images", "TFLOP")
+ASSUMED = 300e12  # FLOP/s of a GPU, where no record tells a rate
+HEAD = ("dataset", "arm", "budget", "cells", "steps", "FLOP")
+CELL_HEAD = ("#", "id", "cell", "state", "steps", "images", "FLOP")
+UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("FLOP", 1))
 
 
 class Cost(NamedTuple):
@@ -33,62 +38,114 @@ class Cost(NamedTuple):
     flops: int
 
 
-def print_estimate(tasks: Sequence[Task], places: Places, device: torch.device, tflops: float | None) -> None:
-    """Print the tasks in their order, what is done, and steps, images, FLOPs and time of the rest.
+@dataclass(frozen=True)
+class Line:
+    """A task in its order, what is to be done with it, and what it costs; None where it is done or nobody knows."""
 
-    `tflops` is the rate in TFLOP/s to turn FLOPs into time; without it, that of the records of this grid made on
-    this kind of device; without those, no time is shown.
-    """
-    pending = {task.id for task in to_run(tasks, places)}
-    places_in_line = {task.id: number for number, task in enumerate(tasks, 1) if isinstance(task, Ready)}
-    costs: list[Cost | None] = []
-    rows = []
+    number: int
+    task: Task
+    state: str
+    cost: Cost | None
+
+    @property
+    def kind(self) -> str:
+        """One of done, ready, after, missing."""
+        return self.state.partition(" ")[0]
+
+    def facts(self) -> dict[str, object]:
+        """Return what a program is told."""
+        cell, known = self.task.cell, self.cost._asdict() if self.cost else dict.fromkeys(Cost._fields)
+        named = {"dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
+        return {"id": _id(self.task), **named, "state": self.kind, **known}
+
+
+def estimated(tasks: Sequence[Task], places: Places) -> list[Line]:
+    """Return the tasks in their order, with their costs where they are not done."""
+    pending, elsewhere = {task.id for task in to_run(tasks, places)}, recorded(tasks, places)
+    numbers = {task.id: number for number, task in enumerate(tasks, 1) if isinstance(task, Ready)}
+    lines = []
     for number, task in enumerate(tasks, 1):
-        row = (str(number), task.id if isinstance(task, Ready) else "-", str(task.cell))
-        if isinstance(task, Ready) and task.id not in pending:
-            rows.append((*row, "done", "", "", ""))
-            continue
-        cost = _cost(task, places)
-        costs.append(cost)
-        shown = (f"{cost.steps:,}", f"{cost.images:,}", _tera(cost.flops)) if cost else ("not known",) * 3
-        rows.append((*row, _state(task, pending, places_in_line), *shown))
-    print_table(("#", "id", "cell", "state", "steps", "images", "TFLOP"), rows, NUMBERS)
-    print_missing(tasks)
-    print(f"{len(pending)} of {len(tasks)} cells to run{_summary(costs, len(pending), places, device, tflops)}")
-    if any(task.cell.rela and task.cell.rela.phase == "adaptive" for task in tasks):
-        print("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
+        done = task.cell.key() in elsewhere if isinstance(task, Missing) else task.id not in pending
+        state = "done" if done else _state(task, pending, numbers)
+        lines.append(Line(number, task, state, None if done else _cost(task, places)))
+    return lines
 
 
-def _state(task: Task, pending: Collection[str], places_in_line: Mapping[str, int]) -> str:
+def print_estimate(lines: Sequence[Line], cells: bool) -> None:
+    """Print what is to be done and what it costs: by dataset, arm and budget, or cell by cell."""
+    if cells:
+        every = [(str(line.number), _id(line.task), str(line.task.cell), line.state, *_shown(line)) for line in lines]
+        print_table(CELL_HEAD, every, ("#", *CELL_HEAD[4:]), shorten="cell", states="state")
+        return
+    groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        cell = line.task.cell
+        groups[cell.dataset, cell.arm, f"{cell.budget:.0%}"].append(line)
+    rows = []
+    for names, there in groups.items():
+        counts = Counter("waiting" if line.kind == "after" else line.kind for line in there)
+        steps, _, flops = _total(there)
+        known = any(line.cost for line in there)
+        shown = (f"{steps:,}", flop(flops)) if known else ("", "") if counts.keys() == {"done"} else ("not known",) * 2
+        rows.append((*names, ", ".join(f"{count} {kind}" for kind, count in counts.items()), *shown))
+    print_table(HEAD, rows, HEAD[4:], shorten="arm", states="cells")
+
+
+def cost_lines(lines: Sequence[Line], places: Places, device: torch.device) -> list[str]:
+    """Return what is to do in all, and how long it takes."""
+    todo = [line for line in lines if line.kind != "done"]
+    lacking, unknown = sum(line.kind == "missing" for line in todo), sum(line.cost is None for line in todo)
+    steps, _, flops = _total(todo)
+    said = [f"{len(todo) - lacking} of {len(lines)} cells to run"]
+    if lacking:
+        said[0] += f", {lacking} more that lack something"
+    if steps:
+        said.append(f"{flop(flops)} of training in {steps:,} steps:")
+        said.append(_time(flops, measured_rate(places, device), device))
+    if unknown:
+        said.append(f"what {unknown} of them take is not known: there are no images here to be counted")
+    if any(line.task.cell.rela and line.task.cell.rela.phase == "adaptive" for line in todo):
+        said.append("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
+    return said
+
+
+def _time(flops: int, rate: float | None, device: torch.device) -> str:
+    """Return how long FLOPs take at a rate that is named."""
+    if rate:
+        return f"{duration(flops / rate)} at {rate / 1e12:.3g} TFLOP/s, as this grid's records on {device.type} had"
+    hours = flops / ASSUMED / 3600
+    short = duration(hours * 3600) if hours * 3600 >= 1 else "under a second"
+    took = f"{hours:,.0f} GPU-hours" if hours >= 2 else f"{short} of a GPU"
+    return f"{took} at an assumed {ASSUMED / 1e12:.0f} TFLOP/s; no record of the grid tells a rate"
+
+
+def flop(value: float) -> str:
+    """Return FLOPs in the largest unit of which there is one; a small number is not rounded to 0."""
+    name, size = next((unit for unit in UNITS if value >= unit[1]), UNITS[-1])
+    return f"{value / size:,.0f} {name}" if value >= 100 * size else f"{value / size:.3g} {name}"
+
+
+def _total(lines: Sequence[Line]) -> Cost:
+    known = [line.cost for line in lines if line.cost]
+    return Cost(sum(c.steps for c in known), sum(c.images for c in known), sum(c.flops for c in known))
+
+
+def _shown(line: Line) -> tuple[str, str, str]:
+    """Return the cost of a cell as text."""
+    if line.cost:
+        return f"{line.cost.steps:,}", f"{line.cost.images:,}", flop(line.cost.flops)
+    return ("", "", "") if line.kind == "done" else ("not known",) * 3
+
+
+def _id(task: Task) -> str:
+    return task.id if isinstance(task, Ready) else "-"
+
+
+def _state(task: Task, pending: Collection[str], numbers: Mapping[str, int]) -> str:
     """Return how far a task is that is not done."""
     if isinstance(task, Missing):
         return "missing"
-    return f"after {places_in_line[task.needs.id]}" if task.needs and task.needs.id in pending else "ready"
-
-
-def _summary(
-    costs: Sequence[Cost | None], pending: int, places: Places, device: torch.device, tflops: float | None
-) -> str:
-    """Return how much is to do in all, and how long it takes."""
-    known = [cost for cost in costs if cost]
-    steps, flops = sum(cost.steps for cost in known), sum(cost.flops for cost in known)
-    rate = tflops * 1e12 if tflops else measured_rate(places, device)
-    text = f", {len(costs) - pending} more that miss something" if len(costs) > pending else ""
-    if steps or len(known) == len(costs):
-        text += f": {steps:,} steps, {_tera(flops)} TFLOP of training"
-    if rate is None:
-        text += "; no time: no record of this grid on this device was measured alone, --tflops gives a rate"
-    elif steps:
-        source = "as given" if tflops else f"as this grid's records on {device.type} had"
-        text += f", {duration(flops / rate)} at {rate / 1e12:.3g} TFLOP/s, {source}"
-    if unknown := len(costs) - len(known):
-        text += f"; what {unknown} of them take is not known: there are no images here to be counted"
-    return text
-
-
-def _tera(flops: int) -> str:
-    """Return FLOPs in TFLOP; a small number is not rounded to 0."""
-    return f"{flops / 1e12:,.2f}" if flops >= 1e10 or not flops else f"{flops / 1e12:.1g}"
+    return f"after {numbers[task.needs.id]}" if task.needs and task.needs.id in pending else "ready"
 
 
 def _cost(task: Task, places: Places) -> Cost | None:

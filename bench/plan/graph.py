@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from bench.core.errors import MissingError, UserError, did_you_mean, told
+from bench.core.errors import Lack, MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
 from bench.grid.cell import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior, trained_on
@@ -34,12 +35,16 @@ class Ready:
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell that cannot run on this machine, and the reason; `train_images` is None when nobody knows their number."""
+    """A cell that cannot run on this machine, the reason, and all that it lacks.
+
+    `train_images` is None when nobody knows their number.
+    """
 
     cell: Cell
     reason: str
     needs: "Task | None"
     train_images: int | None
+    lacks: tuple[Lack, ...] = ()
 
 
 Task = Ready | Missing
@@ -57,13 +62,13 @@ def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: s
     return list(planner.tasks.values())
 
 
-def _reason(error: BaseException, what: str) -> str:
+def _missing(error: BaseException, what: str) -> MissingError:
     """Return why something cannot be had here. Raises an error again that is a mistake in the grid."""
     if isinstance(error, MissingError):
-        return str(error)
+        return error
     if isinstance(error, UserError):
         raise error
-    return f"{what}: {told(error)}"
+    return MissingError(f"{what}: {told(error)}")
 
 
 class _Planner:
@@ -71,7 +76,7 @@ class _Planner:
         self.places, self.where = places, where
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
-        self._data: dict[str, DatasetFacts | str] = {}
+        self._data: dict[str, DatasetFacts | MissingError] = {}
         self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
         self.makers: dict[tuple[str, int], Cell] = {}
         for cell in filter(makes_prior, cells):  # of several architectures, the first
@@ -94,7 +99,9 @@ class _Planner:
                     needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
                 task = self._ready(cell, params, needs, prior)
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
-                task = Missing(cell, _reason(error, f"{cell.dataset}, arm {cell.arm!r}"), needs, count)
+                missing, data = _missing(error, f"{cell.dataset}, arm {cell.arm!r}"), self._data.get(cell.dataset)
+                lacks = [each.lacks for each in (data, needs, missing) if isinstance(each, MissingError | Missing)]
+                task = Missing(cell, str(missing), needs, count, tuple(dict.fromkeys(chain(*lacks))))
             if isinstance(task, Ready):
                 self._check_new(task)
             self.tasks[key] = task
@@ -103,10 +110,10 @@ class _Planner:
     def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Ready:
         """Return the task of a cell that has all that it needs. Raises MissingError."""
         weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
-        if isinstance(facts, str):
-            raise MissingError(facts)
+        if isinstance(facts, MissingError):
+            raise MissingError(str(facts), *facts.lacks)
         if isinstance(needs, Missing):
-            raise MissingError(needs.reason)
+            raise MissingError(needs.reason, *needs.lacks)
         inputs = Inputs(
             data=facts.digest,
             prior=weights,
@@ -169,19 +176,19 @@ class _Planner:
             raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
         self._checked.add(names)
 
-    def _facts(self, name: str) -> DatasetFacts | str:
-        """Return what is known of a dataset, or the sentence that says why it cannot be had here."""
+    def _facts(self, name: str) -> DatasetFacts | MissingError:
+        """Return what is known of a dataset, or the error that says why it cannot be had here."""
         if name not in self._data:
             try:
                 self._data[name] = dataset_facts(name, self.places)
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
-                self._data[name] = _reason(error, f"dataset {name!r}")
+                self._data[name] = _missing(error, f"dataset {name!r}")
         return self._data[name]
 
     def _train_images(self, cell: Cell) -> int | None:
         """Return how many training images a cell uses. Raises UserError when there are not that many."""
         facts = self._facts(cell.dataset)
-        if isinstance(facts, str):
+        if isinstance(facts, MissingError):
             return cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
         if cell.train_images and cell.train_images > facts.train_images:
             raise UserError(

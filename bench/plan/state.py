@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.core.errors import FETCH
 from bench.core.paths import Places
 from bench.plan.graph import Missing, Ready, Task
-from bench.store.record import Failed, Status, finished, read_record, record_path
+from bench.store.record import Failed, Finished, Status, finished, read_record, read_records, record_path
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,25 @@ def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) ->
     return [task for task in ready if task.id in chosen]
 
 
-def print_missing(tasks: Sequence[Task]) -> None:
-    """Print what is missing here, each once, and how many cells it stops."""
-    for reason, count in Counter(task.reason for task in tasks if isinstance(task, Missing)).items():
-        print(f"{count} of {len(tasks)} cells cannot run here: {reason}")
+def recorded(tasks: Sequence[Task], places: Places) -> dict[str, Finished]:
+    """Return the results of tasks that lack something here, by their cells' keys: of records from elsewhere."""
+    lacking = {task.cell.key() for task in tasks if isinstance(task, Missing)}
+    records = read_records(places.records)[0] if lacking else []
+    results = {record.cell.key(): record for record in records if isinstance(record, Finished)}
+    return {key: result for key, result in results.items() if key in lacking}
+
+
+def missing_text(tasks: Sequence[Task], places: Places, prepare: str) -> str:
+    """Return what is missing here, each thing once, with how many cells it stops and how to get it; "" if nothing is.
+
+    `prepare` is the command that fetches what can be fetched.
+    """
+    stopped = Counter(lack for task in tasks if isinstance(task, Missing) for lack in task.lacks)
+    lines = []
+    for lack, count in stopped.items():
+        how = f"`{prepare}`" if lack.how.startswith(FETCH) else lack.how  # on one line: it is to be copied
+        waits = "cell waits" if count == 1 else "cells wait"
+        lines.append(f"{count} {waits} for {lack.what}{f': {how}' if how else ''}\n")
+    if lines:
+        lines.append(f"looked in {places.data.absolute()}; --data-root names another folder\n")
+    return "".join(lines)

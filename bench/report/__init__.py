@@ -44,7 +44,7 @@ def write_report(grid: Grid, records: Path, out: Path, formats: Sequence[str] = 
         count = write_runs(evaluations(found), out / "tensorboard")
         runs = [f"{out / 'tensorboard'}: {count} runs"]
     write_files(files, out, IMAGES if "md" in formats else ())
-    return terminal_text(found, [*(out / name for name in files), *runs])
+    return terminal_text(found, [f"{out}: {', '.join(files)}", *runs])
 
 
 def check_formats(formats: Iterable[str], known: Sequence[str]) -> None:

@@ -88,5 +88,8 @@ def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
     waiting = f", {queued} queued" if queued else ""
     done = f"{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before{by_others}){waiting}"
     print(f"{places.mark}{done}; records in {places.records}")
-    for (state, reason), count in Counter((outcome.status, outcome.reason) for outcome in bad).items():
+    told = Counter(
+        (each.status, each.reason) for each in bad if isinstance(each.task, Ready)
+    )  # of others: what is missing
+    for (state, reason), count in told.items():
         print(f"{count} {state}: {reason}", file=sys.stderr)

@@ -46,7 +46,6 @@ def run_tasks(
     """
     trains = trains or Here(places, device, workers, limits or Limits(), display)
     with stop_requests() as stop, display:
-        display.begin(len(tasks))
         return _Runner(tasks, places, device, display, trains, stop).run()
 
 
@@ -71,6 +70,7 @@ class _Runner:
 
     def run(self) -> list[Outcome]:
         """Run the tasks, those that others are at last."""
+        self.display.begin(self.tasks, self.pending)
         left = list(self.tasks)
         while left:
             before = len(left)

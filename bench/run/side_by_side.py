@@ -143,7 +143,7 @@ class _Board:
 
     def begin(self) -> None:
         """Show what is known before any runner has begun."""
-        self.display.begin(len(self.tasks))
+        self.display.begin(self.tasks, self.pending)
         for task in self.tasks:
             if isinstance(task, Missing):
                 self._ended(Outcome(task, "skipped", reason=task.reason))

@@ -1,8 +1,10 @@
 """How far a task is, as its record, its lock, its log and its job tell."""
 
+import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 from bench.core.lock import holder
 from bench.core.paths import Places
 from bench.plan.estimate import duration
-from bench.plan.graph import Missing, Task
+from bench.plan.graph import Missing, Ready, Task
+from bench.plan.state import recorded
 from bench.run.events import EVENTS, backwards
 from bench.run.executors.slurm import Job
 from bench.store.reading import Damaged
@@ -19,30 +22,59 @@ from bench.store.record import Failed, Finished, read_record, record_path
 NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
 
 
-def state_of(task: Task, places: Places, jobs: Mapping[str, Job] | None = None) -> str:
-    """Return how far a task is: done, failed, running at a step, queued, interrupted, waiting, skipped, missing.
+@dataclass(frozen=True)
+class State:
+    """How far a task is, in words of which the first is the kind, and its linear accuracy once it is done."""
 
-    `jobs` are those of a cluster, by the cells' ids.
-    """
+    text: str
+    linear: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """One of done, failed, oom, timeout, running, queued, started, waiting, skipped, missing, ..."""
+        return re.split(r"\W", self.text)[0]
+
+
+def states_of(tasks: Sequence[Task], places: Places, jobs: Mapping[str, Job] | None = None) -> list[State]:
+    """Return how far each task is; `jobs` are those of a cluster, by the cells' ids."""
+    elsewhere = recorded(tasks, places)
+    return [
+        _done(elsewhere[task.cell.key()], " (record; data not here)")
+        if isinstance(task, Missing) and task.cell.key() in elsewhere
+        else state_of(task, places, jobs)
+        for task in tasks
+    ]
+
+
+def _done(record: Finished, where: str = "") -> State:
+    linear = statistics.fmean(record.final.linear)
+    return State(f"done{where}, linear {linear:.1%}", linear)
+
+
+def state_of(task: Task, places: Places, jobs: Mapping[str, Job] | None = None) -> State:
+    """Return how far a task is, as this machine alone tells."""
     if isinstance(task, Missing):
-        return f"missing: {task.reason}"
-    path, job = record_path(places.records, task.id), (jobs or {}).get(task.id)
+        return State(f"missing: {task.reason}")
+    path = record_path(places.records, task.id)
     record = read_record(path) if path.exists() else None
+    return _done(record) if isinstance(record, Finished) else State(_unfinished(task, places, jobs or {}, record))
+
+
+def _unfinished(task: Ready, places: Places, jobs: Mapping[str, Job], record: Failed | Damaged | None) -> str:
+    """Return how far a task is that has no result: failed, running at a step, queued, interrupted, waiting, skipped."""
+    job = jobs.get(task.id)
     log = places.work(task.id) / EVENTS
     last = last_event(log)
     at = f", step {last['step']:,}" if last and "step" in last else ""
-    done = isinstance(record, Finished)
-    if not done and (found := holder(places.lock(task.id))):
+    if found := holder(places.lock(task.id)):
         return f"running ({found}){at}{_left(log)}{f'; {job}' if job and job.queued else ''}"
-    if not done and job and job.queued:
+    if job and job.queued:
         return f"running ({job}), starting" if job.state == "RUNNING" else f"queued ({job}){at}"
     if isinstance(record, Damaged):
         return f"damaged: {record.path}: {record.reason}"
     if isinstance(record, Failed):
         return f"{record.status}: {record.error}"
-    if record:
-        return f"done, linear {statistics.fmean(record.final.linear):.1%}"
-    if task.needs and (needed := state_of(task.needs, places, jobs).partition(":")[0]) in NEVER:
+    if task.needs and (needed := state_of(task.needs, places, jobs).kind) in NEVER:
         return f"skipped: the cell {task.needs.id} that it needs is {needed}"
     if job and job.state == "" and job.log.exists():
         return f"stopped: job {job.id} has left the queue{at}; {job.log}"

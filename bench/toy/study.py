@@ -6,6 +6,7 @@ two at a time around the unmodified data (Sigma as in the test data, rho = 0); a
 seeds. The training is in `bench.toy.train`, tables and plots in `bench.toy.report`. Records are read without torch.
 """
 
+import json
 import statistics
 import sys
 import time
@@ -213,9 +214,12 @@ def states(grid: ToyGrid, folder: Path) -> list[tuple[Setting, str]]:
     return found
 
 
-def print_states(grid: ToyGrid, results: Path) -> None:
+def print_states(grid: ToyGrid, results: Path, as_json: bool = False) -> None:
     """Print how far each setting is, and what a run would do."""
     found = states(grid, results / grid.name)
+    if as_json:
+        print(json.dumps([{"id": each.id, "setting": str(each), "state": state} for each, state in found], indent=1))
+        return
     for setting, state in found:
         print(f"{setting.id}  {setting}: {state}")
     todo = sum(state != "done" for _, state in found)

@@ -1,6 +1,7 @@
 """The command line: one sentence and exit code 2 for a mistake, 1 for failed cells, 130 for Ctrl-C."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -153,9 +154,16 @@ def test_what_is_missing_is_said_once_with_the_cells_that_it_stops(tmp_path: Pat
     options = ["--set", "datasets=[digits, cifar10]", "--set", "seeds=[0, 1]"]
     for words in (["status", "TINY"], ["run", "--grid", "TINY", "--dry-run"]):
         lines = bench(tmp_path, *words, *options).stdout.splitlines()
-        [why] = [line for line in lines if "is not there" in line]
-        assert why.startswith("6 of 12 cells cannot run here: dataset 'cifar10' is not there")
-        assert sum(bool(re.search(r"^.*-  +cifar10 byol 100% seed \d +missing", line)) for line in lines) == 2, lines
+        [why] = [line for line in lines if "dataset cifar10" in line]
+        assert re.fullmatch(r"6 cells wait for dataset cifar10: `.* prepare .*tiny\.yaml .*`", why)
+        assert (
+            sum(bool(re.search(r"^cifar10  byol +(50%, 100%  4 missing|100% +2 missing)", line)) for line in lines) == 1
+        )
+        every = bench(tmp_path, *words, *options, "--cells").stdout.splitlines()
+        assert sum(bool(re.search(r"^.*-  +cifar10 byol 100% seed \d +missing", line)) for line in every) == 2, every
+        told = json.loads(bench(tmp_path, *words, *options, "--json").stdout)
+        assert len(told) == 12
+        assert sum(cell["state"] == "missing" and cell["dataset"] == "cifar10" for cell in told) == 6
 
 
 @pytest.mark.parametrize(
@@ -176,10 +184,10 @@ def test_lists_name_what_there_is(what: str, names: list[str], tmp_path: Path) -
 
 
 def test_a_grid_from_dry_run_to_report(tmp_path: Path) -> None:
-    dry = bench(tmp_path, "run", "--grid", "TINY", "--dry-run", "--tflops", "0.1")
+    dry = bench(tmp_path, "run", "--grid", "TINY", "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "3 of 3 cells to run: 24 steps" in dry.stdout
-    assert "seconds at 0.1 TFLOP/s, as given" in dry.stdout
+    assert re.search(r"3 of 3 cells to run\n[\d.]+ [GT]FLOP of training in 24 steps:\n", dry.stdout)
+    assert re.search(r" of a GPU at an assumed 300 TFLOP/s; no record of the grid tells a rate\n", dry.stdout)
     assert not (tmp_path / "results").exists()
     ran = bench(tmp_path, "run", "--grid", "TINY")
     assert ran.returncode == 0, ran.stderr
@@ -201,7 +209,9 @@ def test_a_grid_from_dry_run_to_report(tmp_path: Path) -> None:
 def test_a_missing_dataset_fails_the_run_but_not_with_a_traceback(tmp_path: Path) -> None:
     ran = bench(tmp_path, "run", "--grid", "TINY", "--set", "datasets=[cifar10]", "--set", "arms=[byol]")
     assert ran.returncode == 1
-    assert str(tmp_path / "data" / "cifar10") in ran.stderr
+    assert re.search(r"1 cell waits for dataset cifar10: `.* prepare .*`\n", ran.stderr)
+    assert f"looked in {tmp_path / 'data'}; --data-root names another folder\n" in ran.stderr
+    assert "byol" not in ran.stdout, "not a line for each cell"
     assert "Traceback" not in ran.stderr
     prepared = bench(tmp_path, "prepare", "--grid", "TINY", "--set", "datasets=[tiny_imagenet]", "--set", "arms=[byol]")
     assert prepared.returncode == 1

@@ -120,10 +120,19 @@ def test_what_is_not_here_can_be_prepared(here: Path) -> None:
     arm = "arms=[{method: mine, rela: {prior: 'file:x.pth', backbone: resnet_small}}]"
     ran = cells("run", "--data-root", "my data", "--set", arm, "--device", "cpu")
     assert ran.code == 1
+    assert f"1 cell waits for prior file:x.pth: put it into {here / 'my data' / 'priors'}\n" in ran.err.replace(
+        "my data/priors", str(here / "my data" / "priors")
+    )
+    [rehearse] = [
+        shlex.split(line.partition("  ")[0])
+        for line in ran.err.replace("\n  ", "\n").splitlines()
+        if "--rehearse" in line
+    ]
+    assert bench(*rehearse[len(program()) :], "--device", "cpu").code == 0
+    ran = cells("run", "--data-root", "my data", "--set", "datasets=[cifar100]", "--device", "cpu")
     [prepare] = printed(ran)
-    assert prepare[0] == "prepare"
-    assert bench(*prepare).code == 1, "nobody can fetch such a file"
-    assert (here / "my data").is_dir()
+    assert prepare[:2] == ["prepare", NAME]
+    assert prepare[-4:] == ["--data-root", "my data", "--results", "my results"]
 
 
 def test_a_name_for_records_that_are_not_there(here: Path) -> None:
@@ -194,9 +203,12 @@ def test_a_shell_runs_what_is_printed(here: Path) -> None:
     ran = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     line = ran.stdout.splitlines()[-1].partition("  ")[0]
-    assert line.startswith(f"{Path(sys.executable).name} -m bench report ./-x/study.yaml")
+    beside = Path(sys.executable).with_name("rela-bench")
+    named = beside.name if beside.is_file() else f"{Path(sys.executable).name} -m bench"
+    assert line.startswith(f"{named} report ./-x/study.yaml")
     pasted = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True)
     assert pasted.returncode == 0, pasted.stderr
     del environment["PATH"]
     ran = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert ran.stdout.splitlines()[-1].startswith(f"{shlex.quote(sys.executable)} -m bench report")
+    whole = str(beside) if beside.is_file() else f"{shlex.quote(sys.executable)} -m bench"
+    assert ran.stdout.splitlines()[-1].startswith(f"{whole} report")

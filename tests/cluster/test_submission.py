@@ -342,7 +342,7 @@ def test_states_have_their_jobs(places: Places, stand_in: StandIn, monkeypatch: 
     number = jobs_of(places)[task.id].id
 
     def state() -> str:
-        return state_of(task, places, jobs_of(places))
+        return state_of(task, places, jobs_of(places)).text
 
     stand_in.queue(f"{number}|PENDING||Priority\n")
     assert state() == f"queued (job {number}, Priority)"
@@ -369,7 +369,7 @@ def test_states_have_their_jobs(places: Places, stand_in: StandIn, monkeypatch: 
     monkeypatch.setenv("PATH", str(places.results))
     other = at(tasks, "byol", 1, 1.0)
     assert jobs_of(places)[other.id].state is None
-    assert state_of(other, places, jobs_of(places)).startswith("submitted: job ")
+    assert state_of(other, places, jobs_of(places)).text.startswith("submitted: job ")
 
 
 def test_a_job_without_a_queue_is_not_queued() -> None:

@@ -76,9 +76,9 @@ def test_a_part_of_cifar10_is_one_in_every_output(bench: Any, tmp_path: Path) ->
     make(tmp_path, "cifar10", 10, 32)
     counts = "30 training images of 10 classes, 10 test images of 10 classes"
     assert re.search(f"dataset cifar10: {PART}, digest [0-9a-f]{{16}}; {counts}\n", bench("cifar10", "prepare"))
-    assert "1 of 1 cells to run: 7 steps, " in bench("cifar10", "run", "--dry-run")
+    assert "FLOP of training in 7 steps:" in bench("cifar10", "run", "--dry-run")
     bench("cifar10", "run")
-    assert "done, linear " in bench("cifar10", "status")
+    assert "done, linear " in bench("cifar10", "status", "--cells")
     (record,) = read_records(tmp_path / "results" / "g")[0]
     assert record.dataset_title == PART
     assert record.ledger.steps == 7
@@ -138,10 +138,10 @@ class Mine(DatasetInfo):
 @pytest.mark.parametrize(
     ("declared", "here", "said"),
     [
-        (None, True, ": 7 steps, "),
-        (50_000, True, ": 7 steps, "),  # what is there counts
-        (44, False, ", 1 more that miss something: 11 steps, "),  # what is said to be
-        (None, False, ", 1 more that miss something; what 1 of them take is not known: "),
+        (None, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),
+        (50_000, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),  # what is there counts
+        (44, False, " to run, 1 more that lack something\n1.78 GFLOP of training in 11 steps:\n"),  # what is said to be
+        (None, False, " to run, 1 more that lack something\nwhat 1 of them take is not known: "),
     ],
 )
 def test_a_dry_run_counts_what_a_plugin_has(
@@ -150,20 +150,20 @@ def test_a_dry_run_counts_what_a_plugin_has(
     temporary(datasets)
     code = PLUGIN.replace("NAME", "mine").replace("DECLARED", str(declared)).replace("HERE", str(here))
     (tmp_path / "p.py").write_text(code)
-    out = bench("mine", "run", "--dry-run", "--tflops", "1", "--plugin", str(tmp_path / "p.py"))
-    assert f" cells to run{said}" in out
-    assert "not known  not known  not known" in out or "not known" not in said
+    out = bench("mine", "run", "--dry-run", "--plugin", str(tmp_path / "p.py"))
+    assert f" cells{said}" in out
+    assert "not known  not known\n" in out or "not known" not in said
     words = out.replace(",", "").split()
     assert not {("0", "steps"), ("0", "seconds"), ("0.0", "TFLOP"), ("0.00", "TFLOP")} & set(pairwise(words))
 
 
 def test_a_dry_run_counts_a_folder_and_is_not_rounded_to_nothing(bench: Any, tmp_path: Path) -> None:
     make(tmp_path, "mine", 2, 8, train=15)
-    out = bench("mine", "run", "--dry-run", "--tflops", "1000")
+    out = bench("mine", "run", "--dry-run", "--cells")
     rows = [line.split() for line in out.splitlines()]
-    assert rows[1][-3:-1] == ["7", "28"]
-    assert 0 < float(rows[1][-1]) < 0.01, "TFLOP"
-    assert "1 of 1 cells to run: 7 steps, 0.00" in out
+    assert rows[1][-4:-2] == ["7", "28"]
+    assert (0 < float(rows[1][-2]) < 1000, rows[1][-1]) == (True, "GFLOP")
+    assert "1 of 1 cells to run\n" in out
     assert duration(0.0321) == "0.03 seconds"
     assert duration(0) == "0 seconds"
 

@@ -165,7 +165,7 @@ def test_a_missing_dataset_marks_the_tasks_that_need_it(places: Places) -> None:
     assert len(missing) == len(tasks) // 2
     for task in missing:
         assert str(places.data / "cifar10") in task.reason
-        assert state_of(task, places) == f"missing: {task.reason}"
+        assert state_of(task, places).text == f"missing: {task.reason}"
 
 
 def test_a_missing_maker_makes_its_dependents_missing(places: Places) -> None:
@@ -283,7 +283,7 @@ def test_the_state_of_a_cell_that_was_killed_at_any_moment(places: Places, lines
     if lines:
         places.work(task.id).mkdir(parents=True)
         (places.work(task.id) / "events.jsonl").write_text("\n".join(lines))
-    assert state_of(task, places) == state
+    assert state_of(task, places).text == state
 
 
 def test_the_state_of_a_damaged_record(places: Places) -> None:
@@ -291,4 +291,4 @@ def test_the_state_of_a_damaged_record(places: Places) -> None:
     places.records.mkdir(parents=True)
     path = places.records / f"{task.id}.json"
     path.write_text(json.dumps({"schema_version": 99}))
-    assert state_of(task, places) == f"damaged: {path}: schema version 99 where 1 is known"
+    assert state_of(task, places).text == f"damaged: {path}: schema version 99 where 1 is known"

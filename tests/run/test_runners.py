@@ -47,7 +47,7 @@ def test_four_runners_share_a_grid_and_one_is_killed(server: Forks, tmp_path: Pa
 
     def in_the_midst() -> list[str]:
         saved = {cell for cell, log in events(together).items() if log and log[-1]["event"] == "checkpoint"}
-        states = [state_of(task, places) for task in tasks if task.id in saved]
+        states = [state_of(task, places).text for task in tasks if task.id in saved]
         return [state for state in states if state.startswith("running (")]
 
     until(in_the_midst)

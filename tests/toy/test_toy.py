@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shlex
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from bench.cli.main import main
+from bench.cli.request import program
 from bench.core.errors import UserError
 from bench.grid.load import load_grid
 from bench.store.reading import Damaged
@@ -367,7 +369,7 @@ def test_a_report_without_records_says_how_to_make_them(path: Path) -> None:
     ran = bench(path, "report")
     assert ran.code == 2
     assert ran.err.startswith("error: ")
-    assert "python -m bench run" in ran.err
+    assert shlex.join([*program(), "run"]) in ran.err
     assert ran.err.count("\n") == 1
 
 

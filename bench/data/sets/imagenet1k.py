@@ -9,4 +9,4 @@ class ImageNet1K(DatasetInfo):
 
     title, short, classes, streams = "ImageNet-1K", "IN1K", 1000, True
     train_images, test_images = 1_281_167, 50_000
-    hint = "get ILSVRC2012 from image-net.org and lay it out as imagenet1k/{train,val}/<class>/*"
+    hint = "unpack ILSVRC2012 (image-net.org) as imagenet1k/{train,val}/<class>/*"

@@ -9,4 +9,4 @@ class TinyImageNet(DatasetInfo):
 
     title, short, classes, image_size = "Tiny-ImageNet", "TIN", 200, 64
     train_images, test_images = 100_000, 10_000
-    hint = "get tiny-imagenet-200.zip and lay it out as tiny_imagenet/{train,val}/<class>/*"
+    hint = "unpack tiny-imagenet-200.zip as tiny_imagenet/{train,val}/<class>/*"

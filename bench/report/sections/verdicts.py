@@ -115,6 +115,24 @@ def rooms(found: Collected, claims: list[list[Judgement]]) -> list[str]:
     return lines
 
 
+def verdict_heading(claims: list[list[Judgement]]) -> str:
+    """Return what the list of verdicts is about."""
+    return f"{counted(len(claims), 'claim')}, judged together, by FLOP with targets where they speak of cost:"
+
+
+def verdicts_in_words(claims: list[list[Judgement]]) -> list[tuple[str, str]]:
+    """Return each verdict with the claims that have it, counted in FLOP."""
+    names: dict[str, dict[str, list[str]]] = {}
+    for judgements in claims:
+        one = [each for each in judgements if each.currency is FLOP][:2][-1]  # with targets, where the claim is of cost
+        claim, _, arm = one.claim.name.partition(": ")
+        names.setdefault(one.verdict, {}).setdefault(claim, []).extend([arm] if arm else [])
+    return [
+        (verdict, "; ".join(claim + (f" ({', '.join(arms)})" if arms else "") for claim, arms in there.items()))
+        for verdict, there in names.items()
+    ]
+
+
 def claim_sentence(claim: Statement) -> str:
     """Return what a claim says, in words."""
     points = abs(round(100 * claim.margin, 4))
