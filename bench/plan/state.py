@@ -76,8 +76,9 @@ def missing_text(tasks: Sequence[Task], places: Places, prepare: str) -> str:
     lines = []
     for lack, count in stopped.items():
         how = f"`{prepare}`" if lack.how.startswith(FETCH) else lack.how  # on one line: it is to be copied
-        waits = "cell waits" if count == 1 else "cells wait"
-        lines.append(f"{count} {waits} for {lack.what}{f': {how}' if how else ''}\n")
-    if lines:
+        cells = "1 cell" if count == 1 else f"{count} cells"
+        waits = "waits" if count == 1 else "wait"
+        lines.append(f"{cells} {waits} for {lack.what}: {how}\n" if how else f"{cells} cannot run: {lack.what}\n")
+    if any(lack.how for lack in stopped):
         lines.append(f"looked in {places.data.absolute()}; --data-root names another folder\n")
     return "".join(lines)
