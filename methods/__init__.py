@@ -2,8 +2,8 @@
 
 from bench.core.distributed import gather
 from bench.data.augment import View
-from methods.base import Batch, Method
+from methods.base import Accelerator, Batch, Method
 from methods.parts import Momentum, Queue
-from methods.registry import methods
+from methods.registry import accelerators, methods
 
-__all__ = ["Batch", "Method", "Momentum", "Queue", "View", "gather", "methods"]
+__all__ = ["Accelerator", "Batch", "Method", "Momentum", "Queue", "View", "accelerators", "gather", "methods"]

@@ -75,3 +75,20 @@ class Method(nn.Module):
         super().__init_subclass__(**more)
         if "loss" in vars(cls) and "recordable" not in vars(cls):
             cls.recordable = False  # type: ignore[assignment, method-assign]
+
+
+class Accelerator(Method):
+    """A method around a method, which trains its backbone for less: it has `views`, `loss` and all else of its own.
+
+    One that goes on with the method keeps it, and may hand over to it as `ReLA` does.
+
+    Args:
+        method: the method to accelerate.
+        target_dim: the dimension k of the prior's targets; None without a prior.
+        Further arguments of a subclass, with defaults, are what a grid can set under `accelerate`.
+    """
+
+    needs_prior: ClassVar[bool] = False  # whether an arm names a prior, of which the batches then have targets
+
+    def __init__(self, method: Method, target_dim: int | None) -> None:
+        super().__init__(method.backbone, method.dim)

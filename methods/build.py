@@ -4,24 +4,32 @@ import torch
 
 from bench.core.seeds import derive
 from bench.grid.cell import Cell
-from bench.models.backbones import initial_backbone
+from bench.models.backbones import Backbone, initial_backbone
 from methods.base import Method
-from methods.registry import methods
+from methods.registry import accelerators, methods
 from methods.rela import ReLA
 
 
 def build_method(
-    cell: Cell, size: int, target_dim: int | None, steps_per_epoch: int, rehearsal: bool = False
+    cell: Cell,
+    size: int,
+    target_dim: int | None,
+    steps_per_epoch: int,
+    rehearsal: bool = False,
+    backbone: Backbone | None = None,
 ) -> Method:
     """Return the cell's method; the backbone's initial weights are the same for all arms of a seed.
 
     `target_dim` is the dimension of the targets of a cell with a prior. An adaptive phase, which takes hundreds of
-    steps, ends halfway in a rehearsal.
+    steps, ends halfway in a rehearsal. `backbone`: what training begins with, where that is another one.
     """
     with torch.random.fork_rng(devices=[]):
-        backbone = initial_backbone(cell.backbone, size, cell.seed)
+        backbone = backbone or initial_backbone(cell.backbone, size, cell.seed)
         torch.manual_seed(derive(cell.seed, "method"))
         method = methods.build(cell.method, backbone.module, backbone.dim, cell.params)
+        if choice := cell.accelerate:
+            torch.manual_seed(derive(cell.seed, "accelerator"))
+            return accelerators.build(choice.name, method, target_dim, choice.params)
         if cell.rela is None:
             return method
         assert target_dim is not None

@@ -13,7 +13,7 @@ from priors.base import Stored, file_digest, priors
 
 @priors.register("file")
 class File(Stored):
-    """`file:<path>`: weights as safetensors or as a state dict; the arm's `rela.backbone` names the architecture.
+    """`file:<path>`: weights as safetensors or as a state dict; the arm's `rela.backbone` names its architecture.
 
     A relative path is looked up from here and in `<data root>/priors`. A classifier in the file is left out. Where the
     file holds the network more than once, as a student and a teacher, `rela.weights_key` names the prefix of one.
@@ -35,14 +35,15 @@ class File(Stored):
         return f"{file_digest(self.path())}-{self._architecture()}{key}"
 
     def key(self) -> str | None:
-        return self.cell.rela.weights_key if self.cell.rela else None
+        return self.cell.targets_of.weights_key if self.cell.targets_of else None
 
     def untrained(self) -> nn.Module:
         size = self.input_size or image_size(self.cell, self.places)
         return build_backbone(self._architecture(), size).module
 
     def _architecture(self) -> str:
-        name = self.cell.rela.backbone if self.cell.rela else None
+        name = self.cell.targets_of.backbone if self.cell.targets_of else None
         if name is None:
-            raise UserError(f"prior 'file:{self.argument}': rela.backbone must name the architecture of the file")
+            key = "accelerate" if self.cell.accelerate else "rela"
+            raise UserError(f"prior 'file:{self.argument}': {key}.backbone must name the architecture of the file")
         return name

@@ -18,6 +18,9 @@ class Untrained(Prior):
             torch.manual_seed(0)
             return _Sparing(self.prior.untrained())
 
+    def untrained(self) -> nn.Module:
+        return self.prior.untrained()
+
     def digest(self) -> str:
         return f"untrained {self.argument}"
 

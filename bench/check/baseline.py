@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from bench.core.errors import NotMadeError, UserError
 from bench.core.files import atomic_write
-from bench.grid.cell import Budget, Model, Seed, digest
+from bench.grid.base import Budget, Model, Seed
+from bench.grid.cell import digest
 from bench.grid.expand import expand
 from bench.grid.schema import Grid
 from bench.report.facts import linear

@@ -17,6 +17,7 @@ from bench.core.registry import Registry
 
 REGISTRIES = {  # by the module that has one of the name
     "methods": "methods",
+    "accelerators": "methods",
     "datasets": "bench.data",
     "backbones": "bench.models.backbones",
     "executors": "bench.run.executors",
@@ -25,7 +26,7 @@ PRIOR_HEAD = ("name", "px", "dim", "MB", "here", "what it is")
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, priors, datasets, backbones, grids or executors")],
+    what: Annotated[str, typer.Argument(help="methods, accelerators, priors, datasets, backbones, grids or executors")],
     data_root: options.DataOption = Path("data"),
     plugin: options.PluginOption = None,
     as_json: options.JsonOption = False,

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from bench.core.device import threads
 from bench.core.distributed import rank_slice
 from bench.data.resample import crop_boxes, gaussian, resample, resized_crops, send
-from bench.grid.cell import Precision
+from bench.grid.base import Precision
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

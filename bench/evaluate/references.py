@@ -55,11 +55,11 @@ def find_or_make_references(
         EvalView(images.size, shorter=cell.protocol.eval_resize),
         cell.seed,
     )
-    if not (cell.rela and task.prior):
+    prior, choice = task.prior or task.start, cell.targets_of or cell.as_started().targets_of
+    if not (choice and prior):
         return References(untrained=judge.score(untrained))
-    prior = task.prior
-    view = EvalView(prior.input_size or images.size, prior.mean, prior.std, cell.rela.precision)
-    same = cell.rela.prior == "rand" and view == untrained.view
+    view = EvalView(prior.input_size or images.size, prior.mean, prior.std, choice.precision)
+    same = choice.prior == "rand" and view == untrained.view
     network = untrained if same else Network(prior.model, prior.digest(), view, PRIORS_SEED)
     return References(untrained=judge.score(untrained), prior=judge.score(network))
 

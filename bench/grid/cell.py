@@ -6,52 +6,16 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from bench.grid.base import Budget, Model, Name, Params, Precision, Seed, Size
+from bench.grid.controls import Rela, Wrapped
 
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
+LABELLED = "supervised"  # the one method of ours that sees the labels
 PROTOCOL_VERSION = 1  # raised whenever the code changes a result that the keys below do not show
 LBFGS_VERSION = 2  # raised whenever that recipe gives other accuracies
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean loss, on features of deviation 1
-MAX_NAME = 200  # bytes: names of files end at 255
-
-Budget = Annotated[float, Field(ge=1e-6, le=1)]
-Seed = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=4, le=1024)]
-Precision = Literal["fp32", "bf16", "fp16"]  # of forward passes; weights are fp32
-
-
-def _plain(params: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what JSON cannot hold: a record has to."""
-    try:
-        json.dumps(params, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("must be finite numbers, strings, true, false, null, or lists and mappings of them") from error
-    return params
-
-
-def _printable(name: str) -> str:
-    """Refuse a name that would not fit into a line or a file's name."""
-    if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:
-        raise ValueError(f"must be 1 to {MAX_NAME} bytes of printable text")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_printable)]
-Params = Annotated[dict[str, Any], AfterValidator(_plain)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Probe(Model):
@@ -124,36 +88,14 @@ class Protocol(Recipe):
         return value
 
 
-class Rela(Model):
-    """The ReLA wrapper of an arm."""
-
-    prior: str
-    backbone: str | None = None  # architecture of a `file:` prior
-    weights_key: str | None = None  # of a `file:` prior: behind which prefix its network is; None: the only one
-    input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
-    precision: Precision = "fp32"  # the prior's, when it makes the targets
-    phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
-    train_map: bool = False  # the reference leaves the linear map at its random initial value
-    check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
-    shuffle: bool = False  # control: each image gets the targets of another
-
-    @model_validator(mode="after")
-    def _key_of_a_file(self) -> "Rela":
-        if self.weights_key is not None and not self.prior.startswith("file:"):
-            raise ValueError(f"weights_key is for a prior file:<path>, and {self.prior!r} is none; leave it out")
-        return self
-
-
-class Arm(Model):
+class Arm(Wrapped):
     """A method with its wrapper and settings."""
 
     name: Name | None = None
     method: Name
-    params: Params = {}
+    params: Params = Field(default_factory=dict)
     backbone: Name | None = None  # instead of the dataset's or the grid's
-    rela: Rela | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)  # keys of Recipe, instead of the protocol's
-    flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
     budgets: Annotated[tuple[Budget, ...] | None, Field(strict=False)] = None
 
 
@@ -161,22 +103,31 @@ def arm_name(arm: Arm) -> str:
     """Return the arm's own name, or one made of its method, wrapper and prior."""
     if arm.name:
         return arm.name
-    params = ",".join(f"{key}={value}" for key, value in sorted(arm.params.items()))
+    params = ",".join(_settings_of(arm.params))
     name = f"{arm.method}({params})" if params else arm.method
     if arm.backbone:
         name += f", {arm.backbone.removeprefix('timm:')}"
     name += "".join(f", {key} {value}" for key, value in sorted(arm.recipe.items()))
-    if arm.flops_of:
-        name += f" at the FLOPs of {arm.flops_of}"
+    if arm.warm_start:
+        name += f" from {arm.warm_start}"
+    if arm.matches:
+        name += f" at the {'FLOPs' if arm.flops_of else 'seconds'} of {arm.matches}"
+    if arm.accelerate:
+        prior = [arm.accelerate.prior] if arm.accelerate.prior else []
+        name = f"{arm.accelerate.name}({','.join([name, *prior, *_settings_of(arm.accelerate.params)])})"
     return f"rela({name},{arm.rela.prior})" if arm.rela else name
 
 
-def is_plain(arm: Arm) -> bool:
-    """Return whether an arm is its method and no more: without ReLA, and not stopped at another one's FLOPs."""
-    return not (arm.rela or arm.flops_of)
+def _settings_of(params: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in sorted(params.items())]
 
 
-class Cell(Model):
+def is_plain(arm: Wrapped) -> bool:
+    """Return whether an arm is its method alone: from random weights, and not stopped at what another one took."""
+    return not (arm.wrapper or arm.warm_start or arm.matches)
+
+
+class Cell(Wrapped):
     """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result."""
 
     arm: str
@@ -185,8 +136,6 @@ class Cell(Model):
     backbone: str
     method: str
     params: dict[str, Any]
-    rela: Rela | None
-    flops_of: str | None = None
     budget: Budget
     seed: Seed
     protocol: Protocol
@@ -204,7 +153,7 @@ class Cell(Model):
         rela, protocol, probe = settings["rela"] or {}, settings["protocol"], settings["protocol"]["probe"]
         # Settings that came later are left out where they are off: what was run before them keeps its name.
         later: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (settings, {"flops_of": None}),
+            (settings, {"accelerate": None, "warm_start": None, "flops_of": None, "seconds_of": None}),
             (rela, {"weights_key": None, "shuffle": False, "precision": "fp32"}),
             (protocol, {"compile": None, "eval_resize": None, "evaluations": None}),
             (protocol, Recipe().model_dump(exclude={"lr", "weight_decay"})),
@@ -221,9 +170,15 @@ class Cell(Model):
             del probe[unused]
         if probe.get("recipe") == "lbfgs":
             probe["version"] = LBFGS_VERSION
-        if self.rela and self.rela.prior.startswith("file:"):
-            settings["rela"]["prior"] = "file:" + PurePath(self.rela.prior[len("file:") :]).name
+        for part, key in _files(settings):
+            part[key] = "file:" + PurePath(part[key][len("file:") :]).name
         return settings
+
+    def as_started(self) -> Self:
+        """Return the cell with the prior that its weights begin with in the place of that of its targets."""
+        architecture = self.backbone if str(self.warm_start).startswith("file:") else None
+        choice = Rela(prior=self.warm_start, backbone=architecture) if self.warm_start else None
+        return self.model_copy(update={"rela": choice, "accelerate": None})
 
     def key(self) -> str:
         """Return the hash of the settings: which cell of a grid a record belongs to."""
@@ -233,8 +188,9 @@ class Cell(Model):
 class Inputs(Model):
     """What a cell's result depends on beyond its settings.
 
-    `data` and `prior` are digests of content (of a prior that the grid trains, its cell's id); `params` are the
-    method's parameters with its defaults filled in; `flops_of` is the id of the cell whose FLOPs are matched.
+    `data`, `prior` and `warm_start` are digests of content (of a prior that the grid trains, its cell's id); `params`
+    are the method's parameters with its defaults filled in, `accelerator_params` the accelerator's; `flops_of` and
+    `seconds_of` are the id of the cell whose FLOPs or seconds are matched.
     """
 
     data: str
@@ -242,11 +198,15 @@ class Inputs(Model):
     method_version: int
     params: dict[str, Any]
     flops_of: str | None = None
+    seconds_of: str | None = None
+    warm_start: str | None = None
+    accelerator_version: int | None = None
+    accelerator_params: dict[str, Any] | None = None
 
 
 def makes_prior(cell: Cell) -> bool:
     """Return whether the cell's backbone is a `<DATASET>-T` prior."""
-    return cell.method == BASELINE and not (cell.rela or cell.flops_of or cell.params) and cell.budget == 1.0
+    return cell.method == BASELINE and is_plain(cell) and not cell.params and cell.budget == 1.0
 
 
 def trained_on(prior: str) -> str | None:
@@ -258,12 +218,26 @@ def trained_on(prior: str) -> str | None:
 def cell_id(cell: Cell, inputs: Inputs) -> str:
     """Return the content hash that names the cell's record, checkpoint and backbone."""
     settings = cell.settings() | {"params": None}
-    if cell.rela and cell.rela.prior.startswith("file:"):
-        settings["rela"]["prior"] = "file:"
-    if cell.flops_of:
-        settings["flops_of"] = None  # the other arm's name decides nothing, its cell's id is in the inputs
-    known = inputs.model_dump(mode="json", exclude={"flops_of"} if inputs.flops_of is None else None)
+    for part, key in _files(settings):
+        part[key] = "file:"
+    if cell.accelerate:
+        settings["accelerate"] = {k: v for k, v in settings["accelerate"].items() if k not in cell.accelerate.params}
+    for name in ("flops_of", "seconds_of"):
+        if settings.get(name):
+            settings[name] = None  # the other arm's name decides nothing, its cell's id is in the inputs
+    known = inputs.model_dump(mode="json")
+    # What came later is left out where it is not: what was run before it keeps its id.
+    for name in known.keys() - {"data", "prior", "method_version", "params"}:
+        if known[name] is None:
+            del known[name]
     return digest({"protocol_version": PROTOCOL_VERSION, "settings": settings, "inputs": known})
+
+
+def _files(settings: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Return where settings name a prior that is a file: the mappings, and the key in each."""
+    places = [(settings, "warm_start")]
+    places += [(part, "prior") for name in ("rela", "accelerate") if (part := settings.get(name))]
+    return [(part, key) for part, key in places if str(part.get(key)).startswith("file:")]
 
 
 def digest(value: Any) -> str:

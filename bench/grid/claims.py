@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from bench.core.errors import did_you_mean
-from bench.grid.cell import Arm, Budget, Model, Name, arm_name, is_plain
+from bench.grid.base import Budget, Model, Name
+from bench.grid.cell import Arm, arm_name, is_plain
 
 if TYPE_CHECKING:
     from bench.grid.schema import Grid

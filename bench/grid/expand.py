@@ -17,7 +17,7 @@ FACTS: dict[str, Callable[[Cell], str | float]] = {
     "dataset": lambda cell: cell.dataset,
     "arm": lambda cell: cell.arm,
     "method": lambda cell: cell.method,
-    "prior": lambda cell: cell.rela.prior if cell.rela else "none",
+    "prior": lambda cell: cell.targets_of.prior if cell.targets_of else "none",
     "budget": lambda cell: cell.budget,
     "seed": lambda cell: float(cell.seed),
 }

@@ -6,19 +6,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from bench.core.errors import did_you_mean
-from bench.grid.cell import (
-    Arm,
-    Budget,
-    Cell,
-    Model,
-    Name,
-    Params,
-    Protocol,
-    Recipe,
-    Seed,
-    arm_name,
-)
+from bench.grid.base import Budget, Model, Name, Params, Seed
+from bench.grid.cell import Arm, Cell, Protocol, Recipe, arm_name, trained_on
 from bench.grid.claims import Claim, statements
+from bench.grid.controls import Wrapped
 from bench.grid.validate import sentence
 
 GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
@@ -84,8 +75,7 @@ class Grid(Model):
             backbone=arm.backbone or dataset.backbone or self.backbone,
             method=arm.method,
             params={**self.params.get(arm.method, {}), **arm.params},
-            rela=arm.rela,
-            flops_of=arm.flops_of,
+            **{key: getattr(arm, key) for key in Wrapped.model_fields},
             budget=budget,
             seed=seed,
             protocol=protocol,
@@ -108,23 +98,30 @@ class Grid(Model):
         return self
 
     @model_validator(mode="after")
-    def _flops_can_be_matched(self) -> Self:
+    def _others_can_be_matched(self) -> Self:
         arms = {arm_name(arm): arm for arm in self.arms}
         for index, arm in enumerate(self.arms):
-            if arm.flops_of is None:
-                continue
-            where, other = f"arms[{index}].flops_of", arms.get(arm.flops_of)
-            if other is None:
-                raise ValueError(f"{where}: {arm.flops_of!r} is not an arm{did_you_mean(arm.flops_of, arms)}")
-            if other.flops_of:
-                raise ValueError(f"{where}: arm {arm.flops_of!r} itself matches another arm; name that one")
-            if arm.rela:
+            for key in ("flops_of", "seconds_of"):
+                if (name := getattr(arm, key)) is not None:
+                    _must_match(self, arm, name, arms, f"arms[{index}].{key}")
+        return self
+
+    @model_validator(mode="after")
+    def _an_arm_begins_and_waits_once(self) -> Self:
+        for index, arm in enumerate(self.arms):
+            where = f"arms[{index}]"
+            if arm.rela and arm.accelerate:
+                raise ValueError(f"{where}: rela and accelerate both accelerate the method; leave out one of the two")
+            if arm.warm_start == "rand":
                 raise ValueError(
-                    f"{where}: an arm with rela cannot match another one's FLOPs; leave out one of the two"
+                    f"{where}.warm_start: every arm begins with random weights; leave it out, or name a prior"
                 )
-            for budget in sorted({*(arm.budgets or self.budgets)} - {*(other.budgets or self.budgets)}):
-                why = f"has no budget {budget:g} to match; give both the same budgets"
-                raise ValueError(f"{where}: arm {arm.flops_of!r} {why}")
+            trained = [prior for prior in arm.priors if trained_on(prior)]
+            needed = [repr(name) for name in (*trained, arm.matches) if name]
+            if len(needed) > 1:
+                raise ValueError(
+                    f"{where}: needs {' and '.join(needed)}, and can wait for one of them only; leave out one"
+                )
         return self
 
     @model_validator(mode="after")
@@ -161,14 +158,16 @@ class Grid(Model):
                 _must_be_an_arm(name, arms, f"{where}.arms")
             there = self.arms_on(dataset)
             for arm in there:
-                if arm.flops_of and arm.flops_of not in map(arm_name, there):
-                    raise ValueError(f"{where}.arms: {arm_name(arm)!r} needs {arm.flops_of!r} there, too")
+                if arm.matches and arm.matches not in map(arm_name, there):
+                    raise ValueError(f"{where}.arms: {arm_name(arm)!r} needs {arm.matches!r} there, too")
             for each in (None, *there):
                 try:
-                    self.protocol_on(dataset, each)
+                    protocol = self.protocol_on(dataset, each)
                 except ValidationError as error:
                     of = f"{where}.protocol" if each is None else f"{where}, arm {arm_name(each)!r}"
                     raise ValueError(sentence(error, Protocol, of)) from error
+                if each and each.seconds_of:
+                    _must_not_know_its_end(protocol, f"{where}, arm {arm_name(each)!r}")
         return self
 
     @model_validator(mode="after")
@@ -182,10 +181,34 @@ class Grid(Model):
             if same is arm:
                 continue
             fix = "remove one"
-            if same.rela and arm.rela and same.rela.prior != arm.rela.prior:
+            if same.priors != arm.priors:
                 fix = "of a prior's path only the file's name counts; rename one file"
             raise ValueError(f"arms[{index}]: arm {arm_name(arm)!r} is the same as {arm_name(same)!r}; {fix}")
         return self
+
+
+def _must_match(grid: Grid, arm: Arm, name: str, arms: dict[str, Arm], where: str) -> None:
+    """Raise ValueError, which begins with `where`, unless an arm can stop at what the arm `name` took."""
+    other = arms.get(name)
+    if other is None:
+        raise ValueError(f"{where}: {name!r} is not an arm{did_you_mean(name, arms)}")
+    if arm.flops_of and arm.seconds_of:
+        raise ValueError(f"{where}: an arm stops at another one's FLOPs or at its seconds; leave out one of the two")
+    if other.matches:
+        raise ValueError(f"{where}: arm {name!r} itself matches another arm; name that one")
+    if wrapper := "rela" if arm.rela else "accelerate" if arm.accelerate else "":
+        what = "FLOPs" if arm.flops_of else "seconds"
+        raise ValueError(f"{where}: an arm with {wrapper} cannot match another one's {what}; leave out one of the two")
+    for budget in sorted({*(arm.budgets or grid.budgets)} - {*(other.budgets or grid.budgets)}):
+        raise ValueError(f"{where}: arm {name!r} has no budget {budget:g} to match; give both the same budgets")
+
+
+def _must_not_know_its_end(protocol: Protocol, where: str) -> None:
+    """Raise ValueError when a recipe needs the number of steps, which with `seconds_of` nobody knows before."""
+    for key in ("schedule", "warmup", "teacher"):
+        if (value := getattr(protocol, key)) != getattr(Recipe(), key):
+            fix = f"give the arm the recipe {key}: {getattr(Recipe(), key)}, or take flops_of"
+            raise ValueError(f"{where}: {key} {value} needs the number of steps, which seconds_of leaves open; {fix}")
 
 
 def _refuse_twins(what: str, names: Sequence[str | float]) -> None:

@@ -110,6 +110,11 @@ class Clock:
         """Return what a phase has spent until now."""
         return self._totals()[phase]
 
+    def seconds(self, phase: str) -> float:
+        """Return the seconds that a phase has spent until now, and read nothing but the time: for every step."""
+        passing = time.perf_counter() - self._since.seconds if self._open[-1] == phase else 0.0
+        return self._earlier[phase].seconds + self._spent[phase].seconds + passing
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Charge the time inside to `name`, except that of a phase inside it."""

@@ -20,7 +20,7 @@ from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task
 from bench.plan.state import recorded, to_run
 from bench.store.record import Finished, read_records
-from methods import Batch, Method, methods
+from methods import Batch, Method, accelerators, methods
 from methods.rela import ReLA
 
 SAMPLE = 2  # images in the step that is counted
@@ -167,15 +167,20 @@ def _cost(task: Task, places: Places) -> Cost | None:
 def flops_per_image(cell: Cell, size: int) -> int:
     """Return the training FLOPs for each image; of ReLA's two phases, the dearer one's."""
     setting = (cell.backbone, cell.method, json.dumps(cell.params, sort_keys=True), size)
-    return max(_step_flops(*setting, rela=False), _step_flops(*setting, rela=True) if cell.rela else 0) // SAMPLE
+    wrapper = "rela" if cell.rela else cell.accelerate.name if cell.accelerate else ""
+    params = json.dumps(cell.accelerate.params, sort_keys=True) if cell.accelerate else "{}"
+    phases = ("", wrapper) if cell.rela else (wrapper,)
+    return max(_step_flops(*setting, each, params) for each in phases) // SAMPLE
 
 
 @functools.cache
-def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool) -> int:
+def _step_flops(backbone: str, method: str, params: str, size: int, wrapper: str, wrapper_params: str) -> int:
     """Return the FLOPs of a step on SAMPLE images, counted by taking one on the CPU."""
     network = build_backbone(backbone, size)
     around = methods.build(method, network.module, network.dim, json.loads(params))
-    stepped: Method = ReLA(around, network.dim) if rela else around
+    stepped: Method = ReLA(around, network.dim) if wrapper == "rela" else around
+    if wrapper not in {"", "rela"}:
+        stepped = accelerators.build(wrapper, around, network.dim, json.loads(wrapper_params))
     views = [torch.rand(SAMPLE, 3, size, size) for _ in stepped.views]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))
     return step_flops(lambda: stepped.loss(batch))

@@ -8,9 +8,10 @@ from typing import Any
 from bench.core.errors import Lack, MissingError, UserError, did_you_mean, told
 from bench.core.paths import Places
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
-from bench.grid.cell import BASELINE, Cell, Inputs, Rela, cell_id, makes_prior, trained_on
-from bench.models.backbones import check_backbone
-from methods import methods
+from bench.grid.cell import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
+from bench.grid.controls import Accelerate
+from bench.models.backbones import build_backbone, check_backbone
+from methods import accelerators, methods
 from priors import Prior, find_prior
 from priors.trained import Trained
 from priors.untrained import Untrained
@@ -20,7 +21,8 @@ from priors.untrained import Untrained
 class Ready:
     """A cell of which all is on this machine that it needs.
 
-    `needs` is the cell that must be done before: the one whose backbone is its prior, or whose FLOPs it matches.
+    `needs` is the cell that must be done before: the one whose backbone is a prior, or whose FLOPs or seconds it
+    matches. `prior` makes its targets, `start` has the weights that its training begins with.
     `title` is that of its dataset as it is here, and `train_images` how many the cell uses.
     """
 
@@ -31,6 +33,7 @@ class Ready:
     needs: "Ready | None"
     title: str
     train_images: int
+    start: Prior | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,21 @@ def _missing(error: BaseException, what: str) -> MissingError:
     return MissingError(f"{what}: {told(error)}")
 
 
+def _check_prior_of(choice: Accelerate) -> None:
+    """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for."""
+    if accelerators.get(choice.name).needs_prior == bool(choice.prior):
+        return
+    how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
+    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
+
+
 class _Planner:
     def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
         self.places, self.where = places, where
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
         self._data: dict[str, DatasetFacts | MissingError] = {}
-        self._checked: set[tuple[str, str, str, int | None, str | None]] = set()
+        self._checked: set[tuple[str | int | None, ...]] = set()
         self.makers: dict[tuple[str, int], Cell] = {}
         for cell in filter(makes_prior, cells):  # of several architectures, the first
             self.makers.setdefault((short_name(cell.dataset), cell.seed), cell)
@@ -92,12 +103,15 @@ class _Planner:
             task: Task
             try:
                 self._check_names(cell)
-                params = methods.resolved(cell.method, cell.params, f"{self.where}: arm {cell.arm!r}")
+                params = methods.resolved(cell.method, cell.params, self._arm(cell))
                 count = self._train_images(cell)
-                needs, prior = self._prior(cell, cell.rela) if cell.rela else (None, None)
-                if cell.flops_of:
-                    needs = self.task(self.matched[cell.flops_of, cell.dataset, cell.budget, cell.seed])
-                task = self._ready(cell, params, needs, prior)
+                (one, prior), (other, start) = self._prior(cell), self._prior(cell.as_started())
+                needs = one or other
+                if cell.matches:
+                    needs = self.task(self.matched[cell.matches, cell.dataset, cell.budget, cell.seed])
+                if start:
+                    self._check_start(cell, start)
+                task = self._ready(cell, params, needs, prior, start)
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
                 missing, data = _missing(error, f"{cell.dataset}, arm {cell.arm!r}"), self._data.get(cell.dataset)
                 lacks = [each.lacks for each in (data, needs, missing) if isinstance(each, MissingError | Missing)]
@@ -107,9 +121,11 @@ class _Planner:
             self.tasks[key] = task
         return self.tasks[key]
 
-    def _ready(self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None) -> Ready:
+    def _ready(
+        self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None, start: Prior | None
+    ) -> Ready:
         """Return the task of a cell that has all that it needs. Raises MissingError."""
-        weights, facts = prior.digest() if prior else None, self._facts(cell.dataset)
+        weights, facts, wrapper = prior.digest() if prior else None, self._facts(cell.dataset), cell.accelerate
         if isinstance(facts, MissingError):
             raise MissingError(str(facts), *facts.lacks)
         if isinstance(needs, Missing):
@@ -120,9 +136,15 @@ class _Planner:
             method_version=methods.get(cell.method).version,
             params=params,
             flops_of=needs.id if needs and cell.flops_of else None,
+            seconds_of=needs.id if needs and cell.seconds_of else None,
+            warm_start=start.digest() if start else None,
+            accelerator_version=accelerators.get(wrapper.name).version if wrapper else None,
+            accelerator_params=accelerators.resolved(wrapper.name, wrapper.params, self._arm(cell))
+            if wrapper
+            else None,
         )
         count = cell.train_images or facts.train_images
-        return Ready(cell, cell_id(cell, inputs), inputs, prior, needs, facts.title, count)
+        return Ready(cell, cell_id(cell, inputs), inputs, prior, needs, facts.title, count, start)
 
     def _check_new(self, task: Ready) -> None:
         """Raise UserError when an earlier task is the same one under another name."""
@@ -133,47 +155,67 @@ class _Planner:
                 " priors' files are read; remove one"
             )
 
-    def _prior(self, cell: Cell, rela: Rela) -> tuple[Task | None, Prior]:
-        short = trained_on(rela.prior)
+    def _prior(self, cell: Cell) -> tuple[Task | None, Prior | None]:
+        """Return the prior whose targets a cell is trained on, and the task that trains it; None where none does."""
+        choice = cell.targets_of
+        if choice is None:
+            return None, None
+        short = trained_on(choice.prior)
         if short is None:
             try:
-                prior = find_prior(rela.prior, cell, self.places)
+                prior = find_prior(choice.prior, cell, self.places)
             except MissingError:
                 raise
             except UserError as error:
-                raise UserError(f"{self.where}: arm {cell.arm!r}: {error}") from error
-            prior.input_size = rela.input_size or prior.input_size
-            return None, Untrained(prior, rela.prior) if self.places.rehearsal else prior
+                raise UserError(f"{self._arm(cell)}: {error}") from error
+            prior.input_size = choice.input_size or prior.input_size
+            return None, Untrained(prior, choice.prior) if self.places.rehearsal else prior
         maker = self.makers.get((short, cell.seed))
         if maker is None:
             shorts = sorted({f"{name}-T" for name, _ in self.makers})
             raise UserError(
-                f"{self.where}: arm {cell.arm!r}: prior {rela.prior!r} is the backbone of the cell {BASELINE} at"
+                f"{self._arm(cell)}: prior {choice.prior!r} is the backbone of the cell {BASELINE} at"
                 f" budget 1 on that dataset, seed {cell.seed}, which the grid does not have"
-                f"{did_you_mean(rela.prior, shorts)}"
+                f"{did_you_mean(choice.prior, shorts)}"
             )
         needs = self.task(maker)
-        size = rela.input_size or image_size(maker, self.places)
+        size = choice.input_size or image_size(maker, self.places)
         identifier = needs.id if isinstance(needs, Ready) else ""
         return needs, Trained(maker, identifier, size, cell, self.places)
 
+    def _check_start(self, cell: Cell, start: Prior) -> None:
+        """Raise UserError when the weights that a cell begins with are of another architecture than its backbone."""
+        networks = (build_backbone(cell.backbone, image_size(cell, self.places)).module, start.untrained())
+        own, others = ({name: value.shape for name, value in each.state_dict().items()} for each in networks)
+        if differing := sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name)):
+            raise UserError(
+                f"{self._arm(cell)}: warm_start {cell.warm_start!r} is another architecture than backbone"
+                f" {cell.backbone!r}: they differ in {differing[0]!r} and {len(differing) - 1} more names or shapes"
+            )
+
+    def _arm(self, cell: Cell) -> str:
+        return f"{self.where}: arm {cell.arm!r}"
+
     def _check_names(self, cell: Cell) -> None:
         """Raise UserError, naming the grid, when the cell's dataset, backbone or method is unknown."""
-        of_prior = cell.rela.backbone if cell.rela else None
-        names = (cell.dataset, cell.backbone, cell.method, cell.protocol.input_size, of_prior)
+        of_prior, wrapper = cell.targets_of.backbone if cell.targets_of else None, cell.accelerate
+        around = (wrapper.name, bool(wrapper.prior)) if wrapper else ()
+        names = (cell.dataset, cell.backbone, cell.method, cell.protocol.input_size, of_prior, *around)
         if names in self._checked:
             return
         try:
             find_dataset(cell.dataset, self.places.data)
             check_backbone(cell.backbone)
             methods.get(cell.method)
+            if wrapper:
+                _check_prior_of(wrapper)
             image_size(cell, self.places)
             if of_prior:
                 check_backbone(of_prior)
         except MissingError:
             raise
         except UserError as error:
-            raise UserError(f"{self.where}: arm {cell.arm!r} on {cell.dataset}: {error}") from error
+            raise UserError(f"{self._arm(cell)} on {cell.dataset}: {error}") from error
         self._checked.add(names)
 
     def _facts(self, name: str) -> DatasetFacts | MissingError:

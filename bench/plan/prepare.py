@@ -8,7 +8,8 @@ import numpy as np
 from bench.core.errors import told
 from bench.core.paths import Places
 from bench.data import ImageSet, find_dataset, image_size, load_dataset
-from bench.grid.cell import Cell, trained_on
+from bench.grid.cell import trained_on
+from bench.grid.controls import PriorChoice
 from bench.plan.graph import Task
 from priors import find_prior
 from priors.base import feature_dim
@@ -31,13 +32,13 @@ def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
         except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
             good = False
             print(f"dataset {name}: {told(error)}", file=sys.stderr)
-    for cell in {_weights(task.cell): task.cell for task in tasks}.values():
-        if cell.rela is None or trained_on(cell.rela.prior):
+    asking = (cell for task in tasks for cell in (task.cell, task.cell.as_started()))
+    for cell in {cell.targets_of and _weights(cell.targets_of): cell for cell in asking}.values():
+        if cell.targets_of is None or trained_on(name := cell.targets_of.prior):
             continue
-        name = cell.rela.prior
         try:
             prior = find_prior(name, cell, places)
-            prior.input_size = cell.rela.input_size or prior.input_size
+            prior.input_size = cell.targets_of.input_size or prior.input_size
             prior.fetch()
             digest, size = prior.digest(), prior.input_size or image_size(cell, places)
             print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
@@ -56,7 +57,6 @@ def _counts(images: ImageSet) -> str:
     )
 
 
-def _weights(cell: Cell) -> tuple[str | int | None, ...]:
-    """Return what names the weights of a cell's prior, and the size at which they must fit."""
-    rela = cell.rela
-    return (rela.prior, rela.backbone, rela.weights_key, rela.input_size) if rela else ()
+def _weights(choice: PriorChoice) -> tuple[str | int | None, ...]:
+    """Return what names the weights of a prior, and the size at which they must fit."""
+    return choice.prior, choice.backbone, choice.weights_key, choice.input_size

@@ -20,7 +20,7 @@ import numpy as np
 from bench.core.errors import PluginError, told
 from bench.core.paths import Places
 from bench.data import Split, find_dataset, image_size
-from bench.grid.cell import Cell
+from bench.grid.cell import Cell, trained_on
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Task
 from priors import Prior
@@ -73,11 +73,12 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
     for task in tasks:
         if isinstance(task, Missing):
             found[task.reason].append(task)
-        elif task.prior and not task.needs:
-            if task.inputs.prior not in unfit:
-                unfit[task.inputs.prior] = _unfit(task.prior)
-            if reason := unfit[task.inputs.prior]:
-                found[reason].append(task)
+        elif not task.needs or task.cell.matches:
+            for prior, digest in ((task.prior, task.inputs.prior), (task.start, task.inputs.warm_start)):
+                if digest not in unfit:
+                    unfit[digest] = _unfit(prior) if prior else ""
+                if reason := unfit[digest]:
+                    found[reason].append(task)
     needs = list(_needs(tasks, places))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for folder, kind in ((places.records, "backbone"), (places.cache, "targets")):
@@ -117,14 +118,14 @@ def _needs(tasks: Sequence[Task], places: Places) -> Iterator[_Need]:
     made = set()
     for task in tasks:
         with suppress(PluginError):  # which is a reason by itself
-            cell, rela, count = task.cell, task.cell.rela, task.train_images or 0
+            cell, choice, count = task.cell, task.cell.targets_of, task.train_images or 0
             info, size = find_dataset(cell.dataset, places.data), image_size(cell, places)
             weights, dim = _network(cell.backbone, size)
-            targets = 4 * count * dim if rela else 0
+            targets = 4 * count * dim if choice else 0
             memory = 0 if info.streams else targets + count * 3 * (info.image_size or size) ** 2
-            if rela:
-                own = task.needs or (rela.prior == "rand")  # a prior of its own for each seed
-                which = (rela.prior, rela.weights_key, own and cell.seed)
+            if choice:
+                own = task.needs or (choice.prior == "rand")  # a prior of its own for each seed
+                which = (choice.prior, choice.weights_key, own and cell.seed)
                 shared = (cell.dataset, cell.train_images, cell.backbone, *which)
                 if info.streams:  # its targets are made of the prior's features, in shards on the same disk
                     targets += 4 * count * _features(task, size, dim)
@@ -135,9 +136,10 @@ def _needs(tasks: Sequence[Task], places: Places) -> Iterator[_Need]:
 
 def _features(task: Task, size: int, dim: int) -> int:
     """Return the dimension of the features of a task's prior; where nobody knows it, as many as its backbone's."""
-    if task.needs:
+    choice = task.cell.targets_of
+    if task.needs and choice and trained_on(choice.prior):
         return _network(task.needs.cell.backbone, size)[1]
-    entry = CATALOGUE.get(task.cell.rela.prior) if task.cell.rela else None
+    entry = CATALOGUE.get(choice.prior) if choice else None
     return (entry.dim if entry else None) or dim
 
 

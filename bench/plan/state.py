@@ -43,7 +43,7 @@ def to_run(tasks: Sequence[Task], places: Places) -> list[Ready]:
     for task in reversed(ready):  # a task comes after what it needs
         if not is_done(task, places, backbone_needed=task.id in pending):
             pending.add(task.id)
-            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
+            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.matches):
                 pending.add(task.needs.id)
     return [task for task in ready if task.id in pending]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import NotMadeError
 from bench.data import short_name
@@ -108,11 +107,11 @@ class Collected:
         return f"it needs {needed.name}, which is {bad}" if bad else None
 
     def _needed(self, result: Result) -> Result | None:
-        """Return the results that those of an arm are made from: its prior's, or those whose FLOPs it matches."""
+        """Return the results that those of an arm are made from: its prior's, or those whose cost it matches."""
         arm = result.arm
-        if arm.flops_of:
-            return self._places.get((result.group, arm.flops_of, result.budget))
-        short = trained_on(arm.rela.prior) if arm.rela else None
+        if arm.matches:
+            return self._places.get((result.group, arm.matches, result.budget))
+        short = next(filter(None, map(trained_on, arm.priors)), None)
         makers = (
             each
             for each in self.results
@@ -276,12 +275,11 @@ def _newest(
     return used, replaced
 
 
-def _version(record: Record) -> tuple[int, dict[str, Any], str | None]:
+def _version(record: Record) -> tuple[object, ...]:
     """Return what must be equal in all of an arm's records beyond their settings.
 
     Only the weights of a file or of a published model are the same for all seeds of an arm.
     """
-    rela = record.cell.rela
-    shared = rela is not None and rela.prior.startswith(("file:", "timm:"))
-    prior = record.inputs.prior if shared else None
-    return record.inputs.method_version, record.inputs.params, prior
+    inputs, shared = record.inputs, ("file:", "timm:")
+    weights = [digest for prior, digest in record.priors.items() if prior.startswith(shared)]
+    return inputs.method_version, inputs.accelerator_version, inputs.params, inputs.accelerator_params, weights

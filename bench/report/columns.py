@@ -58,10 +58,14 @@ def of_result(result: Callable[[T], Result]) -> tuple[Column[T], ...]:
         text("data", "digest of the dataset's content", lambda row: result(row).group.data),
         text("arm", "label of the arm: method, wrapper, prior and settings", lambda row: result(row).label),
         text("method", "self-supervised method", lambda row: result(row).arm.method),
-        text("prior", "prior of ReLA; empty without ReLA", lambda row: _rela(result(row), "prior")),
+        text("prior", "prior of ReLA; empty without ReLA", lambda row: _targets_of(result(row))),
         text("phase", "ReLA's phase: adaptive, or its share of the epochs", lambda row: _rela(result(row), "phase")),
         real("budget", "1", "share of the full number of steps", lambda row: result(row).budget),
     )
+
+
+def _targets_of(result: Result) -> str | None:
+    return result.arm.targets_of.prior if result.arm.targets_of else None
 
 
 def _rela(result: Result, name: str) -> str | None:

@@ -46,7 +46,7 @@ class Costs:
 
     def __init__(self, found: "Collected") -> None:
         self._records = {record.id: record for record in found.done}
-        self._users = Counter((cell.rela.prior, cell.seed) for cell in found.planned if cell.rela)
+        self._users = Counter((prior, cell.seed) for cell in found.planned for prior in cell.priors)
 
     def of(self, record: Finished, currency: Currency, ledger: Ledgers, point: Point | None = None) -> float | None:
         """Return what a finished cell had spent at one of its evaluations, the last unless `point` names one.
@@ -82,12 +82,16 @@ class Costs:
         return tuple(each for each in CURRENCIES if any(self.part(one, each, ALONE) is not None for one in records))
 
     def _prior(self, record: Finished, currency: Currency) -> float | None:
-        rela = record.cell.rela
-        if rela is None or rela.prior == "rand":
-            return 0.0
-        trained = self._records.get(record.inputs.prior or "")
-        total = self.of(trained, currency, PRIOR) if trained else None
-        return None if total is None else total / self._users[rela.prior, record.cell.seed]
+        total = 0.0
+        for prior, digest in record.priors.items():
+            if prior == "rand":
+                continue
+            trained = self._records.get(digest)
+            spent = self.of(trained, currency, PRIOR) if trained else None
+            if spent is None:
+                return None
+            total += spent / self._users[prior, record.cell.seed]
+        return total
 
 
 def _counted(what: Point | TargetCost, measured: Company, currency: Currency) -> float | None:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.grid.cell import Arm, Rela, arm_name, is_plain
+from bench.grid.cell import Arm, arm_name, is_plain
 from bench.grid.schema import Grid
 
 
@@ -42,9 +42,8 @@ def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
     return {name: label if counts[label] == 1 else name for name, label in labels.items()}
 
 
-def prior_name(rela: Rela) -> str:
+def prior_name(prior: str) -> str:
     """Return what to call a prior: its name, or its file's."""
-    prior = rela.prior
     if prior.startswith("file:"):
         prior = prior.removeprefix("file:").rpartition("/")[2].removesuffix(".safetensors")
     return prior.removeprefix("timm:")
@@ -55,13 +54,18 @@ def _family_name(arm: Arm) -> str:
 
 
 def _label(arm: Arm, short: bool) -> str:
-    if arm.name or not arm.rela:
-        return f"{arm.method} at the same FLOP" if short and arm.flops_of and not arm.name else arm_name(arm)
-    notes = [prior_name(arm.rela)]
-    notes += [arm.rela.weights_key.strip(".")] if arm.rela.weights_key else []
-    notes += [arm.rela.precision] if arm.rela.precision != "fp32" else []
-    notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
-    notes += ["trained map"] if arm.rela.train_map else []
-    notes += ["shuffled"] if arm.rela.shuffle else []
-    label = f"ReLA ({', '.join(notes)})"
+    wrapper = arm.wrapper
+    if arm.name or not wrapper or arm.warm_start:
+        matched = short and arm.matches and not arm.name
+        return f"{arm.method} at the same {'FLOP' if arm.flops_of else 'seconds'}" if matched else arm_name(arm)
+    notes = [prior_name(wrapper.prior)] if wrapper.prior else []
+    notes += [wrapper.weights_key.strip(".")] if wrapper.weights_key else []
+    notes += [wrapper.precision] if wrapper.precision != "fp32" else []
+    if arm.rela:
+        notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
+        notes += ["trained map"] if arm.rela.train_map else []
+    if arm.accelerate:
+        notes += [f"{key} {value}" for key, value in sorted(arm.accelerate.params.items())]
+    notes += ["shuffled"] if wrapper.shuffle else []
+    label = (arm.accelerate.name if arm.accelerate else "ReLA") + (f" ({', '.join(notes)})" if notes else "")
     return label if short else f"{_family_name(arm)} + {label}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.grid.cell import Model
+from bench.grid.base import Model
 from bench.report.collect import Collected, Result
 from bench.report.columns import Column, count, flag, of_result, real, text
 from bench.report.costs import ALONE, JOULES, SECONDS, Currency
@@ -116,18 +116,21 @@ POINTS: tuple[Column[Evaluation], ...] = (
     count("method_version", "1", "version of the method's code", at("inputs.method_version")),
     text("params", "parameters of the method, as JSON", lambda c: json.dumps(c.record.inputs.params, sort_keys=True)),
     text("prior_digest", "what identifies the prior's weights", at("inputs.prior")),
-    text("prior_backbone", "architecture of a prior that is a file", at("cell.rela.backbone")),
+    text("prior_backbone", "architecture of a prior that is a file", at("cell.targets_of.backbone")),
     count(
         "prior_input_size",
         "pixels",
         "of the images that the prior sees, if the grid says it",
-        at("cell.rela.input_size"),
+        at("cell.targets_of.input_size"),
     ),
-    text("prior_precision", "of the prior's passes, when it makes the targets", at("cell.rela.precision")),
+    text("prior_precision", "of the prior's passes, when it makes the targets", at("cell.targets_of.precision")),
     flag("train_map", "whether ReLA's linear map is trained", at("cell.rela.train_map")),
     count("check_every", "steps", "between two looks at the adaptive switch", at("cell.rela.check_every")),
-    flag("shuffle", "whether each image has the targets of another one", at("cell.rela.shuffle")),
+    flag("shuffle", "whether each image has the targets of another one", at("cell.targets_of.shuffle")),
     text("flops_of", "the arm whose FLOPs this one matches", at("cell.flops_of")),
+    text("seconds_of", "the arm whose seconds this one matches", at("cell.seconds_of")),
+    text("accelerator", "around the method, beside ReLA", at("cell.accelerate.name")),
+    text("warm_start", "the prior whose weights training begins with", at("cell.warm_start")),
     text("backbone", "architecture that is trained", at("cell.backbone")),
     count("train_images", "images", "used of the training set; empty: all", at("cell.train_images")),
     count("epochs", "epochs", "each over the budget's share of the images", at("cell.protocol.epochs")),

@@ -93,7 +93,7 @@ class _Runner:
             self._tidy(task)
             return Outcome(task, "done", cached=True)
         if task.needs:
-            status = self._status(task.needs, backbone_needed=not task.cell.flops_of)
+            status = self._status(task.needs, backbone_needed=not task.cell.matches)
             if status is None:
                 return None
             if status != "done":

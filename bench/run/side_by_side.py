@@ -211,7 +211,7 @@ class _Board:
         record = read_record(path)
         if isinstance(record, Failed) and written(path) != self.before[task.id]:
             return Outcome(task, record.status, reason=record.error)
-        if task.needs and not is_done(task.needs, self.places, backbone_needed=not task.cell.flops_of):
+        if task.needs and not is_done(task.needs, self.places, backbone_needed=not task.cell.matches):
             return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is not done")
         return Outcome(task, "failed", reason="no process was left to run it")
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from bench.core.files import atomic_write
-from bench.grid.cell import Cell, Inputs, Model, cell_id
+from bench.grid.base import Model
+from bench.grid.cell import Cell, Inputs, cell_id
 from bench.store.reading import SCHEMA, Damaged, read_model
 
 # The kernel's own work, and clocks that count in hundredths of a second, made up to 0.009 (docs/performance.md).
@@ -155,6 +156,11 @@ class Ledger(Company):
         """FLOPs of training and of making the targets."""
         return self.flops + (self.targets.flops if self.targets else 0)
 
+    @property
+    def seconds_with_targets(self) -> float:
+        """Seconds of training and of making the targets, whoever made them."""
+        return self.seconds["train"] + (self.targets.seconds if self.targets else 0)
+
 
 def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
     """Refuse packages that are no mapping from names to versions."""
@@ -165,6 +171,8 @@ def _with_packages(provenance: dict[str, Any]) -> dict[str, Any]:
 
 class References(Model):
     """What a cell's scores are to be seen beside, by the same probe: its backbone untrained, and its prior itself.
+
+    The prior is that of its targets, else that whose weights its training begins with.
 
     None: without a prior, or where the features were not finite numbers.
     """
@@ -184,6 +192,13 @@ class _Filed(Model):
     provenance: Annotated[dict[str, Any], AfterValidator(_with_packages)]
     rehearsal: bool = False
     schema_version: int = SCHEMA
+
+    @property
+    def priors(self) -> dict[str, str]:
+        """The digests of the priors, by name: of the targets, and of the weights that training begins with."""
+        names = (self.cell.targets_of.prior if self.cell.targets_of else None, self.cell.warm_start)
+        digests = (self.inputs.prior, self.inputs.warm_start)
+        return {name: digest or "" for name, digest in zip(names, digests, strict=True) if name}
 
 
 class Finished(_Filed):

@@ -14,7 +14,8 @@ from bench.core.paths import Places
 from bench.core.seeds import generator
 from bench.data.augment import EvalView
 from bench.data.loader import Source, StreamingLoader
-from bench.grid.cell import Cell, Precision
+from bench.grid.base import Precision
+from bench.grid.cell import Cell
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops
 from bench.models.backbones import build_backbone
@@ -41,12 +42,12 @@ def find_or_make_targets(
     `after_shard` is called between two shards of them with the number of images whose features are on disk, `check`
     between two batches of others and while this waits; both may raise to stop there.
     """
-    prior, rela = task.prior, task.cell.rela
-    if prior is None or rela is None:
+    prior, choice = task.prior, task.cell.targets_of
+    if prior is None or choice is None:
         return None
     count, dim = len(train.labels), build_backbone(task.cell.backbone, size).dim
     data, part, made_at = task.inputs.data, task.cell.train_images or 0, prior.input_size or size
-    known = {"data": data, "prior": prior.digest(), "precision": rela.precision}
+    known = {"data": data, "prior": prior.digest(), "precision": choice.precision}
     path = cache_path(places.targets or places.cache, **known, part=part, size=made_at, dim=dim)
     find = partial(load_targets, path, count, in_file=isinstance(train, StreamingLoader))
     if found := find():
@@ -58,9 +59,9 @@ def find_or_make_targets(
             return found
         remove_leftovers(path)
         if isinstance(train, StreamingLoader):
-            parts = partial(features, prior, train, size, clock, rela.precision)
+            parts = partial(features, prior, train, size, clock, choice.precision)
             return stream_targets(parts, count, dim, path, clock, after_shard, maker=task.id)
-        made = replace(make_targets(prior, train, dim, size, clock, rela.precision, check), maker=task.id)
+        made = replace(make_targets(prior, train, dim, size, clock, choice.precision, check), maker=task.id)
         with clock.phase("other"), writing(path.parent):
             save_targets(made, path)
         return made
@@ -117,7 +118,7 @@ def features(
 def values_for(cell: Cell, targets: Targets, device: torch.device) -> torch.Tensor | MemmapRows:
     """Return the targets' values on the device, in another order where the cell wants them shuffled."""
     values, order = targets.values, None
-    if cell.rela and cell.rela.shuffle:
+    if cell.targets_of and cell.targets_of.shuffle:
         order = torch.randperm(len(values), generator=generator(cell.seed, "shuffle"))
     if isinstance(values, MemmapRows):
         return MemmapRows(values.path, values.shape, device, order)

@@ -18,7 +18,8 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Validati
 
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
-from bench.grid.cell import Model, Seed, digest
+from bench.grid.base import Model, Seed
+from bench.grid.cell import digest
 from bench.grid.load import TOY, read_grid, with_overrides
 from bench.grid.schema import GRID_NAME
 from bench.grid.validate import sentence

@@ -1,5 +1,6 @@
 """One cell, from its data to its record."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.core.distributed import (
+    any_rank,
     broadcast_from_rank_zero,
     is_rank_zero,
     largest,
@@ -37,6 +39,7 @@ from bench.targets.cache import Targets
 from bench.targets.make import find_or_make_targets, values_for
 from bench.train.keeper import Hooks, Keeper, Limits
 from bench.train.loop import Trainer
+from bench.train.start import starting_backbone
 from methods.build import build_method
 
 ASK_EVERY = 16  # steps after which several processes agree on whether to stop
@@ -80,12 +83,17 @@ def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks
             references = find_or_make_references(task, images, places, clock, check)
     with memory_for("building the method", device):
         trainer = _trainer(task, places, images, targets, keeper)
+        seconds = None
         if task.cell.flops_of:
             with clock.phase("other"):
                 trainer.steps = _matched_steps(task, trainer, places)
+        elif task.cell.seconds_of:
+            seconds = _matched(task, places).ledger.seconds_with_targets
     hooks.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": trainer.steps})
+    if seconds is not None:
+        trainer.steps = sys.maxsize  # nobody knows how many
     save_due = Throttle(limits.checkpoint_seconds)
-    return CellRun(task, places, images, targets, references, trainer, keeper, save_due)
+    return CellRun(task, places, images, targets, references, trainer, keeper, save_due, seconds)
 
 
 def _trainer(task: Ready, places: Places, images: Images, targets: Targets | None, keeper: Keeper) -> Trainer:
@@ -95,7 +103,8 @@ def _trainer(task: Ready, places: Places, images: Images, targets: Targets | Non
     target_dim = targets.values.shape[1] if targets else None
 
     def build() -> Trainer:
-        method = build_method(cell, images.size, target_dim, order.steps_per_epoch, places.rehearsal)
+        backbone = starting_backbone(task, images.size, places.rehearsal)
+        method = build_method(cell, images.size, target_dim, order.steps_per_epoch, places.rehearsal, backbone)
         synchronise_batch_norm(method, clock.device)
         method.to(clock.device).to(memory_format=torch.channels_last)
         values = values_for(cell, targets, clock.device) if targets else None
@@ -115,21 +124,30 @@ def _trainer(task: Ready, places: Places, images: Images, targets: Targets | Non
     return trainer
 
 
-def _matched_steps(task: Ready, trainer: Trainer, places: Places) -> int:
-    """Return how many steps spend what the cell spent that this one is to match, targets included."""
+def _matched(task: Ready, places: Places) -> Finished:
+    """Return the record of the cell whose cost this one is to match."""
     assert task.needs is not None
     other = finished(places.records, task.needs.id)
     assert other is not None
+    return other
+
+
+def _matched_steps(task: Ready, trainer: Trainer, places: Places) -> int:
+    """Return how many steps spend what the cell spent that this one is to match, targets included."""
+    other = _matched(task, places)
     flops = other.ledger.flops_with_targets
     steps = flops // trainer.flops_per_step()
     if steps == 0:
-        raise UserError(f"arm {task.cell.arm!r}: {flops:,} FLOPs, as cell {task.needs.id} took, are less than one step")
+        raise UserError(f"arm {task.cell.arm!r}: {flops:,} FLOPs, as cell {other.id} took, are less than one step")
     return steps
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """A cell of which all is there that is trained, and that it is trained on."""
+    """A cell of which all is there that is trained, and that it is trained on.
+
+    With `seconds` it ends, and is evaluated, when training has taken so many, whatever `steps` says.
+    """
 
     task: Ready
     places: Places
@@ -139,6 +157,7 @@ class CellRun:
     trainer: Trainer
     keeper: Keeper
     save_due: Callable[[], bool]
+    seconds: float | None = None
 
     def train(self) -> None:
         """Train to the end of the budget, evaluate where the protocol says, and save the backbone."""
@@ -147,11 +166,11 @@ class CellRun:
         evaluated = {point.step for point in keeper.curve}
         device, batch = keeper.clock.device, cell.protocol.batch_size
         before = memory_in_use(device)
-        for until in evaluation_steps(cell, self.trainer.steps, len(self.images.train.labels)):
+        for until in self._evaluation_steps():
             if until in evaluated:
                 continue
             with memory_for(f"training in batches of {batch}", device, batch, before):
-                trainer.train(until, self._after_step)
+                trainer.train(until, self._after_step, self._time_is_spent)
                 losses = trainer.mean_losses()
             if not is_rank_zero():
                 continue
@@ -214,15 +233,34 @@ class CellRun:
         return largest(max(known) if len(known) == len(shares) else None)
 
     def _check(self) -> None:
-        self.keeper.check(f"at step {self.trainer.step:,} of {self.trainer.steps:,}", self.trainer)
+        self.keeper.check(f"at step {self.trainer.step:,} of {self._steps_in_all():,}", self.trainer)
 
     def _after_step(self) -> None:
         trainer = self.trainer
-        self.keeper.hooks.step(trainer.step, self.trainer.steps, trainer.loss)
+        self.keeper.hooks.step(trainer.step, self._steps_in_all(), trainer.loss)
         if world_size() == 1 or trainer.step % ASK_EVERY == 0:
             self._check()
         if self.save_due():
             self.keeper.save(trainer)
+
+    def _evaluation_steps(self) -> list[int]:
+        """Return the steps after which the cell is evaluated; where seconds decide, its end alone, whenever that is."""
+        if self.seconds is not None:
+            return [sys.maxsize]
+        return evaluation_steps(self.task.cell, self.trainer.steps, len(self.images.train.labels))
+
+    def _steps_in_all(self) -> int:
+        """Return how many steps the cell has; where seconds decide, how many there will be at this rate."""
+        step, spent = self.trainer.step, self.keeper.clock.seconds("train")
+        if self.seconds is None:
+            return self.trainer.steps
+        return max(step, round(step * self.seconds / spent)) if spent else step
+
+    def _time_is_spent(self) -> bool:
+        """Return whether the seconds to match are spent; of several processes, as soon as they are in any."""
+        if self.seconds is None or (world_size() > 1 and self.trainer.step % ASK_EVERY):
+            return False
+        return any_rank(self.keeper.clock.seconds("train") >= self.seconds)
 
     def _evaluated(self, losses: dict[str, float]) -> Point:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
@@ -230,7 +268,8 @@ class CellRun:
         with clock.phase("eval"):
             view = EvalView(images.size, shorter=protocol.eval_resize)
             features = extract(trainer.method.backbone, images.train, images.test, view)
-            found = score(features, images.classes, protocol, self.task.cell.seed, trainer.step == self.trainer.steps)
+            last = self.seconds is not None or trainer.step == trainer.steps
+            found = score(features, images.classes, protocol, self.task.cell.seed, last)
         spent = clock.spent("train")
         return Point(
             step=trainer.step,

@@ -76,8 +76,8 @@ class Trainer:
         self.counts: dict[str, int] = {}
         self.spent = Spent()
 
-    def train(self, until: int, after_step: Callable[[], None]) -> None:
-        """Take steps until `until` have been taken in all, calling `after_step` after each.
+    def train(self, until: int, after_step: Callable[[], None], enough: Callable[[], bool] = lambda: False) -> None:
+        """Take steps until `until` have been taken in all, or are `enough`, calling `after_step` after each.
 
         The loss is looked at once an epoch, so that nothing waits for the device in between. Raises TrainingError
         when it is not finite.
@@ -86,7 +86,8 @@ class Trainer:
         batches: Iterator[tuple[Tensor, list[Tensor]]] = iter(())
         self.method.train()
         with self.clock.phase("train"):
-            while self.step < until:
+            over = enough()
+            while self.step < until and not over:
                 kind = self.method.kind
                 if kind != self.kind:
                     self.kind = kind
@@ -108,7 +109,8 @@ class Trainer:
                 self.spent.steps[kind] = self.spent.steps.get(kind, 0) + 1
                 self.sums[kind] = self.sums.get(kind, 0.0) + loss.double()
                 self.counts[kind] = self.counts.get(kind, 0) + 1
-                if self.step % self.order.steps_per_epoch == 0 or self.step == until:
+                over = enough()
+                if self.step % self.order.steps_per_epoch == 0 or self.step == until or over:
                     self.loss = mean(loss).item()
                     if not math.isfinite(self.loss):
                         raise TrainingError(f"the loss is {self.loss} at step {self.step}")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.store.record import Record, read_records
+from bench.store.record import Finished, Record, read_records
+from bench.train.cell import ASK_EVERY
 from tests.run.processes import ALWAYS, Forks, events, folder, until
 
 pytestmark = pytest.mark.slow
@@ -77,13 +78,13 @@ def saved(there: Path) -> list[str]:
     return [cell for cell, told in names.items() if "checkpoint" in told and not ends & told]
 
 
-def test_every_method_has_the_same_losses_in_one_process_and_in_two(tmp_path: Path) -> None:
+def test_every_method_and_accelerator_has_the_same_losses_in_one_process_and_in_two(tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     for launcher, out in ((ALONE, one), (TORCHRUN, two)):
         done = call(*launcher, ROOT / "tests" / "core" / "together.py", out)
         assert done.returncode == 0, done.stderr
     alone, together = (json.loads(path.read_text()) for path in (one, two))
-    assert len(alone) == len(together) >= 18
+    assert len(alone) == len(together) >= 20
     for name, expected in alone.items():
         assert together[name]["losses"] == pytest.approx(expected["losses"], rel=1e-6), name
         assert together[name]["state"] == pytest.approx(expected["state"], rel=1e-6), name
@@ -112,6 +113,18 @@ def test_a_grid_runs_in_two_processes_as_in_one(tmp_path: Path) -> None:
         for point, same in zip(record.curve, other.curve, strict=True):
             assert point.loss == pytest.approx(same.loss, abs=0.02)
     assert not list(tmp_path.glob("two/results/tiny/.work/*/result.json"))
+
+
+def test_two_processes_agree_on_where_the_seconds_of_another_arm_are_spent(tmp_path: Path) -> None:
+    grid = tmp_path / "tiny.yaml"
+    grid.write_text(GRID.replace("{method: simclr}", "{name: timed, method: simclr, seconds_of: rela}"))
+    done = run(grid, tmp_path, *TOGETHER)
+    assert done.returncode == 0, done.stderr
+    timed, rela = (records(tmp_path / "results" / "tiny")[arm] for arm in ("timed", "rela"))
+    assert isinstance(timed, Finished)
+    assert isinstance(rela, Finished)
+    assert timed.ledger.steps % ASK_EVERY == 0, "they ask one another every so many steps"
+    assert timed.ledger.seconds["train"] >= rela.ledger.seconds_with_targets
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python together.py OUT`, alone or under torchrun: write the loss of each step of every method, in double precision.
+"""`python together.py OUT`, alone or under torchrun: write each step's loss of every method and accelerator in float64.
 
 In double precision rounding cannot grow into a difference, while Adam scales a gradient that is only rounding up.
 """
@@ -27,7 +27,7 @@ from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
-from methods import Batch, Method, methods
+from methods import Batch, Method, accelerators, methods
 from methods.rela import ReLA
 
 CPU, SIZE, IMAGES, BATCH, STEPS, PHASE = torch.device("cpu"), 12, 64, 16, 7, 3
@@ -61,14 +61,21 @@ def float_is_double(kind: type[Method]) -> Iterator[None]:
         yield
 
 
-def train(name: str, rela: bool) -> dict[str, Any]:
+def wrapped(method: Method, around: str) -> Method:
+    """Return the method inside ReLA, inside the accelerator of that name, or alone."""
+    if around == "ReLA":
+        return ReLA(method, 8, phase_steps=PHASE)
+    return accelerators.build(around, method, 8, {"queue": 24} if around == "seed" else {}) if around else method
+
+
+def train(name: str, around: str) -> dict[str, Any]:
     """Return the losses, and a number that all weights, buffers and the queue decide."""
     with tempfile.TemporaryDirectory() as folder:
         train = load_dataset("digits", Places(Path(folder), Path(folder), "together")).train
     torch.manual_seed(0)
     backbone = build_backbone("resnet_small", SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
-    method = (ReLA(method, 8, phase_steps=PHASE) if rela else method).double()
+    method = wrapped(method, around).double()
     synchronise_batch_norm(method, CPU)
     source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
     targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
@@ -85,7 +92,8 @@ def train(name: str, rela: bool) -> dict[str, Any]:
 
 
 start("cpu")
-found = {f"{name} {rela}": train(name, rela) for name in methods for rela in (False, True)}
+pairs = [(name, around) for name in methods for around in ("", "ReLA")]
+found = {" ".join(pair): train(*pair) for pair in (*pairs, *(("byol", around) for around in accelerators))}
 if is_rank_zero():
     Path(sys.argv[1]).write_text(json.dumps(found))
 stop()

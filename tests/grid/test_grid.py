@@ -184,6 +184,21 @@ def test_a_published_value_belongs_to_an_arm(load: Load) -> None:
         ({"flops_of": "rela", "rela": {"prior": "rand"}}, {}, "cannot match"),
         ({"flops_of": "rela", "budgets": [0.25]}, {}, "no budget 0.25"),
         ({"flops_of": "second"}, {"name": "second", "method": "byol", "flops_of": "rela"}, "name that one"),
+        ({"seconds_of": "refa"}, {}, "arms[1].seconds_of: 'refa' is not an arm; did you mean 'rela'"),
+        ({"seconds_of": "rela", "rela": {"prior": "rand"}}, {}, "an arm with rela cannot match another one's seconds"),
+        ({"seconds_of": "rela", "accelerate": {"name": "x"}}, {}, "an arm with accelerate cannot match"),
+        ({"seconds_of": "rela", "flops_of": "rela"}, {}, "at another one's FLOPs or at its seconds; leave out one"),
+        ({"seconds_of": "rela", "recipe": {"schedule": "cosine"}}, {}, "schedule cosine needs the number of steps"),
+        (
+            {"seconds_of": "rela", "recipe": {"warmup": 0.1}},
+            {},
+            "arm 'byol, warmup 0.1 at the seconds of rela': warmup",
+        ),
+        ({"seconds_of": "rela", "recipe": {"teacher": "cosine"}}, {}, "which seconds_of leaves open"),
+        ({"seconds_of": "rela", "warm_start": "DIGITS-T"}, {}, "needs 'DIGITS-T' and 'rela', and can wait for one"),
+        ({"rela": {"prior": "A-T"}, "warm_start": "B-T"}, {}, "arms[1]: needs 'A-T' and 'B-T'"),
+        ({"rela": {"prior": "rand"}, "accelerate": {"name": "x"}}, {}, "both accelerate the method"),
+        ({"warm_start": "rand"}, {}, "arms[1].warm_start: every arm begins with random weights"),
     ],
 )
 def test_a_match_that_cannot_be(load: Load, matched: dict[str, Any], other: dict[str, Any], why: str) -> None:

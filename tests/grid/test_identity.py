@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from bench.core.paths import Places
-from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Rela, cell_id
+from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, cell_id
+from bench.grid.controls import Accelerate, PriorChoice, Rela
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
@@ -26,8 +27,17 @@ CELL = Cell(
     seed=0,
     protocol=Protocol(),
 )
+ACCELERATED = CELL.model_copy(update={"rela": None, "accelerate": Accelerate(name="simreg", prior="rand")})
 INPUTS = Inputs(data="d", prior="p", method_version=1, params={"momentum": 0.9, "projection": 256})
 
+OF_PRIOR = {
+    "prior": "DIGITS-T",
+    "backbone": "resnet18",
+    "weights_key": "teacher",
+    "input_size": 64,
+    "precision": "bf16",
+    "shuffle": True,
+}
 # For every field of every model, another value than the one it has in CELL or INPUTS.
 OTHER: dict[type[BaseModel], dict[str, Any]] = {
     Probe: {"recipe": "lbfgs", "l2": (0.5,), "epochs": 99, "batch_size": 64, "lr": 1e-3, "seeds": 2},
@@ -53,17 +63,8 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "probe": Probe(epochs=99),
         "knn": Knn(k=20),
     },
-    Rela: {
-        "prior": "DIGITS-T",
-        "backbone": "resnet18",
-        "weights_key": "teacher",
-        "input_size": 64,
-        "precision": "bf16",
-        "phase": 0.5,
-        "train_map": True,
-        "check_every": 2,
-        "shuffle": True,
-    },
+    Rela: {**OF_PRIOR, "phase": 0.5, "train_map": True, "check_every": 2},
+    Accelerate: {**OF_PRIOR, "name": "seed"},
     Cell: {
         "dataset": "cifar10",
         "train_images": None,
@@ -71,7 +72,10 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "method": "simclr",
         "params": {"momentum": 0.8},
         "rela": None,
+        "accelerate": Accelerate(name="simreg", prior="rand"),
+        "warm_start": "CF10-T",
         "flops_of": "y",
+        "seconds_of": "y",
         "budget": 0.2,
         "seed": 1,
         "protocol": Protocol(blur=False),
@@ -82,6 +86,10 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "method_version": 2,
         "params": {"momentum": 0.9, "projection": 128},
         "flops_of": "f",
+        "seconds_of": "f",
+        "warm_start": "w",
+        "accelerator_version": 1,
+        "accelerator_params": {"queue": 16},
     },
 }
 
@@ -106,6 +114,8 @@ def with_field(model: type[BaseModel], field: str) -> Cell:
         return found
     if model is Rela:
         return CELL.model_copy(update={"rela": changed(Rela(prior="rand"), field)})
+    if model is Accelerate:
+        return ACCELERATED.model_copy(update={"accelerate": changed(ACCELERATED.accelerate, field)})
     protocol = {
         Protocol: lambda: changed(Protocol(), field),
         Probe: lambda: Protocol(probe=changed(Probe(), field)),
@@ -122,6 +132,26 @@ def test_a_field_of_the_cell_changes_key_and_id(model: type[BaseModel], field: s
     assert other.key() != CELL.key()
     if (model, field) != (Cell, "params"):  # of the parameters, the resolved ones count: those of the inputs
         assert cell_id(other, INPUTS) != cell_id(CELL, INPUTS)
+
+
+@pytest.mark.parametrize("field", Accelerate.model_fields)
+def test_a_field_of_an_accelerator_changes_key_and_id(field: str) -> None:
+    other = with_field(Accelerate, field)
+    assert other.key() != ACCELERATED.key()
+    assert cell_id(other, INPUTS) != cell_id(ACCELERATED, INPUTS)
+    assert set(OF_PRIOR) == set(PriorChoice.model_fields)
+
+
+def test_of_an_accelerators_parameters_the_resolved_ones_are_in_the_id() -> None:
+    other = CELL.model_copy(update={"rela": None, "accelerate": Accelerate(name="simreg", prior="rand", queue=16)})  # type: ignore[call-arg]
+    assert other.key() != ACCELERATED.key()
+    assert cell_id(other, INPUTS) == cell_id(ACCELERATED, INPUTS)
+
+
+def test_where_the_file_of_a_starting_prior_lies_changes_nothing() -> None:
+    one, two, other = (CELL.model_copy(update={"warm_start": f"file:{path}"}) for path in ("a/w.pt", "b/w.pt", "v.pt"))
+    assert one.key() == two.key() != other.key()
+    assert cell_id(one, INPUTS) == cell_id(two, INPUTS) == cell_id(other, INPUTS) != cell_id(CELL, INPUTS)
 
 
 @pytest.mark.parametrize("field", Probe.model_fields)

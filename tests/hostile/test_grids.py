@@ -29,6 +29,9 @@ GRID: dict[str, Any] = {
         {"method": "byol", "rela": {"prior": "rand", "phase": 0.5, "check_every": 3}},
         {"method": "byol", "rela": {"prior": "file:net.pt", "backbone": "resnet20_cifar"}},
         {"name": "same cost", "method": "byol", "flops_of": "byol"},
+        {"name": "same time", "method": "byol", "seconds_of": "byol"},
+        {"method": "byol", "accelerate": {"name": "seed", "prior": "rand", "queue": 16}},
+        {"method": "byol", "warm_start": "DIGITS-T"},
     ],
     "params": {"byol": {"momentum": 0.9}},
     "claims": [{"name": "half", "arm": "rela(byol,rand)", "budget": 0.5, "baseline": "byol", "share": 0.5}],
@@ -154,11 +157,11 @@ def load(tmp_path: Path) -> Callable[..., Any]:
 
 def test_too_many_cells_are_refused_before_they_are_made(load: Callable[..., Any]) -> None:
     many = {"claims": [], "datasets": ["digits"]}
-    assert len(expand(load(seeds=list(range(1000)), **many))) == 9000
-    why = refusal(lambda: load(seeds=list(range(MAX_CELLS // 9 + 1)), **many))
+    assert len(expand(load(seeds=list(range(1000)), **many))) == 15000
+    why = refusal(lambda: load(seeds=list(range(MAX_CELLS // 15 + 1)), **many))
     assert f"cells, datasets x arms x budgets x seeds, where {MAX_CELLS:,} are the most" in why
     names = [f"d{number}" for number in range(3000)]
-    assert "108,000 cells" in refusal(lambda: load(datasets=names, claims=[], seeds=[0, 1, 2, 3]))
+    assert "180,000 cells" in refusal(lambda: load(datasets=names, claims=[], seeds=[0, 1, 2, 3]))
     assert "seeds: 1000000000: " in refusal(lambda: load(seeds=10**9))
     assert f"over {MAX_BYTES:,} bytes" in refusal(lambda: load(seeds=list(range(10**5))))
 

@@ -20,7 +20,8 @@ from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler, epoch_indices, total_steps
 from bench.evaluate.linear_probe import LAST_EPOCHS
-from bench.grid.cell import Cell, Probe, Protocol, Rela, makes_prior
+from bench.grid.cell import Cell, Probe, Protocol, makes_prior
+from bench.grid.controls import Rela
 from bench.grid.expand import expand
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone

@@ -19,7 +19,8 @@ from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
 from bench.data import load_dataset
 from bench.data.augment import normalise
-from bench.grid.cell import Cell, Rela, trained_on
+from bench.grid.cell import Cell, trained_on
+from bench.grid.controls import Rela
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.models.backbones import build_backbone

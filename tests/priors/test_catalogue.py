@@ -23,7 +23,8 @@ from bench.core.paths import Places
 from bench.core.registry import load_plugin
 from bench.data.augment import EvalView
 from bench.data.loader import InMemoryLoader
-from bench.grid.cell import Cell, Protocol, Rela
+from bench.grid.cell import Cell, Protocol
+from bench.grid.controls import Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state, save_tensors, save_weights
 from bench.plan.graph import Ready, plan

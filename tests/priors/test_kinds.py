@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
-from bench.grid.cell import Cell, Protocol, Rela
+from bench.grid.cell import Cell, Protocol
+from bench.grid.controls import Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_weights
 from priors import find_prior, priors

@@ -1,6 +1,7 @@
 """Where each second and each FLOP of a cell is charged, by a clock that moves only where it is told to; its scores."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.data.augment import MEAN, STD
 from bench.data.loader import InMemoryLoader, StreamingLoader
 from bench.models.backbones import build_backbone
 from bench.models.weights import read_state
+from bench.store.record import write_record
 from bench.train import cell as experiment
 from bench.train import keeper
 from bench.train.cell import run_cell
@@ -134,6 +136,31 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     assert record.ledger.targets is not None
     assert not record.ledger.targets.cached, "it made them itself"
     assert record.ledger.wall_seconds == sum(record.ledger.seconds.values())
+
+
+@pytest.mark.usefixtures("_clock")
+@pytest.mark.parametrize("cut", [0, 5, -1])
+def test_an_arm_stops_where_another_ones_seconds_are_spent(cut: int, tmp_path: Path) -> None:
+    """Whole, or cut and gone on: after the fifth step, or after the last one, before it was evaluated."""
+    arms = f"{RELA.replace('{', '{name: rela, ', 1)}, {{name: timed, method: byol, seconds_of: rela}}"
+    (rela, timed), places = tasks_of(tmp_path, arms, protocol="evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}")
+    assert timed.needs is rela
+    spent = (other := run(rela, places)).ledger
+    write_record(other, places.records)
+    assert spent.targets is not None
+    steps = math.ceil((spent.seconds["train"] + spent.targets.seconds) / (VIEWS + BYOL_LOSS))
+    assert steps > 3 * EPOCH, "more than its budget has: its own step is cheaper, and targets are charged"
+    if cut:
+        taken: list[int] = []
+        until = cut if cut > 0 else steps
+        hooks = Hooks(lambda step, *_: taken.append(step), lambda *_: None, lambda: len(taken) == until)
+        with pytest.raises(Interrupted):
+            run_cell(timed, places, CPU, 0, hooks, Limits(1e9))
+    record = run(timed, places)
+    assert [point.step for point in record.curve] == [record.ledger.steps] == [steps]
+    assert record.curve[-1].seconds == record.ledger.seconds["train"] == steps * (VIEWS + BYOL_LOSS)
+    assert record.inputs.seconds_of == rela.id
+    assert record.final.linear
 
 
 def counted(method: Method, views: list[Tensor], targets: Tensor | None) -> int:

@@ -13,7 +13,8 @@ from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
-from bench.grid.cell import Cell, Protocol, Rela
+from bench.grid.cell import Cell, Protocol
+from bench.grid.controls import Rela
 from bench.measure.clock import Clock
 from bench.models.weights import read_state
 from bench.targets.make import make_targets

@@ -35,7 +35,7 @@ def _curve(result: Result, style: int) -> Series:
         )
         for epoch, summary in curve_of(result).items()
     ]
-    return Series(name, style, tuple(marks), kind="curve", filled=result.arm.rela is not None)
+    return Series(name, style, tuple(marks), kind="curve", filled=bool(result.arm.wrapper))
 
 
 def _published(found: Collected, arm: Arm, style: int) -> list[Series]:

@@ -21,10 +21,12 @@ def blocks(found: Collected) -> Iterator[Block]:
     if not table.rows:
         yield Paragraph("Not measured in these records.")
         return
+    warm = any(record.cell.warm_start for record in found.done)
     yield Paragraph(
         "By the same probe and vote, on the same images: the backbone with the weights that its training begins with,"
         " of each seed, and the prior, at the size and with the normalisation that it wants. n counts networks."
-        " Effective rank: how many dimensions the features of the test images fill (RankMe)."
+        + (" A warm start begins with those of the prior instead." if warm else "")
+        + " Effective rank: how many dimensions the features of the test images fill (RankMe)."
     )
     yield TableBlock("references", table)
 
@@ -49,16 +51,16 @@ def references(found: Collected, group: Group) -> list[Reference]:
     done = [record for result in found.results if result.group == group for record in result.done]
     backbones = {record.cell.backbone for record in done}
     there: dict[str, dict[str, Score]] = {}
-    for record in sorted(done, key=lambda record: record.cell.rela is not None):  # the backbone before the priors
+    for record in sorted(done, key=lambda record: bool(record.priors)):  # the backbone before the priors
         if not record.references:
             continue
         name = "untrained backbone" + (f" {record.cell.backbone}" if len(backbones) > 1 else "")
         untrained, prior = record.references.untrained, record.references.prior
         if untrained:
             there.setdefault(name, {})[str(record.cell.seed)] = untrained
-        if prior and record.cell.rela:
-            itself = f"the prior itself: {prior_name(record.cell.rela)}"
-            there.setdefault(itself, {})[record.inputs.prior or ""] = prior
+        if prior and record.priors:
+            named, digest = next(iter(record.priors.items()))
+            there.setdefault(f"the prior itself: {prior_name(named)}", {})[digest] = prior
     return [Reference(name, tuple(scores.values())) for name, scores in there.items()]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.grid.cell import arm_name
+from bench.grid.cell import LABELLED, arm_name
 from bench.report.blocks import Block, Bullets
 from bench.report.collect import Collected
 from bench.report.tables import counted, one_line
@@ -15,7 +15,7 @@ def section(found: Collected) -> Iterator[Block]:
 
 
 def settings(found: Collected) -> list[str]:
-    """Return a line on each dataset, what was trained on it, and how, and on each arm with a recipe of its own."""
+    """Return a line on each dataset, what was trained on it and how, each arm's own recipe, and who saw labels."""
     grid = found.grid
     lines = []
     for dataset in grid.datasets:
@@ -31,6 +31,8 @@ def settings(found: Collected) -> list[str]:
             f"{compiled}{probe} {counted(len(grid.seeds), 'seed')} planned."
         )
     lines += [f"{arm_name(arm)}: {recipe}." for arm in grid.arms if (recipe := _words(grid.recipe(arm)))]
+    if any(arm.method == LABELLED for arm in grid.arms):
+        lines.append(f"Method {LABELLED} learns from the labels of the training images, which no other method sees.")
     return lines
 
 

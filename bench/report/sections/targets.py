@@ -34,7 +34,7 @@ def targets_table(found: Collected) -> Table:
         for family in found.families:
             star = found.find(group, family.plain, 1.0)
             for arm in family.others:
-                results = found.done_of(group, arm) if arm.rela else []
+                results = found.done_of(group, arm) if arm.targets_of else []
                 paired = pairs(results[0], star) if results else []
                 if paired:
                     answers = (_answer(found.costs, currency, paired, limit) for currency in currencies)

@@ -215,7 +215,7 @@ def cancel(places: Places) -> list[Job]:
 
 def _needed(task: Ready, places: Places) -> str:
     """Return the id of the cell that a task has to wait for, "" when there is none or it is done."""
-    if task.needs is None or is_done(task.needs, places, backbone_needed=not task.cell.flops_of):
+    if task.needs is None or is_done(task.needs, places, backbone_needed=not task.cell.matches):
         return ""
     return task.needs.id
 

@@ -1,0 +1,82 @@
+"""What an arm has around and under its method: an accelerator, a prior to start from, a cost to stop at."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+
+from bench.grid.base import Model, Name, Precision, Size, plain
+
+
+class PriorChoice(Model):
+    """A prior, and how the targets are made of it."""
+
+    prior: str
+    backbone: str | None = None  # architecture of a `file:` prior
+    weights_key: str | None = None  # of a `file:` prior: behind which prefix its network is; None: the only one
+    input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
+    precision: Precision = "fp32"  # the prior's, when it makes the targets
+    shuffle: bool = False  # control: each image gets the targets of another
+
+    @model_validator(mode="after")
+    def _key_of_a_file(self) -> Self:
+        if self.weights_key is not None and not self.prior.startswith("file:"):
+            raise ValueError(f"weights_key is for a prior file:<path>, and {self.prior!r} is none; leave it out")
+        return self
+
+
+class Rela(PriorChoice):
+    """The ReLA wrapper of an arm."""
+
+    phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
+    train_map: bool = False  # the reference leaves the linear map at its random initial value
+    check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
+
+
+class Accelerate(PriorChoice):
+    """Another accelerator around an arm's method. Keys that are not fields here are its own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Name
+    prior: str = ""  # "": none
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The accelerator's own parameters, as the grid gives them."""
+        return self.model_extra or {}
+
+    @model_validator(mode="after")
+    def _plain_parameters(self) -> Self:
+        plain(self.params)
+        return self
+
+
+class Wrapped(Model):
+    """What an arm and its cells have around and under their method."""
+
+    rela: Rela | None = None
+    accelerate: Accelerate | None = None
+    warm_start: Name | None = None  # control: a prior whose weights training begins with
+    flops_of: str | None = None  # control: stop where the FLOPs are spent that this arm took, targets included
+    seconds_of: str | None = None  # control: the same with the seconds
+
+    @property
+    def wrapper(self) -> Rela | Accelerate | None:
+        """What is around the method."""
+        return self.rela or self.accelerate
+
+    @property
+    def targets_of(self) -> PriorChoice | None:
+        """The prior whose targets are trained on, None where none are."""
+        return self.wrapper if self.wrapper and self.wrapper.prior else None
+
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """The names of the priors: of the targets, and of the weights that training begins with."""
+        named = (self.targets_of.prior if self.targets_of else None, self.warm_start)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    @property
+    def matches(self) -> str | None:
+        """The arm whose FLOPs or seconds are matched."""
+        return self.flops_of or self.seconds_of
