@@ -153,8 +153,8 @@ FAULTS = (
     Fault(
         "training labels shifted by one class",
         "bench/data/images.py",
-        "data.train.labels[index]))",
-        "(data.train.labels[index] + 1) % 10))",
+        "split.labels[index])",
+        "(split.labels[index] + 1) % 10)",
     ),
     Fault("ReLA's loss with the wrong sign", "methods/rela.py", RELA_LOSS, RELA_LOSS.replace("1 -", "1 +")),
     Fault("ReLA's loss squared error", "methods/rela.py", RELA_LOSS, RELA_MSE),

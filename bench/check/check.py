@@ -16,7 +16,7 @@ from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.grid.expand import expand
 from bench.grid.schema import Grid
-from bench.plan.graph import Missing, Task, plan
+from bench.plan.graph import Ready, Task, plan
 from bench.plan.state import Outcome
 from bench.store.record import read_records
 
@@ -26,6 +26,10 @@ REPEATED_SEEDS = 6
 
 def with_seeds(grid: Grid, count: int | None, update: bool) -> Grid:
     """Return the grid with seeds 0 ... count - 1; None: its own, or 30 for an update. Raises UserError on too few."""
+    if grid.tune:
+        raise UserError(
+            f"check: grid {grid.name} has `tune`, and what is chosen anew cannot be compared; --set tune=null"
+        )
     count = count or (UPDATE_SEEDS if update else None)
     grid = grid.model_copy(update={"seeds": tuple(range(count))}) if count else grid
     if update and len(grid.seeds) < MIN_SEEDS:
@@ -104,7 +108,7 @@ class Gate:
         cells = expand(grid)
         tasks = plan(cells, cells, places, f"grid {grid.name}")
         for task in tasks:
-            if isinstance(task, Missing):
+            if not isinstance(task, Ready):
                 raise UserError(task.reason)
         outcomes = self.run(tasks, places)
         return outcomes, measured(grid, read_records(places.records)[0])

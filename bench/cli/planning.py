@@ -1,5 +1,6 @@
 """From what a verb is asked to the grid, study or tasks that are meant. Torch is imported where it is needed."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,19 @@ def load_plugins(paths: list[Path] | None) -> None:
 
 
 def run_here(
-    tasks: "list[Task]", places: "Places", device: "torch.device", workers: int, limits: "Limits | None" = None
+    tasks: "list[Task]",
+    places: "Places",
+    device: "torch.device",
+    workers: int,
+    limits: "Limits | None" = None,
+    plan_again: "Callable[[], list[Task]] | None" = None,
 ) -> "list[Outcome]":
     """Run the tasks in this process, say what became of them, and return it."""
-    from bench.run.control import concluded
+    from bench.run.control import concluded, in_turns
     from bench.run.progress import Display
     from bench.run.runner import run_tasks
 
-    return concluded(lambda: run_tasks(tasks, places, device, workers, Display(places.mark), limits), places)
+    def run(part: "Sequence[Task]") -> "list[Outcome]":
+        return run_tasks(part, places, device, workers, Display(places.mark), limits)
+
+    return concluded(lambda: in_turns(tasks, plan_again or (lambda: tasks), run), places)

@@ -166,7 +166,7 @@ class Call:
         """Run or rehearse the cells, and say what to do next."""
         runs, spec, places, tasks = self._planned()
         from bench.plan.state import Outcome, recorded
-        from bench.run.control import concluded, speaks
+        from bench.run.control import concluded, in_turns, speaks
         from bench.run.executors import Work
 
         if self.rehearse:
@@ -174,8 +174,16 @@ class Call:
             return
         elsewhere = recorded(tasks, places)
         there = [Outcome(task, "done", cached=True) for task in tasks if task.cell.key() in elsewhere]
-        work = Work([task for task in tasks if task.cell.key() not in elsewhere], places, self.request)
-        outcomes = concluded(lambda: [*there, *runs.run(work)], places)
+        left = [task for task in tasks if task.cell.key() not in elsewhere]
+
+        def again() -> "list[Task]":
+            fresh = left if self.cells or self.retry else planned(self.shared, self.only)[2]
+            return [task for task in fresh if task.cell.key() not in elsewhere]
+
+        def run(part: "Sequence[Task]") -> "list[Outcome]":
+            return runs.run(Work(part, places, self.request))
+
+        outcomes = concluded(lambda: [*there, *in_turns(left, again, run)], places)
         if speaks() and spec.claims and any(outcome.status == "done" for outcome in outcomes):
             from bench.report.claims import judged
             from bench.report.collect import collect
@@ -208,7 +216,7 @@ class Call:
 
     def _conclude(self, outcomes: "Sequence[Outcome]", places: "Places") -> None:
         """Print the command that comes next, and end with exit code 1 when a cell has no result."""
-        from bench.plan.graph import Missing
+        from bench.plan.graph import Missing, Waiting
         from bench.run.control import speaks
 
         bad = [outcome for outcome in outcomes if outcome.bad]
@@ -219,6 +227,8 @@ class Call:
             print(said, end="", file=sys.stderr)
             raise typer.Exit(1)
         if any(outcome.status == "queued" for outcome in outcomes):
+            if waiting := sum(isinstance(outcome.task, Waiting) for outcome in outcomes):
+                print(f"{waiting} cells wait for trials: the same command submits them once these are done")
             print(f"{self.shared.command('status')}  shows how far they are")
             print(f"{self.shared.command('cancel')}  takes them out of the queue")
         elif speaks():
@@ -249,7 +259,11 @@ class Call:
         there = stage(places, short.name)
         lay_out(expand(short), places.data, there.data)
         device, workers, limits = find_device(self.request.device), self.request.workers, self.request.limits()
-        outcomes = run_here(tasks_of(short, self.only, there), there, device, workers, limits)
+
+        def plan_short() -> "list[Task]":
+            return tasks_of(short, self.only, there)
+
+        outcomes = run_here(plan_short(), there, device, workers, limits, plan_short)
         reasons = obstacles(tasks, places)
         for reason, stopped in reasons.items():
             print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")

@@ -101,9 +101,9 @@ def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
 
 
 def _id(task: "Task") -> str:
-    from bench.plan.graph import Missing
+    from bench.plan.graph import Ready
 
-    return "-" if isinstance(task, Missing) else task.id
+    return task.id if isinstance(task, Ready) else "-"
 
 
 def _facts(task: "Task", state: "State") -> dict[str, object]:

@@ -58,6 +58,10 @@ class TrainingError(Exception):
     """The loss, or what the backbone makes of images, is no longer a number."""
 
 
+class SealedError(Exception):
+    """A trial, which chooses a recipe, has looked at the test set."""
+
+
 class WorkerDied(Exception):
     """A data-loading worker died, or ran out of a resource that fewer workers need less of."""
 

@@ -37,11 +37,15 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class ImageSet(DatasetFacts):
-    """A dataset as it was found here, or a part of its images; `classes` is the whole set's number of them."""
+    """A dataset as it was found here, or a part of its images; `classes` is the whole set's number of them.
+
+    `validation` is the part of the training images that a trial leaves out, to be judged by.
+    """
 
     classes: int
     train: Split
     test: Split
+    validation: Split | None = None
 
 
 class DatasetCache:

@@ -177,14 +177,14 @@ def grey_to_rgb(grey: Images) -> Images:
     return np.repeat(grey[:, None], 3, axis=1)
 
 
-def balanced_part(labels: Labels, count: int) -> npt.NDArray[np.int64]:
-    """Return the sorted indices of a class-balanced part of `count` images, the same in every run.
+def balanced_part(labels: Labels, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the sorted indices of a class-balanced part of `count` images, the same in every run with a seed.
 
     Raises ValueError when there are not that many.
     """
     if count > len(labels):
         raise ValueError(f"{count:,} of {len(labels):,} images")
-    shuffled = np.random.default_rng(0).permutation(len(labels))
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
     # Rank within the class, then take images rank by rank: all classes keep step for as long as they last.
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):

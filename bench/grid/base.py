@@ -1,4 +1,4 @@
-"""What the models of a grid are made of."""
+"""What the models of a grid and of records are made of."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -30,6 +30,8 @@ def _printable(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_printable)]
+Option = bool | float | str  # a value of a key of Recipe
+Space = Annotated[tuple[Option, ...], Field(strict=False)]  # of its values
 Params = Annotated[dict[str, Any], AfterValidator(plain)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from bench.grid.base import Budget, Model, Name, Params, Precision, Seed, Size
+from bench.grid.base import Budget, Model, Name, Params, Precision, Seed, Size, Space
 from bench.grid.controls import Rela, Wrapped
 
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
@@ -88,6 +88,30 @@ class Protocol(Recipe):
         return value
 
 
+class Validation(Model):
+    """A class-balanced part of the training images that a trial is judged by, and not trained on."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
+
+    def count(self, images: int) -> int:
+        """Return how many of so many training images it has."""
+        return max(1, round(self.share * images))
+
+
+class Tuning(Model):
+    """How a recipe is chosen: by the best of some trials, as many and at the same points for each arm.
+
+    `space` has keys of Recipe: of a number the lowest and the highest value, of anything else the values to choose
+    from. A trial trains with `seed`, and leaves out the part `validation` of the training images, which judges it.
+    """
+
+    trials: Annotated[int, Field(ge=2, le=1000)] = 8  # of each arm, dataset and budget
+    space: Annotated[dict[str, Space], Field(min_length=1)]  # keys of Recipe: a range, or values to choose from
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training images that judges
+    seed: Seed = 100  # of the points, the split and the trials' training
+
+
 class Arm(Wrapped):
     """A method with its wrapper and settings."""
 
@@ -128,7 +152,11 @@ def is_plain(arm: Wrapped) -> bool:
 
 
 class Cell(Wrapped):
-    """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result."""
+    """One arm at one budget on one dataset with one seed. `arm` is a label; all the rest decides the result.
+
+    Of a `tuned` cell, the keys of the space are chosen by trials, which are cells with a `validation`; until then they
+    are the arm's own.
+    """
 
     arm: str
     dataset: str
@@ -139,6 +167,8 @@ class Cell(Wrapped):
     budget: Budget
     seed: Seed
     protocol: Protocol
+    tuned: Tuning | None = None
+    validation: Validation | None = None
 
     def __str__(self) -> str:
         """Name it for people."""
@@ -154,6 +184,7 @@ class Cell(Wrapped):
         # Settings that came later are left out where they are off: what was run before them keeps its name.
         later: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (settings, {"accelerate": None, "warm_start": None, "flops_of": None, "seconds_of": None}),
+            (settings, {"tuned": None, "validation": None}),
             (rela, {"weights_key": None, "shuffle": False, "precision": "fp32"}),
             (protocol, {"compile": None, "eval_resize": None, "evaluations": None}),
             (protocol, Recipe().model_dump(exclude={"lr", "weight_decay"})),
@@ -164,7 +195,7 @@ class Cell(Wrapped):
                 if part[name] == off[name]:
                     del part[name]
         # Of the recipes, each keeps what it uses.
-        if self.protocol.optimiser == "adamw":
+        if self.protocol.optimiser == "adamw" and not self.tuned:
             protocol.pop("momentum", None)
         for unused in ("recipe", "l2") if probe["recipe"] == "adam" else ("epochs", "batch_size", "lr"):
             del probe[unused]
@@ -181,8 +212,14 @@ class Cell(Wrapped):
         return self.model_copy(update={"rela": choice, "accelerate": None})
 
     def key(self) -> str:
-        """Return the hash of the settings: which cell of a grid a record belongs to."""
-        return digest({"protocol_version": PROTOCOL_VERSION, **self.settings()})
+        """Return the hash of the settings: which cell of a grid a record belongs to.
+
+        It is the same before a recipe is chosen and after; the id is of the chosen one.
+        """
+        settings = self.settings()
+        for chosen in self.tuned.space if self.tuned else ():
+            settings["protocol"].pop(chosen, None)
+        return digest({"protocol_version": PROTOCOL_VERSION, **settings})
 
 
 class Inputs(Model):
@@ -206,7 +243,8 @@ class Inputs(Model):
 
 def makes_prior(cell: Cell) -> bool:
     """Return whether the cell's backbone is a `<DATASET>-T` prior."""
-    return cell.method == BASELINE and is_plain(cell) and not cell.params and cell.budget == 1.0
+    plain = is_plain(cell) and not (cell.params or cell.validation)
+    return cell.method == BASELINE and plain and cell.budget == 1.0
 
 
 def trained_on(prior: str) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 from bench.core.errors import UserError, did_you_mean
-from bench.grid.cell import Cell, Knn, Probe, Protocol
+from bench.grid.cell import Cell, Knn, Probe, Protocol, Tuning
 from bench.grid.schema import Grid
+from bench.grid.tune import trials_of
 
 REHEARSAL = "@rehearsal"  # ends the name of a rehearsed grid
 REHEARSED = Protocol(epochs=2, batch_size=2, probe=Probe(epochs=3, batch_size=2), knn=Knn(k=1))
@@ -24,7 +25,7 @@ FACTS: dict[str, Callable[[Cell], str | float]] = {
 
 
 def expand(grid: Grid) -> list[Cell]:
-    """Return the grid's cells in the order datasets, arms, budgets, seeds."""
+    """Return the grid's cells in the order datasets, arms, budgets, seeds; before tuned ones, their trials."""
     cells = []
     for dataset in grid.datasets:
         for arm in grid.arms_on(dataset):
@@ -32,8 +33,9 @@ def expand(grid: Grid) -> list[Cell]:
             for budget, seed in product(arm.budgets or grid.budgets, grid.seeds):
                 cells.append(grid.cell(dataset, protocol, arm, budget, seed))
     if grid.name.endswith(REHEARSAL):
-        cells = [cell.model_copy(update={"train_images": _one_batch(cell.budget)}) for cell in cells]
-    return cells
+        cells = [cell.model_copy(update={"train_images": _images(cell.budget, cell.tuned)}) for cell in cells]
+    first = grid.seeds[0]
+    return [each for cell in cells for each in (*(trials_of(cell) if cell.seed == first else ()), cell)]
 
 
 def rehearsed(grid: Grid) -> Grid:
@@ -42,7 +44,7 @@ def rehearsed(grid: Grid) -> Grid:
     datasets = [
         dataset.model_copy(
             update={
-                "train_images": _one_batch(smallest),
+                "train_images": _images(smallest),
                 "protocol": {key: value for key, value in dataset.protocol.items() if key in ROOM},
             }
         )
@@ -59,9 +61,10 @@ def rehearsed(grid: Grid) -> Grid:
     )
 
 
-def _one_batch(budget: float) -> int:
-    """Return how many training images are one batch an epoch of a rehearsal."""
-    return math.ceil(REHEARSED.batch_size / budget - 1e-9)
+def _images(budget: float, tuned: Tuning | None = None) -> int:
+    """Return how many training images are one batch an epoch of a rehearsal, also without those that judge trials."""
+    batch = math.ceil(REHEARSED.batch_size / budget - 1e-9)
+    return math.ceil((batch + 1) / (1 - tuned.validation)) if tuned else batch
 
 
 def select(cells: Iterable[Cell], expression: str) -> list[Cell]:

@@ -156,6 +156,8 @@ def _overridden(raw: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
             merged.pop(key, None)
         named = [arm.get("method") if isinstance(arm, dict) else arm for arm in arms]
         there = {method for method in named if isinstance(method, str)}
+        if "tune" not in override and isinstance(merged.get("tune"), dict) and merged["tune"].get("arms"):
+            merged.pop("tune")
         params = merged.get("params")
         if isinstance(params, dict) and "params" not in override and EVERY not in there:
             merged["params"] = {method: value for method, value in params.items() if method in there}

@@ -1,5 +1,6 @@
 """What a grid may say: a frozen model that refuses every key it does not know, and whose cells can be planned."""
 
+import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
@@ -10,6 +11,7 @@ from bench.grid.base import Budget, Model, Name, Params, Seed
 from bench.grid.cell import Arm, Cell, Protocol, Recipe, arm_name, trained_on
 from bench.grid.claims import Claim, statements
 from bench.grid.controls import Wrapped
+from bench.grid.tune import Tune, check_tuning
 from bench.grid.validate import sentence
 
 GRID_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
@@ -47,11 +49,17 @@ class Grid(Model):
     arms: Annotated[tuple[Arm, ...], Field(strict=False, min_length=1)]
     params: dict[str, Params] = Field(default_factory=dict)  # by method: under those of its arms
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)  # by method: keys of Recipe, under its arms' own
+    tune: Tune | None = None  # whose recipes are chosen by trials, and from which
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
     targets_share: PositiveFloat | None = None  # claim: making targets takes no more of the plain method's full cost
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def tuned(self) -> frozenset[str]:
+        """The names of the arms whose recipes are chosen by trials."""
+        return self.tune.names(self.arms) if self.tune else frozenset()
 
     def arms_on(self, dataset: Dataset) -> list[Arm]:
         """Return the arms that run on a dataset of the grid."""
@@ -79,11 +87,15 @@ class Grid(Model):
             budget=budget,
             seed=seed,
             protocol=protocol,
+            tuned=self.tune.tuning() if self.tune and arm_name(arm) in self.tuned else None,
         )
 
     @model_validator(mode="after")
     def _not_too_many_cells(self) -> Self:
-        cells = len(self.datasets) * len(self.seeds) * sum(len(arm.budgets or self.budgets) for arm in self.arms)
+        trials = dict.fromkeys(self.tuned, self.tune.trials) if self.tune else {}
+        runs = [len(self.seeds) + trials.get(arm_name(arm), 0) for arm in self.arms]
+        budgets = [len(arm.budgets or self.budgets) for arm in self.arms]
+        cells = len(self.datasets) * sum(map(operator.mul, runs, budgets))
         if cells > MAX_CELLS:
             raise ValueError(f"{cells:,} cells, datasets x arms x budgets x seeds, where {MAX_CELLS:,} are the most")
         return self
@@ -168,6 +180,12 @@ class Grid(Model):
                     raise ValueError(sentence(error, Protocol, of)) from error
                 if each and each.seconds_of:
                     _must_not_know_its_end(protocol, f"{where}, arm {arm_name(each)!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_can_be_done(self) -> Self:
+        if self.tune:
+            check_tuning(self.tune, self)
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from bench.data.sampler import total_steps
 from bench.grid.cell import Cell
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Missing, Ready, Task, Waiting
 from bench.plan.state import recorded, to_run
 from bench.store.record import Finished, read_records
 from methods import Batch, Method, accelerators, methods
@@ -65,7 +65,7 @@ def estimated(tasks: Sequence[Task], places: Places) -> list[Line]:
     numbers = {task.id: number for number, task in enumerate(tasks, 1) if isinstance(task, Ready)}
     lines = []
     for number, task in enumerate(tasks, 1):
-        done = task.cell.key() in elsewhere if isinstance(task, Missing) else task.id not in pending
+        done = task.id not in pending if isinstance(task, Ready) else task.cell.key() in elsewhere
         state = "done" if done else _state(task, pending, numbers)
         lines.append(Line(number, task, state, None if done else _cost(task, places)))
     return lines
@@ -145,6 +145,8 @@ def _state(task: Task, pending: Collection[str], numbers: Mapping[str, int]) -> 
     """Return how far a task is that is not done."""
     if isinstance(task, Missing):
         return "missing"
+    if isinstance(task, Waiting):
+        return "after its trials"
     return f"after {numbers[task.needs.id]}" if task.needs and task.needs.id in pending else "ready"
 
 

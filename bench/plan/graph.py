@@ -10,7 +10,9 @@ from bench.core.paths import Places
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
 from bench.grid.cell import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
 from bench.grid.controls import Accelerate
+from bench.grid.tune import trials_of
 from bench.models.backbones import build_backbone, check_backbone
+from bench.store.record import Failed, Finished, best_trial, read_record, record_path
 from methods import accelerators, methods
 from priors import Prior, find_prior
 from priors.trained import Trained
@@ -50,11 +52,25 @@ class Missing:
     lacks: tuple[Lack, ...] = ()
 
 
-Task = Ready | Missing
+@dataclass(frozen=True)
+class Waiting:
+    """A cell whose recipe is not chosen yet, or that needs such a cell, and the reason; its id is known later."""
+
+    cell: Cell
+    reason: str
+    needs: "Task | None"
+    train_images: int | None
+
+
+Task = Ready | Missing | Waiting
+
+
+class _Undecided(Exception):
+    """What a cell waits for."""
 
 
 def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
-    """Return the tasks of the chosen cells, and of the cells whose backbones they need, each after what it needs.
+    """Return the tasks of the chosen cells, and of the cells that they need, each after what it needs.
 
     `cells` is the whole grid and `where` names it in messages. Raises UserError on an unknown name and on a prior
     that no cell of the grid makes; a dataset or weights that are not here only mark the tasks that need them.
@@ -93,6 +109,7 @@ class _Planner:
         for cell in filter(makes_prior, cells):  # of several architectures, the first
             self.makers.setdefault((short_name(cell.dataset), cell.seed), cell)
         self.matched = {(cell.arm, cell.dataset, cell.budget, cell.seed): cell for cell in cells}
+        self.first_seed = next((cell.seed for cell in cells if cell.validation is None), 0)
 
     def task(self, cell: Cell) -> Task:
         """Return the task of a cell, made once, after those it needs."""
@@ -105,6 +122,7 @@ class _Planner:
                 self._check_names(cell)
                 params = methods.resolved(cell.method, cell.params, self._arm(cell))
                 count = self._train_images(cell)
+                cell = self._with_recipe(cell)
                 (one, prior), (other, start) = self._prior(cell), self._prior(cell.as_started())
                 needs = one or other
                 if cell.matches:
@@ -112,6 +130,8 @@ class _Planner:
                 if start:
                     self._check_start(cell, start)
                 task = self._ready(cell, params, needs, prior, start)
+            except _Undecided as reason:
+                task = Waiting(cell, str(reason), needs, count)
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
                 missing, data = _missing(error, f"{cell.dataset}, arm {cell.arm!r}"), self._data.get(cell.dataset)
                 lacks = [each.lacks for each in (data, needs, missing) if isinstance(each, MissingError | Missing)]
@@ -121,15 +141,39 @@ class _Planner:
             self.tasks[key] = task
         return self.tasks[key]
 
+    def _with_recipe(self, cell: Cell) -> Cell:
+        """Return a cell with the recipe that its trials choose: that of the best one, of equals the first.
+
+        Raises _Undecided until all of them have a record, and MissingError when none has a result.
+        """
+        if cell.tuned is None:
+            return cell
+        trials = [self.task(each) for each in trials_of(cell)]
+        for trial in trials:
+            if isinstance(trial, Missing):
+                raise MissingError(trial.reason, *trial.lacks)
+        paths = [record_path(self.places.records, trial.id) for trial in trials if isinstance(trial, Ready)]
+        records = [read_record(path) for path in paths]
+        done = [record for record in records if isinstance(record, Finished)]
+        if left := len(trials) - len(done) - sum(isinstance(record, Failed) for record in records):
+            raise _Undecided(f"{left} of {len(trials)} trials that choose its recipe are not done")
+        if not done:
+            raise MissingError(f"arm {cell.arm!r}: all {len(trials)} trials that choose its recipe have failed")
+        best = best_trial(done).cell.protocol
+        chosen = {key: getattr(best, key) for key in cell.tuned.space}
+        return cell.model_copy(update={"protocol": cell.protocol.model_copy(update=chosen)})
+
     def _ready(
         self, cell: Cell, params: dict[str, Any], needs: Task | None, prior: Prior | None, start: Prior | None
     ) -> Ready:
-        """Return the task of a cell that has all that it needs. Raises MissingError."""
+        """Return the task of a cell that has all that it needs. Raises MissingError, and _Undecided."""
         weights, facts, wrapper = prior.digest() if prior else None, self._facts(cell.dataset), cell.accelerate
         if isinstance(facts, MissingError):
             raise MissingError(str(facts), *facts.lacks)
         if isinstance(needs, Missing):
             raise MissingError(needs.reason, *needs.lacks)
+        if isinstance(needs, Waiting):
+            raise _Undecided(needs.reason)
         inputs = Inputs(
             data=facts.digest,
             prior=weights,
@@ -143,7 +187,7 @@ class _Planner:
             if wrapper
             else None,
         )
-        count = cell.train_images or facts.train_images
+        count = self._train_images(cell) or facts.train_images
         return Ready(cell, cell_id(cell, inputs), inputs, prior, needs, facts.title, count, start)
 
     def _check_new(self, task: Ready) -> None:
@@ -170,12 +214,13 @@ class _Planner:
                 raise UserError(f"{self._arm(cell)}: {error}") from error
             prior.input_size = choice.input_size or prior.input_size
             return None, Untrained(prior, choice.prior) if self.places.rehearsal else prior
-        maker = self.makers.get((short, cell.seed))
+        seed = self.first_seed if cell.validation else cell.seed
+        maker = self.makers.get((short, seed))
         if maker is None:
             shorts = sorted({f"{name}-T" for name, _ in self.makers})
             raise UserError(
                 f"{self._arm(cell)}: prior {choice.prior!r} is the backbone of the cell {BASELINE} at"
-                f" budget 1 on that dataset, seed {cell.seed}, which the grid does not have"
+                f" budget 1 on that dataset, seed {seed}, which the grid does not have"
                 f"{did_you_mean(choice.prior, shorts)}"
             )
         needs = self.task(maker)
@@ -231,10 +276,12 @@ class _Planner:
         """Return how many training images a cell uses. Raises UserError when there are not that many."""
         facts = self._facts(cell.dataset)
         if isinstance(facts, MissingError):
-            return cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
-        if cell.train_images and cell.train_images > facts.train_images:
+            count = cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
+        elif cell.train_images and cell.train_images > facts.train_images:
             raise UserError(
                 f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and"
                 f" {facts.train_images:,} are here"
             )
-        return cell.train_images or facts.train_images
+        else:
+            count = cell.train_images or facts.train_images
+        return count - cell.validation.count(count) if count and cell.validation else count

@@ -22,7 +22,7 @@ from bench.core.paths import Places
 from bench.data import Split, find_dataset, image_size
 from bench.grid.cell import Cell, trained_on
 from bench.models.backbones import build_backbone
-from bench.plan.graph import Missing, Task
+from bench.plan.graph import Missing, Ready, Task
 from priors import Prior
 from priors.catalogue import CATALOGUE
 
@@ -73,7 +73,7 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
     for task in tasks:
         if isinstance(task, Missing):
             found[task.reason].append(task)
-        elif not task.needs or task.cell.matches:
+        elif isinstance(task, Ready) and (not task.needs or task.cell.matches):
             for prior, digest in ((task.prior, task.inputs.prior), (task.start, task.inputs.warm_start)):
                 if digest not in unfit:
                     unfit[digest] = _unfit(prior) if prior else ""

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from bench.core.stats import Answer, Family, Parts, interval, stands_apart
@@ -75,7 +75,7 @@ def judged(found: Collected) -> list[list[Judgement]]:
     are the ledgers of a claim that says nothing about cost. A claim with fewer than two pairs of seeds is inconclusive.
     """
     cases = [
-        _Case(claim, group, *sides(found, claim, group))
+        _Case(_named(claim, sides(found, claim, group)[1]), group, *sides(found, claim, group))
         for claim in statements(found.grid)
         for group in found.groups
         if all(sides(found, claim, group)) and (claim.datasets is None or group.dataset in claim.datasets)
@@ -145,13 +145,30 @@ def _error(paired: list[tuple[Finished, Finished]]) -> float | None:
     return math.sqrt(sum(share * (1 - share) for share in shares) / min(images))
 
 
+def _named(claim: Statement, baseline: Result | None) -> Statement:
+    """Return a claim beside the best of several arms with the name of that one, once it is known."""
+    known = claim.best_of and baseline and baseline.done
+    return claim.model_copy(update={"baseline": arm_name(baseline.arm)}) if known and baseline else claim
+
+
 def sides(found: Collected, claim: Statement, group: Group) -> tuple[Result | None, Result | None]:
     """Return the results of the claim's arm and of its baseline, None where the grid does not plan one there."""
     arms = {arm_name(arm): arm for arm in found.grid.arms}
-    return (
-        found.find(group, arms[claim.arm], claim.budget),
-        found.find(group, arms[claim.baseline], claim.baseline_budget),
-    )
+    names = claim.best_of or (claim.baseline,)
+    there = [result for name in names if (result := found.find(group, arms[name], claim.baseline_budget))]
+    baseline = _best(there) if claim.best_of and there else next(iter(there), None)
+    return found.find(group, arms[claim.arm], claim.budget), baseline
+
+
+def _best(tuned: list[Result]) -> Result:
+    """Return the one whose chosen trial has the highest accuracy on the validation images, of equals the first.
+
+    Until all trials are done that is not known: then nothing can be compared with it.
+    """
+    best = {id(each): each.trials.best for each in tuned if each.trials}
+    if not any(best.values()) or any(each.trials and each.trials.missing for each in tuned):
+        return replace(tuned[0], done=(), failed=())
+    return max(tuned, key=lambda each: linear(trial) if (trial := best[id(each)]) else -1.0)
 
 
 def _price(ratios: list[float], currency: Currency, claim: Statement) -> Bounds | None:

@@ -1,19 +1,22 @@
 """Records matched to the cells of a grid, and the numbers that are made of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import NotMadeError
 from bench.data import short_name
 from bench.grid.cell import BASELINE, Arm, Cell, arm_name, is_plain, trained_on
 from bench.grid.expand import REHEARSAL, expand
 from bench.grid.schema import Grid
+from bench.grid.tune import trial_name
 from bench.report.costs import Costs
-from bench.report.facts import Summary, learned, score_linear, summarise
+from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
+from bench.report.trials import Trials
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, Record, read_records
 
@@ -42,6 +45,7 @@ class Result:
     seeds: tuple[int, ...]
     done: tuple[Finished, ...]
     failed: tuple[Failed, ...]
+    trials: Trials | None = None  # that choose its recipe
 
     @property
     def name(self) -> str:
@@ -68,6 +72,9 @@ class Result:
         """Return the mean of a value of the finished seeds, None where nothing was measured."""
         summary = self.over_seeds(value)
         return summary.mean if summary else None
+
+
+Used = dict[tuple[Group, str, float], list[Record]]  # by group, arm and budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +105,8 @@ class Collected:
 
     def why_skipped(self, result: Result, seed: int) -> str | None:
         """Return why a cell without a record is none that merely has not run yet: what it needs is no good."""
+        if result.trials and len(result.trials.failed) == result.trials.tuning.trials:
+            return "all trials that choose its recipe have failed"
         needed = self._needed(result)
         if needed is None:
             return None
@@ -135,7 +144,7 @@ class Collected:
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        return arm_labels(self.grid.arms)
+        return arm_labels(self.grid.arms, tuned=self.grid.tuned)
 
     @cached_property
     def _places(self) -> dict[tuple[Group, str, float], Result]:
@@ -174,26 +183,37 @@ def collect(grid: Grid, folder: Path) -> Collected:
     group_of = _groups(grid, [record for record, _ in matched])
     used, replaced = _newest(matched, group_of)
     groups = tuple(dict.fromkeys(group_of.values()))
-    labels = arm_labels(grid.arms)
-    results = []
-    arms = {dataset.name: grid.arms_on(dataset) for dataset in grid.datasets}
-    for group in groups:
-        for arm in arms[group.dataset]:
-            for budget in arm.budgets or grid.budgets:
-                mine = used.get((group, arm_name(arm), budget), [])
-                done = tuple(record for record in mine if isinstance(record, Finished))
-                failed = tuple(record for record in mine if isinstance(record, Failed))
-                results.append(Result(group, arm, labels[arm_name(arm)], budget, grid.seeds, done, failed))
     return Collected(
         grid=grid,
-        planned=tuple(planned.values()),
+        planned=tuple(cell for cell in planned.values() if cell.validation is None),
         groups=groups,
         families=families(grid),
-        results=tuple(results),
+        results=tuple(_results(grid, groups, used)),
         left_out=left_out,
         replaced=tuple(replaced),
         damaged=tuple(damaged),
     )
+
+
+def _results(grid: Grid, groups: Iterable[Group], used: Used) -> Iterator[Result]:
+    """Yield the results of all arms, with their trials."""
+    labels = arm_labels(grid.arms, tuned=grid.tuned)
+    arms = {dataset.name: grid.arms_on(dataset) for dataset in grid.datasets}
+    for group in groups:
+        for arm in arms[group.dataset]:
+            name, trials = arm_name(arm), None
+            for budget in arm.budgets or grid.budgets:
+                if grid.tune and name in grid.tuned:
+                    names = [trial_name(name, number) for number in range(1, grid.tune.trials + 1)]
+                    tried = [record for each in names for record in used.get((group, each, budget), [])]
+                    trials = Trials(grid.tune, *_done_and_failed(tried))
+                there = _done_and_failed(used.get((group, name, budget), []))
+                yield Result(group, arm, labels[name], budget, grid.seeds, *there, trials)
+
+
+def _done_and_failed(records: list[Record]) -> tuple[tuple[Finished, ...], tuple[Failed, ...]]:
+    done = tuple(record for record in records if isinstance(record, Finished))
+    return done, tuple(record for record in records if isinstance(record, Failed))
 
 
 def may_be_baseline(result: Result | None) -> bool:
@@ -207,21 +227,6 @@ def pairs(one: Result | None, other: Result | None) -> list[tuple[Finished, Fini
         return []
     others = {record.cell.seed: record for record in other.done}
     return [(record, others[record.cell.seed]) for record in one.done if record.cell.seed in others]
-
-
-def has_curves(found: Collected) -> bool:
-    """Return whether there is more to a cell than its beginning and end."""
-    return bool(found.grid.published) or any(len(record.curve) > 2 for record in found.done)
-
-
-def curve_of(result: Result) -> dict[float, Summary]:
-    """Return the linear accuracy in % of a result's seeds at each evaluation, by the epochs trained until then."""
-    values: dict[float, list[float]] = defaultdict(list)
-    for record in result.done:
-        steps, epochs = record.curve[-1].step, record.cell.protocol.epochs
-        for point in record.curve:
-            values[round(point.step * epochs / steps, 3)].append(100 * score_linear(point.score))
-    return {epoch: summary for epoch, there in sorted(values.items()) if (summary := summarise(there))}
 
 
 def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Group]:
@@ -253,26 +258,33 @@ def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Gro
 
 def _newest(
     matched: list[tuple[Record, Cell]], group_of: dict[tuple[str, str, str], Group]
-) -> tuple[dict[tuple[Group, str, float], list[Record]], list[Record]]:
+) -> tuple[Used, list[Record]]:
     """Return the records to use by group, arm and budget, in the order of their seeds, and those that others replace.
 
-    An arm's records are put together only when method, parameters and prior are of one version, the newest; of a
-    cell's records the newest counts.
+    An arm's records are put together only when method, parameters and prior are of one version, the newest, and those
+    of a budget when the same recipe was chosen; of a cell's records the newest counts.
     """
     by_arm: dict[tuple[Group, str], list[Record]] = defaultdict(list)
     for record, cell in sorted(matched, key=lambda pair: (str(pair[0].provenance.get("time", "")), pair[0].id)):
         group = group_of[record.cell.dataset, record.dataset_title, record.inputs.data]
         by_arm[group, cell.arm].append(record)
-    used: dict[tuple[Group, str, float], list[Record]] = defaultdict(list)
+    used: Used = defaultdict(list)
     replaced = []
     for (group, arm), records in by_arm.items():
         version = _version(records[-1])
-        newest = {(record.cell.budget, record.cell.seed): record for record in records if _version(record) == version}
+        chosen = {record.cell.budget: _chosen(record) for record in records}
+        of_one = [each for each in records if (_version(each), _chosen(each)) == (version, chosen[each.cell.budget])]
+        newest = {(record.cell.budget, record.cell.seed): record for record in of_one}
         for (budget, _), record in sorted(newest.items()):
             used[group, arm, budget].append(record)
         kept = {record.id for record in newest.values()}
         replaced += [record for record in records if record.id not in kept]
     return used, replaced
+
+
+def _chosen(record: Record) -> dict[str, Any]:
+    """Return what trials have chosen of a record's recipe."""
+    return {key: getattr(record.cell.protocol, key) for key in (record.cell.tuned.space if record.cell.tuned else ())}
 
 
 def _version(record: Record) -> tuple[object, ...]:

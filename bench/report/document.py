@@ -19,6 +19,7 @@ from bench.report.sections import (
     smallest,
     spreads,
     targets,
+    tuning,
     verdicts,
 )
 
@@ -33,6 +34,7 @@ SECTIONS: tuple[Callable[[Collected], Iterable[Block]], ...] = (
     published.section,
     accuracy.knn_section,
     costs.section,
+    tuning.section,
     spreads.section,
     absent.section,
     origin.section,

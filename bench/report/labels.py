@@ -1,7 +1,7 @@
 """What arms and budgets are called in a report, and which arms belong to one method."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from bench.grid.cell import Arm, arm_name, is_plain
@@ -26,7 +26,8 @@ def families(grid: Grid) -> tuple[Family, ...]:
     for name, arms in members.items():
         plain = next(filter(is_plain, arms), None)
         others = tuple(arm for arm in arms if arm is not plain)
-        found.append(Family(arm_name(plain) if plain else name, plain, others))
+        label = _with_tuned(arm_name(plain), arm_name(plain) in grid.tuned) if plain else name
+        found.append(Family(label, plain, others))
     return tuple(found)
 
 
@@ -35,9 +36,12 @@ def percent(share: float) -> str:
     return f"{100 * share:g}%"
 
 
-def arm_labels(arms: Iterable[Arm], short: bool = False) -> dict[str, str]:
-    """Return what to call each arm, by its name: its own name, or its method (unless `short`), prior and settings."""
-    labels = {arm_name(arm): _label(arm, short) for arm in arms}
+def arm_labels(arms: Iterable[Arm], short: bool = False, tuned: Collection[str] = ()) -> dict[str, str]:
+    """Return what to call each arm, by its name: its own name, or its method (unless `short`), prior and settings.
+
+    Those whose names are among the `tuned` ones are called so.
+    """
+    labels = {arm_name(arm): _with_tuned(_label(arm, short), arm_name(arm) in tuned) for arm in arms}
     counts = Counter(labels.values())
     return {name: label if counts[label] == 1 else name for name, label in labels.items()}
 
@@ -51,6 +55,10 @@ def prior_name(prior: str) -> str:
 
 def _family_name(arm: Arm) -> str:
     return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
+
+
+def _with_tuned(label: str, tuned: bool) -> str:
+    return f"{label}, tuned" if tuned and "tuned" not in label else label
 
 
 def _label(arm: Arm, short: bool) -> str:

@@ -11,6 +11,7 @@ from bench.report.columns import Column, count, flag, of_result, real, text
 from bench.report.costs import ALONE, JOULES, SECONDS, Currency
 from bench.report.facts import (
     learned,
+    linear,
     phase_seconds,
     probe_sd,
     probe_seed_sd,
@@ -48,6 +49,11 @@ class Evaluation:
 
 def _linear(score: Score | ByAdam | None) -> float | None:
     return score_linear(score) if score else None
+
+
+def _validation(row: Evaluation) -> float | None:
+    best = row.result.trials.best if row.result.trials else None
+    return linear(best) if best else None
 
 
 def reference(name: str) -> Callable[[Evaluation], float | None]:
@@ -127,6 +133,8 @@ POINTS: tuple[Column[Evaluation], ...] = (
     flag("train_map", "whether ReLA's linear map is trained", at("cell.rela.train_map")),
     count("check_every", "steps", "between two looks at the adaptive switch", at("cell.rela.check_every")),
     flag("shuffle", "whether each image has the targets of another one", at("cell.targets_of.shuffle")),
+    flag("tuned", "whether its recipe was chosen by trials", lambda c: c.record.cell.tuned is not None),
+    real("validation_linear", "1", "of the chosen trial, on its validation images", _validation),
     text("flops_of", "the arm whose FLOPs this one matches", at("cell.flops_of")),
     text("seconds_of", "the arm whose seconds this one matches", at("cell.seconds_of")),
     text("accelerator", "around the method, beside ReLA", at("cell.accelerate.name")),

@@ -9,7 +9,7 @@ import typer
 from bench.core.environment import launched
 from bench.core.errors import DeviceLost, Interrupted, UserError, WriteError, did_you_mean
 from bench.core.paths import Places
-from bench.plan.graph import Ready, Task
+from bench.plan.graph import Ready, Task, Waiting
 from bench.plan.state import Outcome, with_status
 
 LOST = 70  # exit code of one of several processes that leaves its place to another one
@@ -39,6 +39,31 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
     if not again:
         print(f"no cell is {' or '.join(retry)}")
     return [task for task in tasks if isinstance(task, Ready) and task.id in again]
+
+
+def in_turns(
+    tasks: Sequence[Task], plan_again: Callable[[], Sequence[Task]], run: Callable[[Sequence[Task]], list[Outcome]]
+) -> list[Outcome]:
+    """Run tasks, and then those that waited for trials, and return what became of each.
+
+    The trials of a cell choose its recipe, so that it is planned again once they have run.
+    """
+    outcomes: dict[str, Outcome] = {}
+    while fresh := [task for task in tasks if not isinstance(task, Waiting) and _name(task) not in outcomes]:
+        outcomes |= {_name(outcome.task): outcome for outcome in run(fresh)}
+        if any(task.cell.tuned for task in tasks):
+            tasks = plan_again()
+    queued = any(outcome.status == "queued" for outcome in outcomes.values())
+    waits = [
+        Outcome(task, "queued" if queued else "skipped", reason=task.reason)
+        for task in tasks
+        if isinstance(task, Waiting)
+    ]
+    return [outcomes[_name(task)] for task in tasks if not isinstance(task, Waiting)] + waits
+
+
+def _name(task: Task) -> str:
+    return task.id if isinstance(task, Ready) else task.cell.key()
 
 
 def check_retry(retry: Sequence[str], other: bool) -> None:

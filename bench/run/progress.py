@@ -19,7 +19,7 @@ from bench.data import find_dataset
 from bench.data.sampler import total_steps
 from bench.grid.cell import Cell
 from bench.plan.estimate import duration
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome
 
 NAME = 24  # characters of a cell's name on a terminal
@@ -190,7 +190,7 @@ class Display:
     def finished(self, outcome: Outcome) -> None:
         """Show what became of a cell; what cells lack is said once, at the end."""
         self.cells_done += 1
-        if isinstance(outcome.task, Missing):
+        if not isinstance(outcome.task, Ready):
             return
         by = " by another runner" if outcome.elsewhere else " before" if outcome.cached else ""
         cell = self.running.get(outcome.task.id)

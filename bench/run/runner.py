@@ -14,7 +14,7 @@ from bench.core.files import remove_leftovers, set_aside, written
 from bench.core.lock import POLL, Holder, Lock, take
 from bench.core.paths import Places
 from bench.measure.provenance import provenance
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
 from bench.run.attempt import Here, Trains, Trouble
 from bench.run.events import FAILURES, CellLog, last_attempt
@@ -87,7 +87,7 @@ class _Runner:
 
     def _outcome(self, task: Task) -> Outcome | None:
         """Return what became of a task, or None if it has to wait for another runner."""
-        if isinstance(task, Missing):
+        if not isinstance(task, Ready):
             return Outcome(task, "skipped", reason=task.reason)
         if task.id not in self.pending:
             self._tidy(task)

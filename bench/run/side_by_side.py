@@ -22,7 +22,7 @@ from bench.core.errors import Interrupted, UserError
 from bench.core.files import written
 from bench.core.lock import holder
 from bench.core.throttle import Throttle
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done
 from bench.run.events import FAILURES, Follower
 from bench.run.executors.base import Work
@@ -145,7 +145,7 @@ class _Board:
         """Show what is known before any runner has begun."""
         self.display.begin(self.tasks, self.pending)
         for task in self.tasks:
-            if isinstance(task, Missing):
+            if not isinstance(task, Ready):
                 self._ended(Outcome(task, "skipped", reason=task.reason))
             elif task.id not in self.pending:
                 self._ended(Outcome(task, "done", cached=True))

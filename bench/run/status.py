@@ -12,7 +12,7 @@ from typing import Any
 from bench.core.lock import holder
 from bench.core.paths import Places
 from bench.plan.estimate import duration
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Missing, Ready, Task, Waiting
 from bench.plan.state import recorded
 from bench.run.events import EVENTS, backwards
 from bench.run.executors.slurm import Job
@@ -55,6 +55,8 @@ def state_of(task: Task, places: Places, jobs: Mapping[str, Job] | None = None) 
     """Return how far a task is, as this machine alone tells."""
     if isinstance(task, Missing):
         return State(f"missing: {task.reason}")
+    if isinstance(task, Waiting):
+        return State(f"waiting: {task.reason}")
     path = record_path(places.records, task.id)
     record = read_record(path) if path.exists() else None
     return _done(record) if isinstance(record, Finished) else State(_unfinished(task, places, jobs or {}, record))

@@ -16,7 +16,7 @@ from bench.core.files import atomic_write
 from bench.core.lock import check
 from bench.core.paths import Places
 from bench.grid.expand import expand
-from bench.plan.graph import Missing, Ready, plan
+from bench.plan.graph import Ready, plan
 from bench.plan.load import load_grid
 from bench.run.attempt import Trouble, attempt, judged, logged
 from bench.run.events import CellLog
@@ -73,7 +73,7 @@ def _task(request: RunRequest, key: str) -> tuple[Ready, Places]:
     places = Places(data=request.data_root, results=request.results, grid=spec.name)
     cells = expand(spec)
     task = plan(cells, [cell for cell in cells if cell.key() == key], places, f"grid {spec.name}")[-1]
-    if isinstance(task, Missing):
+    if not isinstance(task, Ready):
         raise MissingError(task.reason)
     return task, places
 

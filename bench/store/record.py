@@ -1,5 +1,7 @@
 """Records: one JSON file for every finished cell, `results/<grid>/<cell id>.json`."""
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -234,6 +236,11 @@ class Failed(_Filed):
 
 
 Record = Finished | Failed
+
+
+def best_trial(done: Sequence[Finished]) -> Finished:
+    """Return the trial with the highest linear accuracy on its validation images, of equals the first."""
+    return max(done, key=lambda record: statistics.fmean(record.final.linear))
 
 
 def record_path(folder: Path, identifier: str) -> Path:

@@ -48,6 +48,8 @@ def find_or_make_targets(
     count, dim = len(train.labels), build_backbone(task.cell.backbone, size).dim
     data, part, made_at = task.inputs.data, task.cell.train_images or 0, prior.input_size or size
     known = {"data": data, "prior": prior.digest(), "precision": choice.precision}
+    if held_out := task.cell.validation:
+        known["without"] = f"{held_out.share} {held_out.seed}"
     path = cache_path(places.targets or places.cache, **known, part=part, size=made_at, dim=dim)
     find = partial(load_targets, path, count, in_file=isinstance(train, StreamingLoader))
     if found := find():

@@ -78,7 +78,7 @@ def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks
         targets = find_or_make_targets(task, images.train, images.size, places, clock, check, after_shard)
     references = None
     with memory_for("evaluating the references", device):
-        if is_rank_zero():
+        if is_rank_zero() and not task.cell.validation:
             check = partial(keeper.check, "while evaluating the references")
             references = find_or_make_references(task, images, places, clock, check)
     with memory_for("building the method", device):
@@ -179,8 +179,8 @@ class CellRun:
             keeper.hooks.event("evaluation", keeper.curve[-1].model_dump())
             if until < self.trainer.steps:
                 keeper.save(trainer)
-        # Of a rehearsal's backbones, keep only those used as priors: all would be gigabytes.
-        if is_rank_zero() and (makes_prior(cell) or not self.places.rehearsal):
+        # Of the backbones of a rehearsal and of trials, keep only those used as priors: all would be gigabytes.
+        if is_rank_zero() and (makes_prior(cell) or not (self.places.rehearsal or cell.validation)):
             self._save_backbone(self.places.backbone(self.task.id))
 
     def record(self) -> Finished:
@@ -197,7 +197,7 @@ class CellRun:
             cell=self.task.cell,
             inputs=self.task.inputs,
             dataset_title=self.places.mark + self.images.title,
-            test_images=len(self.images.test.labels),
+            test_images=len(self.images.judging.labels),
             curve=tuple(self.keeper.curve),
             switch_step=self.trainer.method.switch_step,
             ledger=self._ledger(other_load),
@@ -264,12 +264,12 @@ class CellRun:
 
     def _evaluated(self, losses: dict[str, float]) -> Point:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
-        protocol, images, trainer, clock = self.task.cell.protocol, self.images, self.trainer, self.keeper.clock
+        cell, images, trainer, clock = self.task.cell, self.images, self.trainer, self.keeper.clock
+        protocol, last = cell.protocol, trainer.step == trainer.steps and cell.validation is None
         with clock.phase("eval"):
             view = EvalView(images.size, shorter=protocol.eval_resize)
-            features = extract(trainer.method.backbone, images.train, images.test, view)
-            last = self.seconds is not None or trainer.step == trainer.steps
-            found = score(features, images.classes, protocol, self.task.cell.seed, last)
+            features = extract(trainer.method.backbone, images.train, images.judging, view)
+            found = score(features, images.classes, protocol, cell.seed, last)
         spent = clock.spent("train")
         return Point(
             step=trainer.step,

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from bench.core.paths import Places
-from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, cell_id
+from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Tuning, Validation, cell_id
 from bench.grid.controls import Accelerate, PriorChoice, Rela
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -79,6 +79,8 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "budget": 0.2,
         "seed": 1,
         "protocol": Protocol(blur=False),
+        "tuned": Tuning(space={"lr": (0.1, 1.0)}),
+        "validation": Validation(share=0.1, seed=1),
     },
     Inputs: {
         "data": "e",
@@ -185,6 +187,36 @@ def test_all_of_these_differ_from_each_other() -> None:
     assert {"seed", "budget", "blur", "temperature"} <= {field for _, field in fields}
     found = [cell_id(with_field(*pair), INPUTS) for pair in fields if pair[1] not in {"protocol", "probe", "knn"}]
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("space", [("lr",), ("optimiser", "lr", "schedule")])
+def test_what_trials_choose_changes_the_id_but_not_the_key(space: tuple[str, ...]) -> None:
+    """A cell that is tuned is known before its recipe is, and two recipes make two results."""
+    tuned = CELL.model_copy(
+        update={"tuned": Tuning(space=dict.fromkeys(space, (0.1, 1.0))), "protocol": Protocol(momentum=0.8)}
+    )
+    chosen = tuned.protocol.model_copy(update={"optimiser": "sgd", "lr": 0.5, "schedule": "cosine"})
+    other = tuned.model_copy(
+        update={"protocol": tuned.protocol.model_copy(update={key: getattr(chosen, key) for key in space})}
+    )
+    assert other.key() == tuned.key()
+    assert cell_id(other, INPUTS) != cell_id(tuned, INPUTS)
+    fixed = other.model_copy(update={"protocol": other.protocol.model_copy(update={"weight_decay": 0.5})})
+    assert fixed.key() != tuned.key()
+
+
+@pytest.mark.parametrize("field", Tuning.model_fields)
+def test_how_trials_choose_changes_key_and_id(field: str) -> None:
+    others = {"trials": 9, "space": {"lr": (0.1, 2.0)}, "validation": 0.2, "seed": 101}
+    one = Tuning(space={"lr": (0.1, 1.0)})
+    cells = [CELL.model_copy(update={"tuned": each}) for each in (one, one.model_copy(update={field: others[field]}))]
+    assert len({each.key() for each in cells}) == len({cell_id(each, INPUTS) for each in cells}) == 2
+
+
+@pytest.mark.parametrize("held_out", [Validation(share=0.2, seed=1), Validation(share=0.1, seed=2)])
+def test_what_a_trial_is_judged_by_changes_key_and_id(held_out: Validation) -> None:
+    cells = [CELL.model_copy(update={"validation": each}) for each in (Validation(share=0.1, seed=1), held_out)]
+    assert len({each.key() for each in cells}) == len({cell_id(each, INPUTS) for each in cells}) == 2
 
 
 def test_the_arms_name_changes_nothing() -> None:

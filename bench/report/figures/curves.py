@@ -1,7 +1,8 @@
 """Accuracy while the cells trained, beside what the paper reports."""
 
 from bench.grid.cell import Arm, arm_name
-from bench.report.collect import Collected, Group, Result, curve_of
+from bench.report.collect import Collected, Group, Result
+from bench.report.curves import curve_of
 from bench.report.figures.chart import Chart, Mark, Series, View
 from bench.report.figures.costs import ACCURACY, MOST, named
 from bench.report.labels import percent

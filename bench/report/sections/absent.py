@@ -32,6 +32,9 @@ def absences(found: Collected) -> list[tuple[str, list[str]]]:
         for result in found.results
         for record in result.failed
     ]
+    tuned = [(result, result.trials) for result in found.results if result.trials]
+    missing += [f"missing: {result.name}: {counted(t.missing, 'trial')}" for result, t in tuned if t.missing]
+    failed += [f"{one.status}: {result.name}, {one.cell.arm}: {one.error}" for result, t in tuned for one in t.failed]
     damaged = [f"damaged: {one.path.name}: {one.reason}" for one in found.damaged]
     other = [f"left out: {counted(found.left_out, 'record')} made with settings that the grid does not have"]
     other = other if found.left_out else []

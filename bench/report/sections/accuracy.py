@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
-from bench.report.collect import Collected, Result, has_curves
+from bench.report.collect import Collected, Result
 from bench.report.costs import ALONE, FLOP, STEPS, TARGETS
+from bench.report.curves import has_curves
 from bench.report.facts import LEAST_RANK, knn, linear, linear_by_adam
 from bench.report.figures.costs import cost_view, cost_views
 from bench.report.figures.curves import curve_views
@@ -100,7 +101,7 @@ def accuracy_table(found: Collected, family: Family, value: Accuracy, beside: Ac
     the best of at least two in a row, the star aside; underlined: better than the star. Compared before rounding.
     `beside`: an accuracy by Adam, which decides nothing.
     """
-    headers = arm_labels(family.others, short=True)
+    headers = arm_labels(family.others, short=True, tuned=found.grid.tuned)
     arms = [family.plain, *family.others]
     head = ("Dataset", "Budget", family.name, *(headers[arm_name(arm)] for arm in family.others), f"{family.name}*")
     rows = []

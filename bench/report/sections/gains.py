@@ -28,7 +28,7 @@ def gain_table(found: Collected) -> Table:
     for group in found.groups:
         for family in found.families:
             full = found.find(group, family.plain, 1.0)
-            labels = arm_labels(family.others, short=True)
+            labels = arm_labels(family.others, short=True, tuned=found.grid.tuned)
             for arm in family.others:
                 for budget in arm.budgets or found.grid.budgets:
                     plain, result = found.find(group, family.plain, budget), found.find(group, arm, budget)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from bench.grid.cell import arm_name
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
-from bench.report.collect import Collected, curve_of
+from bench.report.collect import Collected
+from bench.report.curves import curve_of
 from bench.report.tables import Table, entries, summary_entry
 
 

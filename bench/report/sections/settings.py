@@ -1,9 +1,9 @@
 """What was trained on each dataset, and how."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from bench.grid.cell import LABELLED, arm_name
+from bench.grid.cell import LABELLED, Arm, arm_name
+from bench.grid.schema import Grid
 from bench.report.blocks import Block, Bullets
 from bench.report.collect import Collected
 from bench.report.tables import counted, one_line
@@ -30,11 +30,14 @@ def settings(found: Collected) -> list[str]:
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
             f"{compiled}{probe} {counted(len(grid.seeds), 'seed')} planned."
         )
-    lines += [f"{arm_name(arm)}: {recipe}." for arm in grid.arms if (recipe := _words(grid.recipe(arm)))]
+    lines += [f"{arm_name(arm)}: {recipe}." for arm in grid.arms if (recipe := _words(grid, arm))]
     if any(arm.method == LABELLED for arm in grid.arms):
         lines.append(f"Method {LABELLED} learns from the labels of the training images, which no other method sees.")
     return lines
 
 
-def _words(recipe: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in recipe.items())
+def _words(grid: Grid, arm: Arm) -> str:
+    """Return the recipe of an arm, as far as it is its own."""
+    chosen = sorted(grid.tune.space) if grid.tune and arm_name(arm) in grid.tuned else []
+    own = [f"{key} {value}" for key, value in grid.recipe(arm).items() if key not in chosen]
+    return ", ".join([*own, *([f"{' and '.join(chosen)} chosen by trials"] if chosen else [])])

@@ -22,7 +22,7 @@ def section(found: Collected) -> Iterator[Block]:
     if not claims:
         return
     yield Heading("Verdicts")
-    yield Cards(tuple(map(_card, claims)))
+    yield Cards(tuple(_card(found, judgements) for judgements in claims))
     yield Paragraph(
         "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
         " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
@@ -41,7 +41,7 @@ def section(found: Collected) -> Iterator[Block]:
 
 def _baselines(found: Collected) -> str:
     """Return what to say of baselines that learned nothing, or of which nobody knows."""
-    names = {claim.baseline for claim in statements(found.grid)}
+    names = {name for claim in statements(found.grid) for name in claim.best_of or (claim.baseline,)}
     those = [result for result in found.results if result.done and arm_name(result.arm) in names]
     bad = [result.name for result in those if result.learned is False]
     unknown = sum(result.learned is None for result in those)
@@ -51,7 +51,7 @@ def _baselines(found: Collected) -> str:
     return one_line(" ".join(lines), None)
 
 
-def _card(judgements: list[Judgement]) -> Card:
+def _card(found: Collected, judgements: list[Judgement]) -> Card:
     """Return a claim with its verdicts on a group's data and the costs in which each holds."""
     first, verdicts = judgements[0], []
     for answer in dict.fromkeys(one.verdict for one in judgements):
@@ -60,7 +60,21 @@ def _card(judgements: list[Judgement]) -> Card:
         points = f"{difference(first)} points, " if first.difference else ""
         numbers = f"{points}n={first.n}"
         verdicts.append(Verdict(first.group.label, answer, costs, numbers))
-    return Card(first.claim.name, claim_sentence(first.claim), tuple(verdicts))
+    text = f"{claim_sentence(first.claim)} {_judged_by(found, first)}".rstrip()
+    return Card(first.claim.name, text, tuple(verdicts))
+
+
+def _judged_by(found: Collected, one: Judgement) -> str:
+    """Return by which recipes a claim is judged, where the grid is tuned: of both sides, and of the evaluation."""
+    those = [result for result in sides(found, one.claim, one.group) if result and result.done]
+    if not found.grid.tune or not those:
+        return ""
+    recipes = [
+        f"{result.label}: {result.trials.recipe(result.done[0])}" if result.trials else f"{result.label}: not tuned"
+        for result in those
+    ]
+    probe = those[0].done[0].cell.protocol.probe.recipe
+    return f"Recipes: {'; '.join(recipes)}. Evaluated by linear probe, recipe {probe}."
 
 
 def _costs_named(those: list[Judgement], judgements: list[Judgement]) -> str:
@@ -139,8 +153,12 @@ def claim_sentence(claim: Statement) -> str:
     amount = f"{points:g} {'point' if points == 1 else 'points'} of linear accuracy"
     level = f"at most {amount} below" if claim.margin > 0 else f"at least {amount} above" if claim.margin else "above"
     cost = f", at no more than {percent(claim.share)} of its cost" if claim.share is not None else ""
+    baseline = claim.baseline
+    if claim.best_of:
+        known = baseline in claim.best_of
+        baseline = f"{baseline}, " * known + "the best tuned arm without ReLA" + ("," if known else " (not known yet)")
     return (
-        f"{claim.arm} at {percent(claim.budget)} of the steps is {level} {claim.baseline} at"
+        f"{claim.arm} at {percent(claim.budget)} of the steps is {level} {baseline} at"
         f" {percent(claim.baseline_budget)}{cost}. Each bound has {percent(claim.confidence)} confidence."
     )
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
 from bench.core.paths import Places
-from bench.plan.graph import Missing, Ready, Task
+from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
 from bench.run import slurm_job
 from bench.run.executors import Executor, Resources, Work, executors
@@ -155,7 +155,7 @@ class Slurm(Executor):
     def _outcome(
         self, task: Task, pending: Collection[str], left_out: Mapping[str, str], jobs: Mapping[str, Job]
     ) -> Outcome:
-        if isinstance(task, Missing):
+        if not isinstance(task, Ready):
             return Outcome(task, "skipped", reason=task.reason)
         if task.id in left_out:
             return Outcome(task, "skipped", reason=left_out[task.id])
