@@ -79,7 +79,7 @@ FAULTS = (
     ),
     # the hardest to see
     Fault("no flip", "bench/data/augment.py", "flip: float = 0.5", "flip: float = 0.0"),
-    Fault("weight decay off", "bench/train/loop.py", "weight_decay=protocol.weight_decay", "weight_decay=0.0"),
+    Fault("weight decay off", "bench/train/recipe.py", "recipe.lr, recipe.weight_decay", "recipe.lr, 0.0"),
     Fault("SimCLR temperature 0.5 to 0.4", "methods/simclr.py", "temperature: float = 0.5", "temperature: float = 0.4"),
     Fault(
         "kNN temperature x10",
@@ -141,8 +141,8 @@ FAULTS = (
     Fault("one view used twice", "methods/byol.py", "x0, x1 = batch.views", "x0, x1 = batch.views[0], batch.views[0]"),
     Fault("optimiser misses the backbone", "bench/train/loop.py", TRAINED, NAMED.format('"backbone" not')),
     Fault("optimiser misses the heads", "bench/train/loop.py", TRAINED, NAMED.format('"backbone"')),
-    Fault("learning rate x3", "bench/train/loop.py", "lr=protocol.lr", "lr=3 * protocol.lr"),
-    Fault("learning rate /3", "bench/train/loop.py", "lr=protocol.lr", "lr=protocol.lr / 3"),
+    Fault("learning rate x3", "bench/train/recipe.py", "return float(", "return 3 * float("),
+    Fault("learning rate /3", "bench/train/recipe.py", "return float(", "return 1 / 3 * float("),
     Fault("features taken in train mode", "bench/evaluate/features.py", "backbone.eval()", "backbone.train()"),
     Fault(
         "probe trained on the test images",

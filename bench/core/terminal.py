@@ -51,7 +51,9 @@ def table_text(
     cells = [list(row) for row in rows]
     flexible = head.index(shorten) if shorten else len(head) - 1
     widths = [max([len(name), *(len(row[index]) for row in cells)]) for index, name in enumerate(head)]
-    room = max(LEAST, console.width - sum(widths) + widths[flexible] - GAP * (len(head) - 1))
+    others = sum(widths) - widths[flexible] + GAP * (len(head) - 1)
+    room = max(LEAST, console.width - others)
+    console.width = max(console.width, others + room)  # or rich would cut what does not fit
     for index, name in enumerate(head):
         fixed = None if index == flexible else widths[index]
         table.add_column(name, justify="right" if name in numbers else "left", min_width=fixed, overflow="fold")

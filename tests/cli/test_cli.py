@@ -150,7 +150,10 @@ def test_the_name_that_merge_had_before_goes_on_working(tmp_path: Path) -> None:
     assert len(list((tmp_path / "0").rglob("*.json"))) == len(list((tmp_path / "1").rglob("*.json"))) > 0
 
 
-def test_what_is_missing_is_said_once_with_the_cells_that_it_stops(tmp_path: Path) -> None:
+def test_what_is_missing_is_said_once_with_the_cells_that_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     options = ["--set", "datasets=[digits, cifar10]", "--set", "seeds=[0, 1]"]
     for words in (["status", "TINY"], ["run", "--grid", "TINY", "--dry-run"]):
         lines = bench(tmp_path, *words, *options).stdout.splitlines()

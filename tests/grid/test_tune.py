@@ -109,7 +109,7 @@ def test_an_arm_may_be_there_with_its_own_recipe_and_tuned(tmp_path: Path) -> No
         (with_tune(trials=1), "tune.trials: 1: input should be greater than or equal to 2"),
         (
             {"arms": ["byol", {"name": "m", "method": "simclr", "flops_of": "byol"}]},
-            "tune.arms: 'm' ends at the FLOPs of another arm (flops_of), and trials of it cannot",
+            "tune.arms: 'm' ends at what another arm took (flops_of, seconds_of), and trials of it cannot",
         ),
         (
             with_tune(space={"optimiser": ["adamw", "sgd"], "lr": [0.1, 1.0]}) | {"protocol": {"precision": "fp16"}},

@@ -103,9 +103,12 @@ def test_a_cell_that_fails_knows_the_part(bench: Any, tmp_path: Path) -> None:
     assert (record.status, record.dataset_title) == ("failed", PART)
 
 
+WIDE = {"COLUMNS": "400"}
+
+
 def test_list_says_what_was_counted(bench: Any, tmp_path: Path) -> None:
     def row() -> str:
-        listed = CliRunner().invoke(app, ["list", "datasets", "--data-root", str(tmp_path)])
+        listed = CliRunner().invoke(app, ["list", "datasets", "--data-root", str(tmp_path)], env=WIDE)
         assert listed.exit_code == 0, listed.output
         return next(" ".join(line.split()) for line in listed.stdout.splitlines() if "cifar10 " in line)
 

@@ -71,7 +71,7 @@ def test_the_best_trial_is_the_recipe_of_its_arm(tmp_path: Path) -> None:
     assert [isinstance(task, Waiting) for task in tasks] == [False, False, True, True, True, True, True]
     assert [task.cell.arm for task in tasks][2:6:3] == ["byol", "trained"]
     assert tasks[3].needs is tasks[2], "the prior of a trial is the backbone of the grid's first seed"
-    assert state_of(tasks[2], places) == "waiting: 2 of 2 trials that choose its recipe are not done"
+    assert state_of(tasks[2], places).text == "waiting: 2 of 2 trials that choose its recipe are not done"
     outcomes = run(there)
     assert [outcome.status for outcome in outcomes] == ["done"] * 7
     assert [outcome.task.cell.arm for outcome in outcomes] == [task.cell.arm for task in tasks]
@@ -89,13 +89,16 @@ def test_the_best_trial_is_the_recipe_of_its_arm(tmp_path: Path) -> None:
     assert [outcome.cached for outcome in run(there)] == [True] * 7
 
 
-def test_killed_in_the_middle_of_tuning_the_same_recipes_win(server: Forks, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_tuning_the_same_recipes_win(
+    server: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     whole, cut = folder(tmp_path / "whole", GRID), folder(tmp_path / "cut", GRID)
     assert server.run(whole, die_at=0, out="out") == 0, (whole / "out").read_text()
     count = int((whole / "out.count").read_text())
     assert server.run(cut, die_at=count // 3, environment=ALWAYS) == -9
     words = ("--grid", cut / "tiny.yaml", "--results", cut / "results")
-    assert "that choose its recipe are not done" in bench("status", *words, "--data-root", cut / "data").out
+    assert "that choose its recipe are not done" in bench("status", *words, "--cells", "--data-root", cut / "data").out
     said = bench("report", *words[1:], "--reports", tmp_path / "reports", "--format", "md").out
     assert "missing: Digits, byol, tuned at 100%: 1 trial\n" in said
     assert "not chosen: 1 trial to run" in (tmp_path / "reports" / "tiny" / "report.md").read_text()
