@@ -12,6 +12,7 @@ from typing import Any
 from bench.core.errors import FETCH, Lack, MissingError
 from bench.data.augment import MEAN, STD
 
+SHIPPED = Path(__file__).parent / "shipped"  # weights that come with the package
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP = "Radford et al. 2021, https://github.com/openai/CLIP"
 # OpenAI's repository says MIT, timm's configuration of the transformers Apache-2.0.
@@ -36,8 +37,7 @@ class Entry:
         parameters: how many the network has, up to its features; None where there is no model here.
         mean, std: of the images' channels, which the network expects to be subtracted and divided by.
         options: for `timm.create_model`.
-        file: the weights, in `<data root>/priors`; "": the name with `.safetensors`.
-        url: where weights that are not timm's are downloaded, as a state dict.
+        file: the weights, where they come with the package; "": they are in `<data root>/priors`, once downloaded.
         sha256: of the tensors in use (`bench.models.weights.digest_state`), where known; others are refused then.
     """
 
@@ -53,7 +53,6 @@ class Entry:
     std: Sequence[float] = STD
     options: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
-    url: str | None = None
     sha256: str | None = None
 
     @property
@@ -63,8 +62,8 @@ class Entry:
         return name if name != self.model else None
 
     def path(self, root: Path) -> Path:
-        """Return where the weights lie below the data root."""
-        return root / "priors" / (self.file or f"{self.name}.safetensors")
+        """Return where the weights lie: in the package, or else below the data root."""
+        return SHIPPED / self.file if self.file else root / "priors" / f"{self.name}.safetensors"
 
     def missing(self, root: Path) -> MissingError:
         """Return an error that says what is not there, and how to get it."""
@@ -123,8 +122,6 @@ _ENTRIES = (
         64,
         269_072,
         file="resnet20_cifar10.safetensors",
-        url="https://raw.githubusercontent.com/akamaster/pytorch_resnet_cifar10/"
-        "d5489e8995e81e91ce6b1d69dcc98ad579b0b153/pretrained_models/resnet20-12fca82f.th",
         sha256="2191d83b20660bd6a1647dfef68fb430c5834cfccf241d2862165cb0aada9bb1",
     ),
     Entry(

@@ -9,19 +9,21 @@ from bench.core.paths import expanded
 from bench.data import image_size
 from bench.models.backbones import build_backbone
 from priors.base import Stored, file_digest, priors
+from priors.catalogue import SHIPPED
 
 
 @priors.register("file")
 class File(Stored):
     """`file:<path>`: weights as safetensors or as a state dict; the arm's `rela.backbone` names its architecture.
 
-    A relative path is looked up from here and in `<data root>/priors`. A classifier in the file is left out. Where the
-    file holds the network more than once, as a student and a teacher, `rela.weights_key` names the prefix of one.
+    A relative path is looked up from here, in `<data root>/priors`, and among the weights that come with the package. A
+    classifier in the file is left out. Where the file holds the network more than once, as a student and a teacher,
+    `rela.weights_key` names the prefix of one.
     """
 
     def path(self) -> Path:
         places = [expanded(self.argument), self.places.data / "priors" / self.argument]
-        for path in places:
+        for path in (*places, SHIPPED / self.argument):
             if path.is_file():
                 return path
         looked = " and ".join(str(path.absolute()) for path in dict.fromkeys(places))

@@ -1,10 +1,6 @@
-"""The named priors of the catalogue, registered: the networks, their weights' digests, and how they get here."""
+"""The named priors of the catalogue, registered: the networks, their weights' digests, and where they lie."""
 
 import functools
-import http.client
-import shutil
-import tempfile
-import urllib.request
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -15,16 +11,14 @@ from bench.core.errors import MissingError, UserError
 from bench.core.paths import Places
 from bench.grid.cell import Cell, digest
 from bench.models.backbones import build_backbone
-from bench.models.weights import digest_state, fitting_state, load_weights, save_weights
+from bench.models.weights import digest_state, fitting_state
 from priors.base import Prior, Stored, priors
 from priors.catalogue import CATALOGUE, Entry
 from priors.timm import Timm
 
-TIMEOUT = 60  # seconds without an answer
-
 
 class Named(Stored):
-    """A prior of the catalogue, whose weights are a backbone of the harness."""
+    """A prior of the catalogue, whose weights are a backbone of the harness and come with the package."""
 
     entry: ClassVar[Entry]
 
@@ -41,25 +35,6 @@ class Named(Stored):
 
     def untrained(self) -> nn.Module:
         return build(self.entry)
-
-    def fetch(self) -> None:
-        if self.path().is_file():
-            return
-        assert self.entry.url is not None
-        model = build(self.entry)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "download"
-            where = f"prior {self.entry.name!r}: {self.entry.url}"
-            try:
-                with urllib.request.urlopen(self.entry.url, timeout=TIMEOUT) as answer, file.open("wb") as out:
-                    shutil.copyfileobj(answer, out)
-                load_weights(model, file)
-                _check_content(self.entry, digest_state(model.state_dict()), file)
-            except (OSError, http.client.HTTPException) as error:
-                raise MissingError(f"{where} cannot be downloaded: {error}") from error
-            except UserError as error:
-                raise MissingError(f"{where} sent something else than its weights: {error}") from error
-        save_weights(model, self.path())
 
 
 class NamedTimm(Timm):

@@ -15,6 +15,7 @@ from torch.utils.data import _utils, dataloader
 
 from bench.core.environment import tune_process
 from bench.core.registry import Registry, load_plugin
+from priors.catalogue import SHIPPED
 from tests.run.processes import Forks, forks
 
 tune_process()
@@ -49,16 +50,21 @@ def _needs(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def resnet20_weights() -> Path:
     """The CIFAR-10 ResNet-20 with its linear head, as safetensors."""
-    return _needs(SHARED / "priors" / "resnet20_cifar10.safetensors")
+    return SHIPPED / "resnet20_cifar10.safetensors"
 
 
 @pytest.fixture(scope="session")
-def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cifar10_archive() -> Path:
+    """All images of CIFAR-10 as JPEG files."""
+    return _needs(SHARED / "datasets" / "cifar10-jpeg.tar.xz")
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg(cifar10_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with `cifar10`: the first real JPEG files of each class, 1,000 for training and 500 for test."""
-    archive = _needs(SHARED / "datasets" / "cifar10-jpeg.tar.xz")
     root = tmp_path_factory.mktemp("cifar10_jpeg")
     seen: Counter[tuple[str, str]] = Counter()
-    with tarfile.open(archive) as tar:
+    with tarfile.open(cifar10_archive) as tar:
         for member in tar:
             parts = Path(member.name).parts
             if not member.isfile() or len(parts) < 3:

@@ -32,14 +32,16 @@ def collected(name: str) -> Collected:
 
 
 def text_of(found: Collected) -> str:
-    """How a grid was run, its accuracies, or gains where it has many methods, and its verdicts."""
+    """How a grid was run, its accuracies, or gains where it has many methods, and verdicts, of one method in full."""
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
     claims = judged(found)
-    if len(found.families) > 1:
+    if len(found.families) > 2:
         return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
-    (family,) = found.families
-    table = accuracy_table(found, family, linear)
-    parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
+    for family in found.families:
+        table = accuracy_table(found, family, linear)
+        parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
+    if len(found.families) > 1:
+        return "\n\n".join([*parts, verdicts(claims)])
     parts += ["By the same probe, for comparison:", to_markdown(reference_table(found)), verdicts(claims)]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))
     parts.append(escape_markdown(certainty(claims), None))

@@ -116,11 +116,11 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet for 32x32 images: 3x3 stem, stages of basic blocks, global average pooling."""
+    """A ResNet for 32x32 images: 3x3 stem of a stride, stages of basic blocks, global average pooling."""
 
-    def __init__(self, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(self, widths: tuple[int, ...], blocks: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         width_in = widths[0]
         self.stages = len(widths)
@@ -152,3 +152,9 @@ def resnet20_cifar() -> Backbone:
 def resnet_small() -> Backbone:
     """A ResNet for CPU grids: four basic blocks of width 16 to 128; 31.6 MFLOP an image of 32 px."""
     return Backbone(CifarResNet((16, 32, 64, 128), blocks=1), 128)
+
+
+@backbones.register("resnet_tiny")
+def resnet_tiny() -> Backbone:
+    """A ResNet for a first try on a CPU: three basic blocks of width 24 to 96; 3.4 MFLOP an image of 16 px."""
+    return Backbone(CifarResNet((24, 48, 96), blocks=1, stride=2), 96)

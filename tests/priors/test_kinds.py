@@ -13,6 +13,8 @@ from bench.grid.controls import Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_weights
 from priors import find_prior, priors
+from priors.base import Stored
+from priors.catalogue import SHIPPED
 from priors.trained import Trained
 from priors.untrained import Untrained
 
@@ -63,6 +65,15 @@ def test_a_file_fits_the_cells_images(places: Places) -> None:
     asking = cell(name).model_copy(update={"rela": Rela(prior=name, backbone=VIT)})
     model = find_prior(name, asking, places).model()
     assert torch.equal(features(model, 48), features(stored, 48))
+
+
+def test_a_file_that_the_data_root_lacks_comes_with_the_package(places: Places) -> None:
+    prior = find_prior("file:resnet20_cifar10.safetensors", cell("file:x"), places)
+    assert isinstance(prior, Stored)
+    assert prior.path() == SHIPPED / "resnet20_cifar10.safetensors"
+    own = places.data / "priors" / "resnet20_cifar10.safetensors"
+    save_weights(nn.Linear(1, 1), own)
+    assert prior.path() == own
 
 
 def test_a_trained_backbone_is_the_makers(places: Places) -> None:

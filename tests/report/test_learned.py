@@ -190,7 +190,9 @@ SMALL = (
 @pytest.mark.slow
 def test_simsiam_learns_nothing_without_its_stop_gradient(tmp_path: Path, temporary: Any) -> None:
     temporary(methods, no_stop=NoStop)
-    grid = load_grid("quickstart", settings=["seeds=[0]", "budgets=[1.0]", "arms=[no_stop, simsiam]", *SMALL])
+    grid = load_grid(
+        "quickstart", settings=["seeds=[0]", "budgets=[1.0]", "arms=[no_stop, simsiam]", "claims=[]", *SMALL]
+    )
     places = Places(data=tmp_path / "data", results=tmp_path / "results", grid="quickstart")
     cells = expand(grid)
     found = {}

@@ -168,7 +168,7 @@ def test_targets(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
 @pytest.mark.benchmark(group="planning 10,000 cells")
 def test_planning(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     seeds = f"seeds={list(range(10_000))}"
-    settings = [seeds, "arms=[byol]", "budgets=[0.5]"]
+    settings = [seeds, "arms=[byol]", "budgets=[0.5]", "claims=[]"]
     places = Places(tmp_path, tmp_path, "speed")
 
     def everything() -> int:
@@ -177,14 +177,14 @@ def test_planning(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
         return sum(total_steps(task.cell, 1437) for task in tasks)
 
     # The first time, methods and datasets are imported.
-    assert benchmark.pedantic(everything, rounds=3, warmup_rounds=1) == 10_000 * 110
+    assert benchmark.pedantic(everything, rounds=3, warmup_rounds=1) == 10_000 * 22
 
 
 @pytest.mark.benchmark(group="planning 10,000 cells of which all are done, and finding that")
 def test_a_finished_grid(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     """Copies of one real record; as a test, 100 of them."""
     seeds = f"seeds={list(range(10_000 if benchmark.enabled else 100))}"
-    grid = load_grid("quickstart", settings=[seeds, "arms=[byol]", "budgets=[0.5]"])
+    grid = load_grid("quickstart", settings=[seeds, "arms=[byol]", "budgets=[0.5]", "claims=[]"])
     places = Places(tmp_path, tmp_path, grid.name)
 
     def planned() -> list[Task]:
