@@ -37,14 +37,14 @@ def write_report(grid: Grid, records: Path, out: Path, formats: Sequence[str] = 
     check_formats(formats, FORMATS)
     found = collect(grid, records)
     files = _files(found, formats)
-    runs = []
+    written = [f"{out}: {', '.join(files)}"] if files else []
     if "tensorboard" in formats:
         from bench.report.render.tensorboard import write_runs
 
         count = write_runs(evaluations(found), out / "tensorboard")
-        runs = [f"{out / 'tensorboard'}: {count} runs"]
+        written.append(f"{out / 'tensorboard'}: {count} runs")
     write_files(files, out, IMAGES if "md" in formats else ())
-    return terminal_text(found, [f"{out}: {', '.join(files)}", *runs])
+    return terminal_text(found, written)
 
 
 def check_formats(formats: Iterable[str], known: Sequence[str]) -> None:

@@ -229,7 +229,7 @@ def test_tensorboard_reads_a_run_for_each_cell(grid: Grid, tmp_path: Path) -> No
     out = tmp_path / "out"
     for _ in range(2):  # a second report replaces the first one
         said = write_report(grid, tmp_path / "records", out, ["tensorboard"])
-    assert said.endswith(f"wrote\n  {out / 'tensorboard'}: {len(records)} runs")
+    assert " ".join(said.split()).endswith(f"wrote {out / 'tensorboard'}: {len(records)} runs")
     runs = sorted((out / "tensorboard").iterdir())
     assert [len(list(run.iterdir())) for run in runs] == [1] * len(runs)
     by_id = {re.sub(".*_", "", run.name): run for run in runs}

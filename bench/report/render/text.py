@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from textwrap import fill
 
 from bench.core.terminal import table_text
@@ -35,9 +36,8 @@ def terminal_text(found: Collected, written: Sequence[str]) -> str:
     absent = [line for _, lines in absences(found) for line in lines]
     if absent:
         parts.append("\n".join(map(one_line, absent)))
-    parts.append(
-        "\n".join(fill(f"wrote {each}", 80, subsequent_indent="  ", break_long_words=False) for each in written)
-    )
+    whole = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)  # paths
+    parts.append("\n".join(whole(f"wrote {each}", 80) for each in written))
     return "\n\n".join(parts)
 
 
