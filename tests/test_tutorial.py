@@ -46,6 +46,7 @@ def run(command: str, folder: Path) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_a_grid_of_the_examples_runs_and_is_judged(folder: Path) -> None:
     _, report = (run(command, folder) for command in block("run: mine").splitlines())
     records, damaged = read_records(folder / "results" / "mine")

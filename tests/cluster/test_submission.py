@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import pytest
 
+from bench.core.environment import own_command
 from bench.core.errors import UserError
 from bench.core.paths import Places
 from bench.grid.expand import expand

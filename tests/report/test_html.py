@@ -293,6 +293,7 @@ def test_front() -> None:
         assert front(points) == sorted(best)
 
 
+@pytest.mark.slow
 def test_a_page_of_table_1_is_small(tmp_path: Path) -> None:
     """88 cells of three seeds each, copied from one real record."""
     grid = load_grid("paper_table1")
