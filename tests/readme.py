@@ -1,11 +1,15 @@
 """What README and docs say of shipped results, made of the records by the report's own functions.
 
-`python -m tests.readme` writes it anew, between `<!-- results: GRID -->` and `<!-- end -->`; with `--check` it only
-names the files that differ.
+`python -m tests.readme` writes it anew, between `<!-- end -->` and one of `<!-- results: GRID -->` (all of it),
+`<!-- brief: GRID -->` (accuracies and verdicts) and `<!-- terminal: GRID -->` (what `report` prints); with `--check` it
+only names the files that differ.
 """
 
+import io
+import os
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from bench.plan.load import load_grid
@@ -14,6 +18,7 @@ from bench.report.collect import Collected, collect
 from bench.report.costs import TARGETS
 from bench.report.facts import linear
 from bench.report.render.markdown import escape_markdown, to_markdown
+from bench.report.render.text import terminal_text
 from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
 from bench.report.sections.gains import gain_table
 from bench.report.sections.references import reference_table
@@ -23,7 +28,7 @@ from bench.report.sections.verdicts import certainty, rooms, verdict_heading, ve
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?<=<!-- results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- )(results|brief|terminal): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def collected(name: str) -> Collected:
@@ -31,18 +36,30 @@ def collected(name: str) -> Collected:
     return collect(load_grid(grid, profile or None), ROOT / "results" / name)
 
 
-def text_of(found: Collected) -> str:
-    """How a grid was run, its accuracies, or gains where it has many methods, and verdicts, of one method in full."""
+def terminal(found: Collected) -> str:
+    """What `report` prints, but for the files that it wrote."""
+    os.environ["COLUMNS"] = "80"
+    with redirect_stdout(io.StringIO()):  # no terminal, whose width would count
+        return f"```text\n{terminal_text(found, ()).strip()}\n```"
+
+
+def brief(found: Collected) -> str:
+    """How a grid was run, its accuracies, or gains where it has many methods, and the verdicts."""
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
-    claims = judged(found)
-    if len(found.families) > 2:
-        return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
+    if len(found.families) > 3:
+        return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(judged(found))])
     for family in found.families:
         table = accuracy_table(found, family, linear)
         parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
+    return "\n\n".join(filter(None, [*parts, verdicts(judged(found))]))
+
+
+def full(found: Collected) -> str:
+    """The same, and of one method the references, the verdicts' table and the smallest budget."""
+    parts, claims = [brief(found)], judged(found)
     if len(found.families) > 1:
-        return "\n\n".join([*parts, verdicts(claims)])
-    parts += ["By the same probe, for comparison:", to_markdown(reference_table(found)), verdicts(claims)]
+        return parts[0]
+    parts += ["By the same probe, for comparison:", to_markdown(reference_table(found))]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))
     parts.append(escape_markdown(certainty(claims), None))
     parts.append("\n".join(f"- {escape_markdown(line, None)}" for line in rooms(found, claims)))
@@ -58,7 +75,10 @@ def verdicts(claims: list[list[Judgement]]) -> str:
 
 def renewed(text: str) -> str:
     """The text with what it says of results as the records have it."""
-    return BLOCK.sub(lambda match: f"{match[1]}{match[2]}{text_of(collected(match[1]))}\n", text)
+    return BLOCK.sub(lambda match: f"{match[1]}: {match[2]}{match[3]}{MAKERS[match[1]](collected(match[2]))}\n", text)
+
+
+MAKERS = {"results": full, "brief": brief, "terminal": terminal}
 
 
 def main() -> int:

@@ -16,11 +16,27 @@ def test_what_they_say_of_results_is_what_the_records_say() -> None:
 
 def test_readme_states_no_accuracy_outside_of_what_is_made_of_records() -> None:
     text = FILES[0].read_text(encoding="utf-8")
-    assert [name for name, _ in BLOCK.findall(text)] == ["quickstart", "cifar_small", "paper_methods@cpu"]
+    assert [names[:2] for names in BLOCK.findall(text)] == [("terminal", "quickstart"), ("brief", "cifar_small")]
     assert re.findall(r"\d ± \d|\d points", BLOCK.sub("", text)) == []
 
 
-def test_cifar_small_takes_the_time_that_readme_says() -> None:
-    minutes = re.search(r"`cifar_small` \|.*under (\d+) minutes on 2 cores", FILES[0].read_text(encoding="utf-8"))
+def test_readme_is_short() -> None:
+    assert len(FILES[0].read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_cifar_small_takes_the_time_that_the_guide_says() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    minutes = re.search(r"`cifar_small` \|.*under (\d+) minutes on 2 cores", guide)
     assert minutes
     assert sum(record.ledger.wall_seconds for record in collected("cifar_small").done) < 60 * int(minutes[1])
+
+
+def test_in_the_quickstart_the_prior_takes_more_than_training_by_the_plain_method() -> None:
+    done = {
+        (record.cell.arm, record.cell.budget, record.cell.seed): record.ledger
+        for record in collected("quickstart").done
+    }
+    for seed in (0, 1, 2):
+        made = done["CF10-R20", 0.5, seed].targets
+        assert made
+        assert made.flops > done["byol", 1.0, seed].flops

@@ -73,41 +73,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a claim on some data, in the costs named; `numbers` are what it rests on."""
-
-    dataset: str
-    answer: str
-    costs: str
-    numbers: str
-
-
-@dataclass(frozen=True)
-class Card:
-    """A claim, in words, and its verdicts."""
-
-    title: str
-    text: str
-    verdicts: tuple[Verdict, ...]
-
-
-@dataclass(frozen=True)
-class Cards:
-    """The claims; Markdown, which has the table of verdicts below, gives the words alone."""
-
-    cards: tuple[Card, ...]
-
-
-@dataclass(frozen=True)
 class Details:
-    """A table that a page folds away under its title. Markdown, which cannot sort, has it when it is `brief`."""
+    """A table that a page folds away under its title, and that Markdown, which cannot sort, does not have."""
 
     title: str
     table: TableBlock
-    brief: bool = False
 
 
-Block = Heading | Paragraph | Bullets | TableBlock | Figure | Cards | Details
+Block = Heading | Paragraph | Bullets | TableBlock | Figure | Details
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Each default of the paper's public code against ours, a line each: Sun et al. 2024, arXiv 2405.14669, LINs-lab/ReLA.
 
-What is not as there, on purpose, is in the last test, and README says it.
+What is not as there, on purpose, is in the last test, and docs/rela.md says it.
 """
 
 import math

@@ -87,7 +87,7 @@ def test_a_run_of_a_thousand_steps_at_a_falling_loss_never_switches() -> None:
     assert not bool(switch.over)
 
 
-@pytest.mark.parametrize("text", [(ROOT / "README.md").read_text("utf-8"), AdaptiveSwitch.__doc__])
+@pytest.mark.parametrize("text", [(ROOT / "docs" / "rela.md").read_text("utf-8"), AdaptiveSwitch.__doc__])
 def test_texts_say_after_how_many_steps_the_adaptive_phase_ends(text: str) -> None:
     listed = re.search(
         r"at a constant loss of ([\d.,\sand]+?) (?:the adaptive\sphase ends )?after ([\d,\sand]+)\ssteps", text, re.I
@@ -102,11 +102,10 @@ def test_texts_say_after_how_many_steps_the_adaptive_phase_ends(text: str) -> No
         assert f"{taken:,}" == step, loss
 
 
-def test_readme_says_how_long_cifar_small_is() -> None:
+def test_the_docs_say_how_long_cifar_small_is() -> None:
     steps = [total_steps(cell, 5000) for cell in expand(load_grid("cifar_small")) if cell.rela]
-    assert f"a cell of `cifar_small` with ReLA has {max(steps)} steps at most" in (ROOT / "README.md").read_text(
-        "utf-8"
-    )
+    text = " ".join((ROOT / "docs" / "rela.md").read_text("utf-8").split())
+    assert f"a cell of `cifar_small` with ReLA has {max(steps)} steps at most" in text
     assert switch_by_hand([1.0] * max(steps)) is None, "it is ReLA alone"
 
 

@@ -140,7 +140,7 @@ def test_the_report_begins_with_the_verdicts() -> None:
     text = markdown_document(report_document(of))
     assert escape_markdown(certainty(judged(of)), None) in text
     assert text.index("## Verdicts") < text.index("## Linear accuracy")
-    assert "half the cost: CF10-R20 at 50% of the steps is at most 1 point of linear accuracy below byol" in text
+    assert "CF10-R20 at 50% of the steps is at most 1 point of linear accuracy below byol" in text
     assert len(verdict_table(judged(of)).rows) == 3 * len(of.grid.claims)
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report.blocks import Code, Document, Figure, Heading, Strong, Text
+from bench.report.claims import NO_BASELINE, VERDICTS
 from bench.report.figures.chart import legend
 from bench.report.figures.draw import guarded, inline_svg, inline_swatch
 from bench.report.tables import Entry, Table, one_line
@@ -47,6 +48,7 @@ def html_document(document: Document) -> str:
     return environment.get_template("page.html.jinja").render(
         document=document,
         anchors={text: f"part-{index}" for index, text in enumerate(parts, start=1)},
+        answers={*VERDICTS.values(), NO_BASELINE},
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),

@@ -5,7 +5,6 @@ import re
 from bench.report.blocks import (
     Block,
     Bullets,
-    Cards,
     Code,
     Details,
     Document,
@@ -50,14 +49,12 @@ def _block(block: Block) -> str:
             return _inline(text)
         case Bullets(items):
             return _bullets(items)
-        case Cards(cards):
-            return _bullets(tuple(one_line(f"{card.title}: {card.text}") for card in cards))
         case TableBlock(_, table):
             return to_markdown(table)
         case Figure(images=images):
             return "\n\n".join(f"![{escape_markdown(image.title)}]({image.name}.png)" for image in images)
-        case Details(table=TableBlock(_, table), brief=brief):
-            return to_markdown(table) if brief else ""
+        case Details():
+            return ""
 
 
 def _bullets(items: tuple[Text, ...]) -> str:

@@ -17,6 +17,8 @@ from bench.report.sections.accuracy import FEWER, NOT_LEARNED, accuracy_entry, s
 from bench.report.sections.verdicts import verdict_heading, verdicts_in_words
 from bench.report.tables import DAGGER, UNLEARNED, Table, entries, one_line
 
+WIDTH = 80  # of a sentence
+
 
 def terminal_text(found: Collected, written: Sequence[str]) -> str:
     """Return the accuracies, the verdicts, what is absent, and what was written."""
@@ -30,14 +32,14 @@ def terminal_text(found: Collected, written: Sequence[str]) -> str:
     for group in found.groups:
         table = _accuracies(found, group, several=len(counts) > 1)
         notes = [note for mark, note in ((DAGGER, FEWER), (UNLEARNED, NOT_LEARNED)) if table.uses(mark)]
-        parts.append("\n".join([group.label, to_text(table), *notes]))
+        parts.append("\n".join([group.label, to_text(table), *(fill(note, WIDTH) for note in notes)]))
     if claims := judged(found):
         parts.append(verdict_text(claims))
     absent = [line for _, lines in absences(found) for line in lines]
     if absent:
         parts.append("\n".join(map(one_line, absent)))
     whole = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)  # paths
-    parts.append("\n".join(whole(f"wrote {each}", 80) for each in written))
+    parts.append("\n".join(whole(f"wrote {each}", WIDTH) for each in written))
     return "\n\n".join(parts)
 
 

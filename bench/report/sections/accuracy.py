@@ -29,6 +29,15 @@ def linear_section(found: Collected) -> Iterator[Block]:
     yield Heading("Linear accuracy")
     yield from _tables(found, "linear", linear, linear_caption(found), linear_by_adam)
     yield from references.blocks(found)
+    if not found.grid.claims:
+        yield from cost_figure(found)
+    if found.done and has_curves(found):
+        title, views = "Linear accuracy while training, at each arm's largest budget", curve_views(found)
+        yield Figure("epochs", title, (Image(title, "accuracy_vs_epochs", views[0]),), views)
+
+
+def cost_figure(found: Collected) -> Iterator[Block]:
+    """Yield the figure of linear accuracy against cost, where anything is done."""
     if not found.done:
         return
     steps, flops = cost_view(found, STEPS, ALONE), cost_view(found, FLOP, TARGETS)
@@ -37,9 +46,6 @@ def linear_section(found: Collected) -> Iterator[Block]:
         Image("Linear accuracy against FLOP, those of making the targets included", "accuracy_vs_flops", flops),
     )
     yield Figure("costs", "Linear accuracy against cost", images, cost_views(found))
-    if has_curves(found):
-        title, views = "Linear accuracy while training, at each arm's largest budget", curve_views(found)
-        yield Figure("epochs", title, (Image(title, "accuracy_vs_epochs", views[0]),), views)
 
 
 def knn_section(found: Collected) -> Iterator[Block]:

@@ -1,17 +1,18 @@
 """The verdicts on the grid's claims, in words and in every way of counting the cost."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 
 from bench.core.stats import APART
 from bench.grid.cell import arm_name
 from bench.grid.claims import Statement, statements
-from bench.report.blocks import Block, Bullets, Card, Cards, Details, Heading, Paragraph, TableBlock, Verdict
+from bench.report.blocks import Block, Bullets, Heading, Paragraph, Strong, TableBlock
 from bench.report.claims import VERDICTS, Bounds, Judgement, judged, sides
 from bench.report.collect import Collected, pairs
 from bench.report.costs import FLOP, LEDGERS, PRIOR, TARGETS
 from bench.report.labels import percent
-from bench.report.sections.accuracy import NOT_LEARNED
+from bench.report.sections.accuracy import NOT_LEARNED, cost_figure
 from bench.report.sections.costs import not_alone
 from bench.report.tables import NONE, Entry, Table, counted, entries, number, one_line
 
@@ -22,7 +23,10 @@ def section(found: Collected) -> Iterator[Block]:
     if not claims:
         return
     yield Heading("Verdicts")
-    yield Cards(tuple(_card(found, judgements) for judgements in claims))
+    yield Paragraph((Strong(headline(claims)),))
+    yield from cost_figure(found)
+    yield TableBlock("verdicts", verdict_table(claims))
+    yield Bullets(tuple(one_line(_in_words(found, judgements[0])) for judgements in claims))
     yield Paragraph(
         "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
         " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
@@ -35,7 +39,6 @@ def section(found: Collected) -> Iterator[Block]:
     yield Paragraph(certainty(claims))
     yield Paragraph(_baselines(found))
     yield from not_alone(found)
-    yield Details("The verdicts in every cost", TableBlock("verdicts", verdict_table(claims)), brief=True)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
 
 
@@ -51,17 +54,25 @@ def _baselines(found: Collected) -> str:
     return one_line(" ".join(lines), None)
 
 
-def _card(found: Collected, judgements: list[Judgement]) -> Card:
-    """Return a claim with its verdicts on a group's data and the costs in which each holds."""
-    first, verdicts = judgements[0], []
-    for answer in dict.fromkeys(one.verdict for one in judgements):
-        those = [one for one in judgements if one.verdict == answer]
-        costs = "every cost" if len(those) == len(judgements) else _costs_named(those, judgements)
-        points = f"{difference(first)} points, " if first.difference else ""
-        numbers = f"{points}n={first.n}"
-        verdicts.append(Verdict(first.group.label, answer, costs, numbers))
-    text = f"{claim_sentence(first.claim)} {_judged_by(found, first)}".rstrip()
-    return Card(first.claim.name, text, tuple(verdicts))
+def headline(claims: list[list[Judgement]]) -> str:
+    """Return the answer: the lowest cost at which a claim holds, by FLOP with targets, or that there is none."""
+    of_cost = [one for each in claims for one in each if (one.currency, one.ledger) == (FLOP, TARGETS)]
+    held = [(one.ratio[0], one) for one in of_cost if one.ratio and one.verdict == VERDICTS["yes"]]
+    if held:
+        ratio, one = min(held, key=lambda pair: pair[0])
+        claim = one.claim
+        return (
+            f"{claim.arm} at {percent(claim.budget)} of the steps is no worse than {claim.baseline} at"
+            f" {percent(claim.baseline_budget)}: {difference(one)} points, for {100 * ratio:.0f}% of its FLOP, targets"
+            f" included ({one.group.label}, n={one.n})."
+        )
+    counts = Counter(one.verdict for one in of_cost or [each[0] for each in claims])
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"No claim of a lower cost is reproduced, by FLOP with targets: {told}." if of_cost else f"Claims: {told}."
+
+
+def _in_words(found: Collected, one: Judgement) -> str:
+    return f"{one.claim.name}, {one.group.label}: {claim_sentence(one.claim)} {_judged_by(found, one)}".rstrip()
 
 
 def _judged_by(found: Collected, one: Judgement) -> str:
@@ -75,16 +86,6 @@ def _judged_by(found: Collected, one: Judgement) -> str:
     ]
     probe = those[0].done[0].cell.protocol.probe.recipe
     return f"Recipes: {'; '.join(recipes)}. Evaluated by linear probe, recipe {probe}."
-
-
-def _costs_named(those: list[Judgement], judgements: list[Judgement]) -> str:
-    """Return what the costs of some judgements are called together."""
-    names = []
-    for ledger in dict.fromkeys(one.ledger for one in those):
-        currencies = [one.currency.value for one in those if one.ledger == ledger]
-        everything = len(currencies) == sum(one.ledger == ledger for one in judgements)
-        names.append(f"{'all costs' if everything else ', '.join(currencies)} {ledger}")
-    return "; ".join(names)
 
 
 def verdict_table(claims: list[list[Judgement]]) -> Table:
