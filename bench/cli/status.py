@@ -73,10 +73,11 @@ def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
 def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     """Print how many cells of each dataset, arm and budget are how far, and more of those that run or have failed."""
     from bench.core.terminal import print_table
+    from bench.grid.tune import arm_or_trials
 
     groups: dict[tuple[str, str, float], list[State]] = defaultdict(list)
     for task, state in zip(tasks, states, strict=True):
-        groups[task.cell.dataset, task.cell.arm, task.cell.budget].append(state)
+        groups[task.cell.dataset, arm_or_trials(task.cell), task.cell.budget].append(state)
     rows: dict[tuple[str, ...], list[tuple[str, list[State]]]] = defaultdict(list)  # of budgets that are equally far
     for (dataset, arm, budget), there in groups.items():
         linear = [state.linear for state in there if state.linear is not None]

@@ -60,6 +60,11 @@ def trial_name(arm: str, number: int) -> str:
     return f"{arm}, trial {number}"
 
 
+def arm_or_trials(cell: Cell) -> str:
+    """Return what a table calls a cell that it shows with others: its arm, or all trials of one."""
+    return f"{cell.arm.rpartition(', trial ')[0]}: trials" if cell.validation else cell.arm
+
+
 def trials_of(cell: Cell) -> list[Cell]:
     """Return the trials that choose a cell's recipe, in their order; [] of a cell that is not tuned.
 

@@ -15,6 +15,7 @@ from bench.core.terminal import print_table
 from bench.data import image_size
 from bench.data.sampler import total_steps
 from bench.grid.cell import Cell
+from bench.grid.tune import arm_or_trials
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task, Waiting
@@ -80,7 +81,7 @@ def print_estimate(lines: Sequence[Line], cells: bool) -> None:
     groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
     for line in lines:
         cell = line.task.cell
-        groups[cell.dataset, cell.arm, f"{cell.budget:.0%}"].append(line)
+        groups[cell.dataset, arm_or_trials(cell), f"{cell.budget:.0%}"].append(line)
     rows = []
     for names, there in groups.items():
         counts = Counter("waiting" if line.kind == "after" else line.kind for line in there)

@@ -15,7 +15,7 @@ from bench.grid.claims import statements
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Grid
-from bench.grid.tune import points, trials_of
+from bench.grid.tune import arm_or_trials, points, trials_of
 
 BASE: dict[str, Any] = {
     "backbone": "resnet_small",
@@ -69,6 +69,8 @@ def test_every_arm_has_the_same_trials_at_each_budget(tmp_path: Path) -> None:
     assert len(tuned) == 8
     assert not any(cell.validation for cell in tuned)
     assert trials_of(tuned[0]) == trials_of(tuned[1]) == trials[:3], "whatever their seeds"
+    assert {arm_or_trials(trial) for trial in trials[:3]} == {f"{tuned[0].arm}: trials"}
+    assert arm_or_trials(tuned[0]) == tuned[0].arm
 
 
 def test_trials_are_evaluated_once_at_their_end(tmp_path: Path) -> None:
