@@ -71,34 +71,30 @@ def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
 
 
 def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
-    """Print how many cells of each dataset, arm and budget are how far, and more of those that run or have failed."""
+    """Print how far the cells of each dataset and arm are, and more of those that run or have failed."""
     from bench.core.terminal import print_table
     from bench.grid.tune import arm_or_trials
 
-    groups: dict[tuple[str, str, float], list[State]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[float, list[State]]] = defaultdict(lambda: defaultdict(list))
     for task, state in zip(tasks, states, strict=True):
-        groups[task.cell.dataset, arm_or_trials(task.cell), task.cell.budget].append(state)
-    rows: dict[tuple[str, ...], list[tuple[str, list[State]]]] = defaultdict(list)  # of budgets that are equally far
-    for (dataset, arm, budget), there in groups.items():
-        linear = [state.linear for state in there if state.linear is not None]
-        mean = f"{statistics.fmean(linear):.1%}" if linear else ""
-        rows[dataset, arm, _counted(there), mean].append((f"{budget:.0%}", there))
-    lines = [
-        (
-            dataset,
-            arm,
-            ", ".join(at for at, _ in equal),
-            _counted([state for _, there in equal for state in there]),
-            mean,
-        )
-        for (dataset, arm, _, mean), equal in rows.items()
-    ]
-    print_table(("dataset", "arm", "budget", "cells", "linear"), lines, {"linear"}, shorten="arm", states="cells")
+        groups[task.cell.dataset, arm_or_trials(task.cell)][task.cell.budget].append(state)
+    lines = []
+    for names, budgets in groups.items():
+        means = ", ".join(_mean(there) for there in budgets.values())
+        every = [state for there in budgets.values() for state in there]
+        shown = ", ".join(f"{budget:.0%}" for budget in budgets)
+        lines.append((*names, _counted(every), shown, means if any(state.linear for state in every) else ""))
+    print_table(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells")
     loud = [(task, state) for task, state in zip(tasks, states, strict=True) if state.kind not in QUIET]
     for task, state in loud[:MOST]:
         print(f"{task.cell}: {state.text}")
     if len(loud) > MOST:
         print(f"and {len(loud) - MOST} more: --cells")
+
+
+def _mean(states: "Sequence[State]") -> str:
+    linear = [state.linear for state in states if state.linear is not None]
+    return f"{100 * statistics.fmean(linear):.1f}" if linear else "-"
 
 
 def _id(task: "Task") -> str:
