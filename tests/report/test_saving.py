@@ -218,7 +218,7 @@ def test_a_seed_that_collapsed_is_named_beside_the_verdict(tmp_path: Path) -> No
     own, rand, _ = judged(found)
     assert (own[0].apart, rand[0].apart) == (2, None)
     assert own[0].verdict == "inconclusive"
-    (note, *_), (other, *_) = ([row[3].note for row in verdict_table([each]).rows] for each in (own, rand))
+    (note, *_), (other, *_) = ([row[2].note for row in verdict_table([each]).rows] for each in (own, rand))
     assert (note, other) == ("seed 2 apart", "")
     text = certainty(judged(found))
     assert "'Seed ... apart': the spread of the other seeds does not explain its difference" in text

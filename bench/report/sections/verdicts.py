@@ -89,9 +89,10 @@ def _judged_by(found: Collected, one: Judgement) -> str:
 
 
 def verdict_table(claims: list[list[Judgement]]) -> Table:
-    """Return the judgements of claims: a row for each ledger, a column for each currency."""
+    """Return the judgements of claims: a row for each ledger, a column for each currency, and one for the datasets."""
     currencies = list(dict.fromkeys(one.currency for judgements in claims for one in judgements))
-    names = ("Claim", "Dataset", "Ledger")
+    several = len({one.group for judgements in claims for one in judgements}) > 1
+    names = ("Claim", *(["Dataset"] if several else []), "Ledger")
     head = (*names, "Accuracy, arm minus baseline", *(currency.value for currency in currencies), "n", "Seeds")
     rows = []
     for judgements in claims:
@@ -102,7 +103,8 @@ def verdict_table(claims: list[list[Judgement]]) -> Table:
             first = next(iter(there.values()))
             seeds = [one.seeds for one in there.values() if one.verdict == VERDICTS["undecided"]]
             needed = "" if not seeds else NONE if None in seeds else str(max(s for s in seeds if s))
-            name = (first.claim.name, first.group.label, ledger if first.claim.share is not None else "")
+            ledger_named = ledger if first.claim.share is not None else ""
+            name = (first.claim.name, *([first.group.label] if several else []), ledger_named)
             gain = Entry(difference(first), "" if first.apart is None else f"seed {first.apart} apart")
             verdicts = (_verdict(there[currency]) for currency in currencies)
             rows.append(entries(*name, gain, *verdicts, str(first.n), needed))
