@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
+from bench.core.seeds import generator
 from bench.data.sampler import Sampler, epoch_indices, evaluation_steps, images_per_epoch, steps_per_epoch, total_steps
 from bench.grid.cell import Cell, Protocol
+
+
+def test_the_order_of_an_epoch_is_drawn_for_it_alone() -> None:
+    """Results depend on it: another stream of random numbers is another result under the same id."""
+    drawn = torch.randperm(10, generator=generator(1, "order", 3))
+    assert torch.equal(epoch_indices(10, 0.5, 3, seed=1), drawn[:5])
 
 
 def cell(budget: float, **protocol: object) -> Cell:

@@ -264,6 +264,17 @@ def test_features_are_of_the_centres_of_larger_images_where_the_protocol_says_so
     assert torch.equal(found.test, found.train)
 
 
+def test_a_prior_in_reduced_precision_is_evaluated_in_it() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 4, 4), dtype=torch.uint8, generator=draw)
+    source = open_source(Split(images.numpy(), np.zeros(4, np.int64)), 4, torch.device("cpu"), 0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    exact, coarse = (extract(backbone, source, source, EvalView(4, precision=p)).train for p in ("fp32", "bf16"))
+    assert coarse.dtype == torch.float32
+    assert torch.equal(coarse, coarse.bfloat16().float())
+    assert not torch.equal(exact, coarse)
+
+
 def test_features_are_of_plain_images_in_eval_mode_without_gradient() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
     split = Split(images, np.arange(5))

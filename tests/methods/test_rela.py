@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from bench.data.sampler import total_steps
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from methods import Batch, methods
+from methods.build import build_method
 from methods.rela import VIEW, AdaptiveSwitch, ReLA
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,6 +102,19 @@ def test_texts_say_after_how_many_steps_the_adaptive_phase_ends(text: str) -> No
             switch.update(torch.tensor(float(loss), dtype=torch.float64))
             taken += 1
         assert f"{taken:,}" == step, loss
+
+
+@pytest.mark.parametrize(
+    ("phase", "rehearsal", "steps"),
+    [("adaptive", False, None), ("adaptive", True, 50), (0.25, False, 25), (0.25, True, 25)],
+)
+def test_an_adaptive_phase_ends_halfway_in_a_rehearsal(phase: Any, rehearsal: bool, steps: int | None) -> None:
+    (cell, *_) = (cell for cell in expand(load_grid("cifar_small")) if cell.rela)
+    rela = cell.rela.model_copy(update={"phase": phase}) if cell.rela else None
+    protocol = cell.protocol.model_copy(update={"epochs": 20})
+    built = build_method(cell.model_copy(update={"rela": rela, "protocol": protocol}), 32, 5, 5, rehearsal)
+    assert isinstance(built, ReLA)
+    assert built.phase_steps == steps
 
 
 def test_the_docs_say_how_long_cifar_small_is() -> None:

@@ -224,6 +224,11 @@ def prepared(cell: Cell, places: Places, capsys: pytest.CaptureFixture[str]) -> 
     return good, said.out, said.err
 
 
+def test_what_nobody_knows_of_a_prior_is_left_out() -> None:
+    assert CATALOGUE["YOLOv9"].numbers() == ("640", "", "")
+    assert CATALOGUE[SMALL].numbers() == ("224", "1280", "17")
+
+
 def test_prepare_verifies_what_is_there(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
     stored(SMALL, places)
     good, out, _ = prepared(asking(SMALL), places, capsys)

@@ -12,7 +12,7 @@ from bench.grid.cell import Cell, Protocol
 from bench.grid.controls import Rela
 from bench.models.backbones import build_backbone
 from bench.models.weights import load_weights, read_state, save_weights
-from priors import find_prior, priors
+from priors import Prior, find_prior, priors
 from priors.base import Stored
 from priors.catalogue import SHIPPED
 from priors.trained import Trained
@@ -105,6 +105,19 @@ def test_a_rehearsal_looks_at_two_images_by_the_priors_own_network(places: Place
     assert one.shape == (5, 512)
     assert torch.equal(one[[2, 3, 4]], one[[0, 1, 0]])
     assert not torch.equal(one[0], one[1])
+
+
+def test_priors_of_two_plugins_never_share_their_targets(places: Places) -> None:
+    class One(Prior):
+        """One."""
+
+    class Two(Prior):
+        """Another."""
+
+        version = 2
+
+    digests = [kind("", cell("x"), places).digest() for kind in (One, Two)]
+    assert digests == ["One-1", "Two-2"]
 
 
 def test_every_kind_says_what_it_is() -> None:

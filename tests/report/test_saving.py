@@ -182,6 +182,18 @@ def test_targets_made_beside_other_work_have_flop_but_no_seconds(tmp_path: Path)
     assert found.costs.of(own, SECONDS, ALONE) == pytest.approx(50)
 
 
+def test_a_cost_that_one_seed_does_not_know_is_not_that_of_the_others(tmp_path: Path) -> None:
+    def busy(record: Finished) -> Finished:
+        if record.cell.arm != "own" or record.cell.seed:
+            return record
+        return record.model_copy(update={"ledger": record.ledger.model_copy(update={"other_load": 0.5})})
+
+    half = next(row for row in judged(read(tmp_path, change=busy)) if row[0].claim.arm == "own")
+    by = {one.currency: one for one in half if one.ledger == ALONE}
+    assert by[STEPS].ratio
+    assert (by[SECONDS].ratio, by[SECONDS].verdict, by[SECONDS].n) == (None, "inconclusive", 4)
+
+
 def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert JOULES not in Costs(found).currencies
