@@ -80,6 +80,9 @@ def main() -> None:
     if missing := [name for name in chosen if before[name] == "not checked"]:
         mutmut("run", "--max-children", str(options.jobs), *missing)
     after = states()
+    if late := [name for name in chosen if after[name] == "timeout"]:  # by the mutant, or because the machine was busy
+        mutmut("run", "--max-children", "1", *late)
+        after = states()
     result = table({name: after[name] for name in chosen}, len(known), options.seed)
     print(result)
     if options.out:
