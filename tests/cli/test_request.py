@@ -197,6 +197,7 @@ def test_every_verb_takes_what_it_is_given(verb: str, here: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_shell_runs_what_is_printed(here: Path) -> None:
     words = [sys.executable, "-m", "bench", "run", "--grid", "-x/study.yaml", *OPTIONS]
     environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(here)}

@@ -359,6 +359,7 @@ def test_a_number_that_is_too_large_is_an_error_and_not_another_number(grid: Gri
     assert f",{2**70}," in (tmp_path / "out" / "tidy.csv").read_text()
 
 
+@pytest.mark.slow
 def test_profiles_and_rehearsals_are_named_as_folders_are_and_no_more_is_loaded_than_needed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "cifar_small", tmp_path / "results" / "cifar_small@mini@rehearsal")
 

@@ -121,6 +121,7 @@ def test_a_compiled_step(
     assert math.isfinite(compiled.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="steps of BYOL, batch 128, 32 px, against the reference", timer=TIMER)
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
