@@ -166,7 +166,8 @@ class CellRun:
         evaluated = {point.step for point in keeper.curve}
         device, batch = keeper.clock.device, cell.protocol.batch_size
         before = memory_in_use(device)
-        for until in self._evaluation_steps():
+        steps = self._evaluation_steps()
+        for until in steps:
             if until in evaluated:
                 continue
             with memory_for(f"training in batches of {batch}", device, batch, before):
@@ -175,9 +176,9 @@ class CellRun:
             if not is_rank_zero():
                 continue
             with memory_for("evaluating", device):
-                keeper.curve.append(self._evaluated(losses))
+                keeper.curve.append(self._evaluated(losses, last=until == steps[-1]))
             keeper.hooks.event("evaluation", keeper.curve[-1].model_dump())
-            if until < self.trainer.steps:
+            if until < steps[-1]:
                 keeper.save(trainer)
         # Of the backbones of a rehearsal and of trials, keep only those used as priors: all would be gigabytes.
         if is_rank_zero() and (makes_prior(cell) or not (self.places.rehearsal or cell.validation)):
@@ -262,14 +263,14 @@ class CellRun:
             return False
         return any_rank(self.keeper.clock.seconds("train") >= self.seconds)
 
-    def _evaluated(self, losses: dict[str, float]) -> Point:
+    def _evaluated(self, losses: dict[str, float], last: bool) -> Point:
         """Return the point of the curve that the trainer has reached; `losses` are the mean losses until then."""
         cell, images, trainer, clock = self.task.cell, self.images, self.trainer, self.keeper.clock
-        protocol, last = cell.protocol, trainer.step == trainer.steps and cell.validation is None
+        protocol = cell.protocol
         with clock.phase("eval"):
             view = EvalView(images.size, shorter=protocol.eval_resize)
             features = extract(trainer.method.backbone, images.train, images.judging, view)
-            found = score(features, images.classes, protocol, cell.seed, last)
+            found = score(features, images.classes, protocol, cell.seed, last and cell.validation is None)
         spent = clock.spent("train")
         return Point(
             step=trainer.step,

@@ -161,6 +161,7 @@ def test_an_arm_stops_where_another_ones_seconds_are_spent(cut: int, tmp_path: P
     assert record.curve[-1].seconds == record.ledger.seconds["train"] == steps * (VIEWS + BYOL_LOSS)
     assert record.inputs.seconds_of == rela.id
     assert record.final.linear
+    assert record.final.effective_rank is not None, "what only a last evaluation has"
 
 
 def counted(method: Method, views: list[Tensor], targets: Tensor | None) -> int:
