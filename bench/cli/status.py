@@ -38,7 +38,7 @@ def status(
 
         print_states(toy, results, as_json)
         return
-    from bench.plan.state import missing_text
+    from bench.plan.state import facts, missing_text
     from bench.run.executors.slurm import jobs_of
     from bench.run.status import states_of
 
@@ -47,7 +47,8 @@ def status(
     jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
     states = states_of(tasks, places, jobs)
     if as_json:
-        print(json.dumps([_facts(task, state) for task, state in zip(tasks, states, strict=True)], indent=1))
+        known = ({"state": state.kind, "text": state.text, "linear": state.linear} for state in states)
+        print(json.dumps([facts(task) | its for task, its in zip(tasks, known, strict=True)], indent=1))
         return
     (_print_cells if cells else _print_groups)(tasks, states)
     lacking = [task for task, state in zip(tasks, states, strict=True) if state.kind == "missing"]
@@ -64,9 +65,10 @@ def _counted(states: "Sequence[State]") -> str:
 def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     """Print how far each cell is."""
     from bench.core.terminal import print_table
+    from bench.plan.state import shown_id
 
     short = ["missing" if state.kind == "missing" else state.text for state in states]
-    rows = zip([_id(task) for task in tasks], [str(task.cell) for task in tasks], short, strict=True)
+    rows = zip([shown_id(task) for task in tasks], [str(task.cell) for task in tasks], short, strict=True)
     print_table(("id", "cell", "state"), rows, states="state")
 
 
@@ -95,19 +97,6 @@ def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
 def _mean(states: "Sequence[State]") -> str:
     linear = [state.linear for state in states if state.linear is not None]
     return f"{100 * statistics.fmean(linear):.1f}" if linear else "-"
-
-
-def _id(task: "Task") -> str:
-    from bench.plan.graph import Ready
-
-    return task.id if isinstance(task, Ready) else "-"
-
-
-def _facts(task: "Task", state: "State") -> dict[str, object]:
-    """Return what a program is told of a cell."""
-    cell = task.cell
-    named = {"id": _id(task), "dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
-    return {**named, "state": state.kind, "text": state.text, "linear": state.linear}
 
 
 def cancel(

@@ -19,7 +19,7 @@ from bench.grid.tune import arm_or_trials
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task, Waiting
-from bench.plan.state import recorded, to_run
+from bench.plan.state import facts, recorded, shown_id, to_run
 from bench.store.record import Finished, read_records
 from methods import Batch, Method, accelerators, methods
 from methods.rela import ReLA
@@ -55,9 +55,8 @@ class Line:
 
     def facts(self) -> dict[str, object]:
         """Return what a program is told."""
-        cell, known = self.task.cell, self.cost._asdict() if self.cost else dict.fromkeys(Cost._fields)
-        named = {"dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
-        return {"id": _id(self.task), **named, "state": self.kind, **known}
+        known = self.cost._asdict() if self.cost else dict.fromkeys(Cost._fields)
+        return {**facts(self.task), "state": self.kind, **known}
 
 
 def estimated(tasks: Sequence[Task], places: Places) -> list[Line]:
@@ -75,7 +74,9 @@ def estimated(tasks: Sequence[Task], places: Places) -> list[Line]:
 def print_estimate(lines: Sequence[Line], cells: bool) -> None:
     """Print what is to be done and what it costs: by dataset, arm and budget, or cell by cell."""
     if cells:
-        every = [(str(line.number), _id(line.task), str(line.task.cell), line.state, *_shown(line)) for line in lines]
+        every = [
+            (str(line.number), shown_id(line.task), str(line.task.cell), line.state, *_shown(line)) for line in lines
+        ]
         print_table(CELL_HEAD, every, ("#", *CELL_HEAD[4:]), shorten="cell", states="state")
         return
     groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
@@ -136,10 +137,6 @@ def _shown(line: Line) -> tuple[str, str, str]:
     if line.cost:
         return f"{line.cost.steps:,}", f"{line.cost.images:,}", flop(line.cost.flops)
     return ("", "", "") if line.kind == "done" else ("not known",) * 3
-
-
-def _id(task: Task) -> str:
-    return task.id if isinstance(task, Ready) else "-"
 
 
 def _state(task: Task, pending: Collection[str], numbers: Mapping[str, int]) -> str:

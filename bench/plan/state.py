@@ -59,6 +59,17 @@ def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) ->
     return [task for task in ready if task.id in chosen]
 
 
+def shown_id(task: Task) -> str:
+    """Return a task's id as a table shows it: "-" where it is not known."""
+    return task.id if isinstance(task, Ready) else "-"
+
+
+def facts(task: Task) -> dict[str, object]:
+    """Return what a program is told of any task."""
+    cell = task.cell
+    return {"id": shown_id(task), "dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
+
+
 def recorded(tasks: Sequence[Task], places: Places) -> dict[str, Finished]:
     """Return the results of tasks that lack something here, by their cells' keys: of records from elsewhere."""
     lacking = {task.cell.key() for task in tasks if isinstance(task, Missing)}

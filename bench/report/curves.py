@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 from bench.report.collect import Collected, Result
-from bench.report.facts import Summary, score_linear, summarise
+from bench.report.facts import Summary, summarise
+from bench.store.record import score_linear
 
 
 def has_curves(found: Collected) -> bool:

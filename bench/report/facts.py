@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.core.stats import deviation
-from bench.store.record import ByAdam, Company, Finished, Score
+from bench.store.record import Company, Finished, Score, score_linear
 
 LEAST_RANK = 2.0  # of features that tell two classes apart: what is common to all images, and what is not
 TOLERANCE = 0.02  # of the wall time, that the phases may miss
@@ -32,11 +32,6 @@ def summarise(values: Iterable[float | None]) -> Summary | None:
     if not there:
         return None
     return Summary(len(there), statistics.fmean(there), deviation(there) if len(there) > 1 else None)
-
-
-def score_linear(score: Score | ByAdam) -> float:
-    """Return the linear accuracy of a score: the mean over the probe's last epochs."""
-    return statistics.fmean(score.linear)
 
 
 def linear(record: Finished) -> float:

@@ -15,12 +15,11 @@ from bench.report.facts import (
     phase_seconds,
     probe_sd,
     probe_seed_sd,
-    score_linear,
     target_flops,
     target_joules,
     wall_seconds,
 )
-from bench.store.record import OTHER_LOAD, ByAdam, Finished, Point, Score
+from bench.store.record import OTHER_LOAD, ByAdam, Finished, Point, Score, score_linear
 
 
 @dataclass(frozen=True)

@@ -164,8 +164,6 @@ class Display:
         whose = f"{describe(task.cell)}: " if self.several else ""
         if name == "resume":
             self.say(f"  {whose}goes on at step {facts['step']:,} of {facts['steps']:,}")
-        if name == "company":
-            self.say(f"  {whose}{facts['cells']} cells shared the device: this cell's seconds will not be charged")
         if name == "evaluation" and (cell := self.running.get(task.id)):
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])

@@ -1,7 +1,6 @@
 """How far a task is, as its record, its lock, its log and its job tell."""
 
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from bench.plan.state import recorded
 from bench.run.events import EVENTS, backwards
 from bench.run.executors.slurm import Job
 from bench.store.reading import Damaged
-from bench.store.record import Failed, Finished, read_record, record_path
+from bench.store.record import Failed, Finished, read_record, record_path, score_linear
 
 NEVER = {"failed", "oom", "timeout", "skipped"}  # what needs such a cell does not run
 
@@ -47,7 +46,7 @@ def states_of(tasks: Sequence[Task], places: Places, jobs: Mapping[str, Job] | N
 
 
 def _done(record: Finished, where: str = "") -> State:
-    linear = statistics.fmean(record.final.linear)
+    linear = score_linear(record.final)
     return State(f"done{where}, linear {linear:.1%}", linear)
 
 

@@ -84,6 +84,11 @@ class Score(Model):
     effective_rank: Annotated[float, Field(ge=0, le=1e6)] | None = None
 
 
+def score_linear(score: Score | ByAdam) -> float:
+    """Return the linear accuracy of a score: the mean over the probe's last epochs."""
+    return statistics.fmean(score.linear)
+
+
 class Point(Model):
     """An evaluation: what was spent on training until then, and what was reached."""
 
@@ -240,7 +245,7 @@ Record = Finished | Failed
 
 def best_trial(done: Sequence[Finished]) -> Finished:
     """Return the trial with the highest linear accuracy on its validation images, of equals the first."""
-    return max(done, key=lambda record: statistics.fmean(record.final.linear))
+    return max(done, key=lambda record: score_linear(record.final))
 
 
 def record_path(folder: Path, identifier: str) -> Path:

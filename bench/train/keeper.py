@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.distributed import any_rank, is_rank_zero
-from bench.core.environment import side_by_side
 from bench.core.errors import Interrupted, TimedOut
 from bench.core.files import set_aside
 from bench.core.paths import Places
@@ -61,7 +60,7 @@ class Keeper:
         self._peak = saved.peak if saved else None
         if saved:
             clock.add(saved.seconds, saved.wall, saved.joules, saved.side_by_side, saved.taken)
-        self._look_due, self._company = Throttle(LOOK_SECONDS), side_by_side()
+        self._look_due = Throttle(LOOK_SECONDS)
 
     def discard(self, why: str) -> None:
         """Set the checkpoint aside as stale, and begin anew."""
@@ -78,9 +77,6 @@ class Keeper:
         """
         if self._look_due():
             self.clock.look()
-        if self.clock.side_by_side > self._company:
-            self._company = self.clock.side_by_side
-            self.hooks.event("company", {"cells": self._company})
         stop, limit = self.hooks.stop(), self.limits.cell_seconds
         late = limit is not None and self.clock.wall > limit
         if trainer:

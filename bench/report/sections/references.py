@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Group
-from bench.report.facts import Summary, score_linear, summarise
+from bench.report.facts import Summary, summarise
 from bench.report.labels import prior_name
 from bench.report.tables import Table, entries, one_line, summary_entry
-from bench.store.record import Moved, Score, Solved
+from bench.store.record import Moved, Score, Solved, score_linear
 
 
 def blocks(found: Collected) -> Iterator[Block]:

@@ -16,6 +16,7 @@ from bench.report.facts import linear
 from bench.report.figures.chart import View
 from bench.report.figures.savings import saving_chart
 from bench.report.tables import NONE, Entry, Table, entries, saved
+from bench.store.record import score_linear
 
 RESAMPLES = 4000  # of the seeds; fewer where there are so many seeds that DRAWN of them would be exceeded
 DRAWN = 200_000
@@ -122,7 +123,7 @@ def spending(found: Collected, group: Group, arm: Arm | None, currency: Currency
     for result in reversed(found.done_of(group, arm) if arm else []):
         for record in result.done:
             seed, curve = record.cell.seed, [point for point in record.curve if point.score.linear]
-            accuracy = np.array([statistics.fmean(point.score.linear) for point in curve])
+            accuracy = np.array([score_linear(point.score) for point in curve])
             reached = held(accuracy, ends.get(seed, math.inf))
             ends[seed] = float(reached[-1])
             for index, point in enumerate(curve):
