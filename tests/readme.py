@@ -31,9 +31,14 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?<=<!-- )(results|brief|terminal): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
+def records_of(name: str) -> Path:
+    """Where the records of a text are: the quickstart's are kept from `results/`, where its command would find them."""
+    return ROOT / ("tests" if name == "quickstart" else "results") / name
+
+
 def collected(name: str) -> Collected:
     grid, _, profile = name.partition("@")
-    return collect(load_grid(grid, profile or None), ROOT / "results" / name)
+    return collect(load_grid(grid, profile or None), records_of(name))
 
 
 def terminal(found: Collected) -> str:

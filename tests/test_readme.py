@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.readme import BLOCK, FILES, ROOT, collected
 
 
@@ -40,3 +42,12 @@ def test_in_the_quickstart_the_prior_takes_more_than_training_by_the_plain_metho
         made = done["CF10-R20", 0.5, seed].targets
         assert made
         assert made.flops > done["byol", 1.0, seed].flops
+
+
+def test_the_first_command_has_something_to_do() -> None:
+    """Records of it that came with the project would be taken for its own."""
+    shipped = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if shipped.returncode:
+        pytest.skip("no git here to say what is shipped")
+    assert "results/cifar_small/" in shipped.stdout
+    assert "results/quickstart/" not in shipped.stdout

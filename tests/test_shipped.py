@@ -12,6 +12,7 @@ from bench.report.collect import collect
 from bench.report.document import report_document
 from bench.report.render.markdown import markdown_document
 from bench.store.record import Finished, read_records
+from tests.readme import records_of
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("report.md", "table.csv", "points.csv", "table.tex")  # the rest is drawn by matplotlib, and differs with it
@@ -19,7 +20,7 @@ TABLES = ("report.md", "table.csv", "points.csv", "table.tex")  # the rest is dr
 
 @pytest.mark.parametrize("grid", ["cifar_small", "gpu_row@short", "paper_methods@cpu", "quickstart"])
 def test_records_have_the_ids_of_their_cells(grid: str) -> None:
-    records, damaged = read_records(ROOT / "results" / grid)
+    records, damaged = read_records(records_of(grid))
     assert records
     assert not damaged
     for record in records:
@@ -35,7 +36,7 @@ def test_a_report_says_what_its_records_and_this_code_say() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", ["cifar_small", "paper_methods@cpu", "paper_toy", "quickstart"])
+@pytest.mark.parametrize("grid", ["cifar_small", "paper_methods@cpu", "paper_toy"])
 def test_reports_have_the_tables_that_their_records_make(grid: str, tmp_path: Path) -> None:
     """In a process of its own, which knows no method that another test has loaded."""
     command = [sys.executable, "-m", "bench", "report", grid, "--reports", str(tmp_path)]
