@@ -1,8 +1,8 @@
 """What README and docs say of shipped results, made of the records by the report's own functions.
 
 `python -m tests.readme` writes it anew, between `<!-- end -->` and one of `<!-- results: GRID -->` (all of it),
-`<!-- brief: GRID -->` (accuracies and verdicts) and `<!-- terminal: GRID -->` (what `report` prints); with `--check` it
-only names the files that differ.
+`<!-- brief: GRID -->` (accuracies and verdicts), `<!-- headline: GRID -->` (the answer) and `<!-- terminal: GRID -->`
+(what `report` prints); with `--check` it only names the files that differ.
 """
 
 import io
@@ -24,11 +24,11 @@ from bench.report.sections.gains import gain_table
 from bench.report.sections.references import reference_table
 from bench.report.sections.settings import settings
 from bench.report.sections.smallest import smallest_table
-from bench.report.sections.verdicts import certainty, rooms, verdict_heading, verdict_table, verdicts_in_words
+from bench.report.sections.verdicts import certainty, headline, rooms, verdict_heading, verdict_table, verdicts_in_words
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?<=<!-- )(results|brief|terminal): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- )(results|brief|terminal|headline): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def records_of(name: str) -> Path:
@@ -83,7 +83,12 @@ def renewed(text: str) -> str:
     return BLOCK.sub(lambda match: f"{match[1]}: {match[2]}{match[3]}{MAKERS[match[1]](collected(match[2]))}\n", text)
 
 
-MAKERS = {"results": full, "brief": brief, "terminal": terminal}
+def answer(found: Collected) -> str:
+    """The first sentences of a report."""
+    return escape_markdown(headline(found, judged(found)), None)
+
+
+MAKERS = {"results": full, "brief": brief, "headline": answer, "terminal": terminal}
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from bench.grid.schema import Grid
 from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.sections.tuning import tuning_table
+from bench.report.sections.verdicts import headline
 from bench.store.record import Finished, Record, write_record
 from tests.report.test_report import failed, grid_of, record_of
 
@@ -114,6 +115,44 @@ def test_the_best_is_chosen_by_validation_and_not_on_the_test_set(tmp_path: Path
     assert {one.claim.baseline for one in judgements} == {"slow"}
     assert judgements[0].difference
     assert judgements[0].difference[0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ({"rela": 0.6, "half": 0.3}, "rela at 50% of the steps is no worse than slow at 100%: +10.0 (+10.0 to +10.0) "),
+        ({"rela": 0.4, "half": 0.3}, "No claim of a lower cost is reproduced, by FLOP with targets: 2 not reproduced."),
+        (
+            {"rela": 0.4, "half": 0.6},
+            "No claim of a lower cost by ReLA is reproduced, by FLOP with targets: 1 reproduced, 1 not reproduced."
+            " Of the controls, this is no worse too: untuned at 50% of the steps.",
+        ),
+    ],
+)
+def test_the_answer_is_first_that_against_the_best(tmp_path: Path, tests: dict[str, float], said: str) -> None:
+    """The untuned arm learns little at the full budget: a claim against it there holds whatever the others do."""
+    text = (
+        GRID.replace("share: 0.6", "share: 0.9")
+        .replace("method: byol}\n  - {m", "method: byol, budgets: [0.5, 1.0]}\n  - {m")
+        .replace(
+            "claims: [",
+            "claims: [{name: c, arm: untuned, budget: 0.5, baseline: best, share: 0.9},"
+            " {name: u, arm: rela, budget: 0.5, baseline: untuned, share: 0.9}, ",
+        )
+    )
+    grid = grid_of(tmp_path, text)
+    scores = {"untuned": 0.2, "byol": 0.5, "slow": 0.5, **tests}
+
+    def score(cell: Cell) -> float:
+        of_half = cell.arm == "untuned" and cell.budget == 0.5
+        return accuracy(cell) if cell.validation else scores["half" if of_half else cell.arm]
+
+    records = [record_of(chosen(cell, grid), linear=(score(cell),) * 3) for cell in expand(grid)]
+    found = collected(tmp_path, grid, list(records))
+    first, _, second = headline(found, judged(found)).partition(" Against an arm that was not tuned: ")
+    assert first.startswith(f"Against the best tuned arm without ReLA: {said}")
+    assert second.startswith("rela at 50% of the steps is no worse than untuned at 100%: +")
+    assert second.endswith("points, for 70% of its FLOP, targets included (Digits, n=2).")
 
 
 @pytest.mark.parametrize("left", ["byol, trial 2", "slow, trial 3"])

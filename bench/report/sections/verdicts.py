@@ -23,7 +23,7 @@ def section(found: Collected) -> Iterator[Block]:
     if not claims:
         return
     yield Heading("Verdicts")
-    yield Paragraph((Strong(headline(claims)),))
+    yield Paragraph((Strong(headline(found, claims)),))
     yield from cost_figure(found)
     yield TableBlock("verdicts", verdict_table(claims))
     yield Bullets(tuple(one_line(_in_words(found, judgements[0])) for judgements in claims))
@@ -54,21 +54,44 @@ def _baselines(found: Collected) -> str:
     return one_line(" ".join(lines), None)
 
 
-def headline(claims: list[list[Judgement]]) -> str:
-    """Return the answer: the lowest cost at which a claim holds, by FLOP with targets, or that there is none."""
+def headline(found: Collected, claims: list[list[Judgement]]) -> str:
+    """Return the answer, by FLOP with targets: first against the best tuned arm, where a claim's baseline is that."""
     of_cost = [one for each in claims for one in each if (one.currency, one.ledger) == (FLOP, TARGETS)]
-    held = [(one.ratio[0], one) for one in of_cost if one.ratio and one.verdict == VERDICTS["yes"]]
-    if held:
-        ratio, one = min(held, key=lambda pair: pair[0])
-        claim = one.claim
-        return (
-            f"{claim.arm} at {percent(claim.budget)} of the steps is no worse than {claim.baseline} at"
-            f" {percent(claim.baseline_budget)}: {difference(one)} points, for {100 * ratio:.0f}% of its FLOP, targets"
-            f" included ({one.group.label}, n={one.n})."
+    if not of_cost:
+        return f"Claims: {_counts([each[0] for each in claims])}."
+    against_best = [one for one in of_cost if one.claim.best_of]
+    others = [one for one in of_cost if not one.claim.best_of]
+    if not against_best:
+        return _answer(found, others)
+    said = f"Against the best tuned arm without ReLA: {_answer(found, against_best)}"
+    return f"{said} Against an arm that was not tuned: {_answer(found, others)}" if others else said
+
+
+def _answer(found: Collected, claims: list[Judgement]) -> str:
+    """Return the lowest cost at which a claim about ReLA holds, or that there is none, and which controls hold too."""
+    arms = {arm_name(arm): arm.rela for arm in found.grid.arms}
+    held = [(one.ratio[0], one) for one in claims if one.ratio and one.verdict == VERDICTS["yes"]]
+    by_rela = [pair for pair in held if (rela := arms[pair[1].claim.arm]) and not rela.shuffle]
+    if by_rela:
+        ratio, one = min(by_rela, key=lambda pair: pair[0])
+        said = (
+            f"{_side(one)} is no worse than {one.claim.baseline} at {percent(one.claim.baseline_budget)}:"
+            f" {difference(one)} points, for {100 * ratio:.0f}% of its FLOP, targets included ({one.group.label},"
+            f" n={one.n})."
         )
-    counts = Counter(one.verdict for one in of_cost or [each[0] for each in claims])
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"No claim of a lower cost is reproduced, by FLOP with targets: {told}." if of_cost else f"Claims: {told}."
+    else:
+        whose = "by ReLA " if held else ""
+        said = f"No claim of a lower cost {whose}is reproduced, by FLOP with targets: {_counts(claims)}."
+    controls = [_side(one) for _, one in held if (rela := arms[one.claim.arm]) is None or rela.shuffle]
+    return said + (f" Of the controls, this is no worse too: {', '.join(controls)}." if controls else "")
+
+
+def _side(one: Judgement) -> str:
+    return f"{one.claim.arm} at {percent(one.claim.budget)} of the steps"
+
+
+def _counts(claims: list[Judgement]) -> str:
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(one.verdict for one in claims).items())
 
 
 def _in_words(found: Collected, one: Judgement) -> str:
