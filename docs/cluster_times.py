@@ -46,7 +46,7 @@ def longest(seconds: Sequence[float], needs: Sequence[int | None]) -> list[int]:
 
 def costs(grid: str, data: Path) -> tuple[list[str], list[float], list[int | None]]:
     """Return each cell's name, its FLOPs of training, and the index of the cell that it needs."""
-    from bench.core.paths import Places
+    from bench.core.paths import Paths
     from bench.data import find_dataset, image_size
     from bench.data.sampler import total_steps
     from bench.grid.expand import expand
@@ -56,15 +56,15 @@ def costs(grid: str, data: Path) -> tuple[list[str], list[float], list[int | Non
     from bench.run.progress import describe
 
     spec = load_grid(grid)
-    places, cells = Places(data, Path("results"), spec.name), expand(spec)
-    tasks = plan(cells, cells, places, f"grid {spec.name}")
+    paths, cells = Paths(data, Path("results"), spec.name), expand(spec)
+    tasks = plan(cells, cells, paths, f"grid {spec.name}")
     index = {id(task): number for number, task in enumerate(tasks)}
     flops = []
     for task in tasks:
         images = task.cell.train_images or find_dataset(task.cell.dataset, data).train_images
         assert images
         steps = total_steps(task.cell, images)
-        each = flops_per_image(task.cell, image_size(task.cell, places))
+        each = flops_per_image(task.cell, image_size(task.cell, paths))
         flops.append(float(steps * task.cell.protocol.batch_size * each))
     needs = [index[id(task.needs)] if task.needs else None for task in tasks]
     return [describe(task.cell) for task in tasks], flops, needs

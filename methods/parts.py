@@ -74,8 +74,8 @@ class Queue(nn.Module):
         size, count = len(self.rows), len(batch)
         first = count - min(size, count)
         if first < count:
-            places = (self.pushed + torch.arange(first, count, device=batch.device)) % size
-            self.rows.index_copy_(0, places, batch[first:].to(self.rows.dtype))
+            paths = (self.pushed + torch.arange(first, count, device=batch.device)) % size
+            self.rows.index_copy_(0, paths, batch[first:].to(self.rows.dtype))
         self.pushed += count
 
     def get_extra_state(self) -> dict[str, int]:

@@ -54,9 +54,7 @@ class Methods(Registry[type[M]], Generic[M]):
         method = kind(inner, dim, **given | tuples)  # type: ignore[arg-type]
         views = getattr(method, "views", None)
         if not (isinstance(views, tuple | list) and views and all(isinstance(view, View) for view in views)):
-            raise _broken(
-                kind, self, f"views is {views!r:.80}; make it a tuple of bench.data.augment.View, one for each view"
-            )
+            raise _broken(kind, self, f"views is {views!r:.80}; make it a tuple of methods.View, one for each view")
         return method
 
 
@@ -98,8 +96,8 @@ def _default(method: type[Method], known: Methods[Any], parameter: inspect.Param
         raise _broken(
             method,
             known,
-            f"{named} has the default {parameter.default!r:.80}, which a grid cannot hold: let it be a finite number,"
-            " a word, True, False, None, or a list, of which __init__ makes what it needs",
+            f"{named} has the default {parameter.default!r:.80}, which a grid cannot hold: make it a finite number,"
+            " a word, True, False, None, or a list, and convert it in __init__",
         ) from error
 
 

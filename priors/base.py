@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.core.errors import UserError, did_you_mean
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import Registry
 from bench.data.augment import MEAN, STD
 from bench.grid.cell import Cell
@@ -27,7 +27,7 @@ class Prior:
     Args:
         argument: what follows the colon, or "".
         cell: the cell that asks.
-        places: the folders of the run.
+        paths: the folders of the run.
     """
 
     mean: Sequence[float] = MEAN
@@ -35,8 +35,8 @@ class Prior:
     input_size: int | None = None  # pixels; None: the cell's own
     version: ClassVar[int] = 1
 
-    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
-        self.argument, self.cell, self.places = argument, cell, places
+    def __init__(self, argument: str, cell: Cell, paths: Paths) -> None:
+        self.argument, self.cell, self.paths = argument, cell, paths
 
     def model(self) -> nn.Module:
         """Return the network from images (B, 3, size, size) to features (B, p). Raises MissingError."""
@@ -74,16 +74,16 @@ class Stored(Prior):
 priors: Registry[type[Prior]] = Registry("prior", package="priors", contract=Prior)
 
 
-def find_prior(name: str, cell: Cell, places: Places) -> Prior:
+def find_prior(name: str, cell: Cell, paths: Paths) -> Prior:
     """Return the prior that `name` (`<kind>` or `<kind>:<argument>`) stands for.
 
     Raises UserError, and MissingError for a name of the catalogue that nothing here or in a plugin has a model for.
     """
     kind, _, argument = name.partition(":")
     if kind in priors:
-        return priors.get(kind)(argument, cell, places)
+        return priors.get(kind)(argument, cell, paths)
     if kind in CATALOGUE:
-        raise CATALOGUE[kind].missing(places.data)
+        raise CATALOGUE[kind].missing(paths.data)
     near = did_you_mean(kind, {*priors, *CATALOGUE})
     raise UserError(f"unknown prior {name!r}{near} or a dataset's short name with -T, such as CF10-T")
 

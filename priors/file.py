@@ -22,14 +22,14 @@ class File(Stored):
     """
 
     def path(self) -> Path:
-        places = [expanded(self.argument), self.places.data / "priors" / self.argument]
-        for path in (*places, SHIPPED / self.argument):
+        paths = [expanded(self.argument), self.paths.data / "priors" / self.argument]
+        for path in (*paths, SHIPPED / self.argument):
             if path.is_file():
                 return path
-        looked = " and ".join(str(path.absolute()) for path in dict.fromkeys(places))
+        looked = " and ".join(str(path.absolute()) for path in dict.fromkeys(paths))
         raise MissingError(
             f"prior 'file:{self.argument}' is not there: looked for {looked}",
-            Lack(f"prior file:{self.argument}", f"put it into {places[-1].parent}"),
+            Lack(f"prior file:{self.argument}", f"put it into {paths[-1].parent}"),
         )
 
     def digest(self) -> str:
@@ -40,7 +40,7 @@ class File(Stored):
         return self.cell.targets_of.weights_key if self.cell.targets_of else None
 
     def untrained(self) -> nn.Module:
-        size = self.input_size or image_size(self.cell, self.places)
+        size = self.input_size or image_size(self.cell, self.paths)
         return build_backbone(self._architecture(), size).module
 
     def _architecture(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench.core.errors import MissingError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Cell, digest
 from bench.models.backbones import build_backbone
 from bench.models.weights import digest_state, fitting_state
@@ -22,16 +22,16 @@ class Named(Stored):
 
     entry: ClassVar[Entry]
 
-    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
-        super().__init__(argument, cell, places)
+    def __init__(self, argument: str, cell: Cell, paths: Paths) -> None:
+        super().__init__(argument, cell, paths)
         _check_bare(self.entry, argument, cell)
         self.input_size, self.mean, self.std = self.entry.input_size, self.entry.mean, self.entry.std
 
     def path(self) -> Path:
-        return self.entry.path(self.places.data)
+        return self.entry.path(self.paths.data)
 
     def digest(self) -> str:
-        return weights_digest(self.entry, self.places.data)
+        return weights_digest(self.entry, self.paths.data)
 
     def untrained(self) -> nn.Module:
         return build(self.entry)
@@ -42,16 +42,16 @@ class NamedTimm(Timm):
 
     entry: ClassVar[Entry]
 
-    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
-        super().__init__(self.entry.timm or "", cell, places)
+    def __init__(self, argument: str, cell: Cell, paths: Paths) -> None:
+        super().__init__(self.entry.timm or "", cell, paths)
         self.name = self.entry.name
         _check_bare(self.entry, argument, cell)
 
     def path(self) -> Path:
-        return self.entry.path(self.places.data)
+        return self.entry.path(self.paths.data)
 
     def digest(self) -> str:
-        return weights_digest(self.entry, self.places.data)
+        return weights_digest(self.entry, self.paths.data)
 
 
 def build(entry: Entry) -> nn.Module:

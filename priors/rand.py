@@ -18,5 +18,5 @@ class Rand(Prior):
         return f"rand-{self.cell.backbone}-{self.cell.seed}"
 
     def model(self) -> nn.Module:
-        size = self.input_size or image_size(self.cell, self.places)
+        size = self.input_size or image_size(self.cell, self.paths)
         return initial_backbone(self.cell.backbone, size, self.cell.seed).module

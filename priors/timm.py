@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from bench.core.errors import FETCH, Lack, MissingError, UserError, did_you_mean, told
-from bench.core.paths import Places
+from bench.core.errors import FETCH, Lack, MissingError, UserError, describe_error, did_you_mean
+from bench.core.paths import Paths
 from bench.grid.cell import Cell
 from bench.models.weights import save_weights
 from priors.base import Stored, feature_dim, file_digest, priors
@@ -22,8 +22,8 @@ class Timm(Stored):
 
     options: ClassVar[Mapping[str, Any]] = {"num_classes": 0}  # of timm.create_model
 
-    def __init__(self, argument: str, cell: Cell, places: Places) -> None:
-        super().__init__(argument, cell, places)
+    def __init__(self, argument: str, cell: Cell, paths: Paths) -> None:
+        super().__init__(argument, cell, paths)
         self.name = f"timm:{argument}"  # in messages
         import timm
 
@@ -38,7 +38,7 @@ class Timm(Stored):
         self.mean, self.std = config.mean, config.std
 
     def path(self) -> Path:
-        return self.places.data / "priors" / "timm" / f"{self.argument}.safetensors"
+        return self.paths.data / "priors" / "timm" / f"{self.argument}.safetensors"
 
     def digest(self) -> str:
         path = self.path()
@@ -73,7 +73,7 @@ class Timm(Stored):
         try:
             model = self._created(pretrained=True)
         except Exception as error:  # the hub's client raises whatever its transport does
-            raise MissingError(f"prior {self.name!r} cannot be downloaded: {told(error)}") from error
+            raise MissingError(f"prior {self.name!r} cannot be downloaded: {describe_error(error)}") from error
         save_weights(model, self.path())
 
     def _created(self, **how: Any) -> nn.Module:

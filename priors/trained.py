@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from bench.core.errors import MissingError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Cell
 from bench.models.backbones import build_backbone
 from priors.base import Stored
@@ -22,8 +22,8 @@ class Trained(Stored):
         size: pixels of the images that it is trained on.
     """
 
-    def __init__(self, maker: Cell, maker_id: str, size: int, cell: Cell, places: Places) -> None:
-        super().__init__("", cell, places)
+    def __init__(self, maker: Cell, maker_id: str, size: int, cell: Cell, paths: Paths) -> None:
+        super().__init__("", cell, paths)
         self.maker, self.maker_id = maker, maker_id
         self.input_size = self.size = size
 
@@ -31,7 +31,7 @@ class Trained(Stored):
         return self.maker_id
 
     def path(self) -> Path:
-        path = self.places.backbone(self.maker_id)
+        path = self.paths.backbone(self.maker_id)
         if not path.is_file():
             raise MissingError(f"the backbone that cell {self.maker_id} trained is not there: looked for {path}")
         return path

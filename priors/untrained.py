@@ -10,7 +10,7 @@ class Untrained(Prior):
     """Another prior's network with random weights, which looks at two images: a rehearsal needs no more."""
 
     def __init__(self, prior: Prior, name: str) -> None:
-        super().__init__(name, prior.cell, prior.places)
+        super().__init__(name, prior.cell, prior.paths)
         self.prior, self.input_size, self.mean, self.std = prior, prior.input_size, prior.mean, prior.std
 
     def model(self) -> nn.Module:

@@ -19,6 +19,8 @@ from priors.catalogue import SHIPPED
 from tests.run.processes import Forks, forks
 
 tune_process()
+# No test cuts the power, so that nothing has to reach the disk, for which a busy one takes 0.1 s a file.
+os.fsync = lambda file: None
 # Torch looks every 5 s whether a process that decodes images lives, and waits as long for one to end: tests need not.
 _utils.MP_STATUS_CHECK_INTERVAL = _utils.worker.MP_STATUS_CHECK_INTERVAL = 0.5
 dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)

@@ -88,28 +88,28 @@ def settings_digest(grid: Grid) -> str:
 def counts_of(record: Finished) -> dict[str, int]:
     """Return what a finished cell did, in whole numbers. A switch that never came counts as one at the end."""
     ledger = record.ledger
-    found = {"steps": ledger.steps, "images": ledger.images, "FLOP of training": ledger.flops}
+    counts = {"steps": ledger.steps, "images": ledger.images, "FLOP of training": ledger.flops}
     if ledger.targets:
-        found |= {
+        counts |= {
             "FLOP of targets": ledger.targets.flops,
             "images of targets": ledger.targets.images,
             "empty targets": ledger.targets.empty,
         }
     if record.cell.rela:
-        found["switch step"] = ledger.steps if record.switch_step is None else record.switch_step
-    return found
+        counts["switch step"] = ledger.steps if record.switch_step is None else record.switch_step
+    return counts
 
 
 def metrics_of(record: Finished) -> dict[str, float]:
     """Return what a finished cell measured: accuracies and weights at the end, mean losses by kind of step and part."""
     point = record.curve[-1]
-    found = {"linear accuracy": linear(record), "kNN accuracy": point.score.knn}
+    metrics = {"linear accuracy": linear(record), "kNN accuracy": point.score.knn}
     if point.weight_norm is not None:
-        found["weight norm"] = point.weight_norm
+        metrics["weight norm"] = point.weight_norm
     for part in record.curve:
         where = f" up to step {part.step}" if len(record.curve) > 1 else ""
-        found |= {f"loss of {kind} steps{where}": loss for kind, loss in part.mean_losses.items()}
-    return found
+        metrics |= {f"loss of {kind} steps{where}": loss for kind, loss in part.mean_losses.items()}
+    return metrics
 
 
 def measured(grid: Grid, records: Iterable[Record]) -> Baseline:

@@ -13,7 +13,7 @@ from bench.check.compare import compare
 from bench.check.report import publish
 from bench.core.device import threads
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.schema import Grid
 from bench.plan.graph import Ready, Task, plan
@@ -59,27 +59,27 @@ class Gate:
     grid: Grid
     data: Path
     results: Path | None
-    run: Callable[[list[Task], Places], list[Outcome]]
+    run: Callable[[list[Task], Paths], list[Outcome]]
 
     def moved(self, baseline: Baseline, junit: Path | None) -> bool:
         """Compare the grid with its baseline, report that, and return whether anything is red.
 
         Raises UserError when there are results of an earlier run, or data or weights are not here.
         """
-        with self._places(self.results) as places:
-            if places.records.is_dir() and any(places.records.iterdir()):
-                here = f"--results {self.results}: {places.records}"
+        with self._places(self.results) as paths:
+            if paths.records.is_dir() and any(paths.records.iterdir()):
+                here = f"--results {self.results}: {paths.records}"
                 raise UserError(f"{here} is not empty, and a check uses no earlier run")
-            outcomes, now = self._measured(self.grid, places)
+            outcomes, now = self._measured(self.grid, paths)
         failures: dict[Key, str] = {}
         for outcome in outcomes:
             if outcome.status != "done":
                 cell = outcome.task.cell
                 key = (cell.dataset, cell.arm, cell.budget)
                 failures[key] = f"seed {cell.seed} {outcome.status}: {outcome.reason}"
-        found = compare(baseline, now, failures)
-        publish(found, baseline, now, junit)
-        return any(finding.red for finding in found)
+        findings = compare(baseline, now, failures)
+        publish(findings, baseline, now, junit)
+        return any(finding.red for finding in findings)
 
     def update(self, path: Path) -> str:
         """Write a baseline and return a sentence on it. Raises UserError unless every cell is done.
@@ -88,27 +88,27 @@ class Gate:
         threads, which add numbers in another order, as another CPU does.
         """
         few = self.grid.model_copy(update={"seeds": self.grid.seeds[:REPEATED_SEEDS]})
-        with self._places(self.results) as places, self._places(None) as elsewhere:
-            outcomes, found = self._measured(self.grid, places)
+        with self._places(self.results) as paths, self._places(None) as elsewhere:
+            outcomes, baseline = self._measured(self.grid, paths)
             with threads(1 if torch.get_num_threads() > 1 else 2):
                 more, repeats = self._measured(few, elsewhere)
         for outcome in (*outcomes, *more):
             if outcome.status != "done":
                 raise UserError(f"--update: no baseline of a grid with a failed cell: {outcome.reason}")
-        write_baseline(with_repeats(found, repeats), path)
-        return f"{path}: the values of {len(found.samples)} arms over {len(found.seeds)} seeds"
+        write_baseline(with_repeats(baseline, repeats), path)
+        return f"{path}: the values of {len(baseline.samples)} arms over {len(baseline.seeds)} seeds"
 
     @contextmanager
-    def _places(self, results: Path | None) -> Iterator[Places]:
+    def _places(self, results: Path | None) -> Iterator[Paths]:
         with tempfile.TemporaryDirectory() as folder:
-            yield Places(self.data, results or Path(folder), self.grid.name, targets=Path(folder))
+            yield Paths(self.data, results or Path(folder), self.grid.name, targets=Path(folder))
 
-    def _measured(self, grid: Grid, places: Places) -> tuple[Sequence[Outcome], Baseline]:
+    def _measured(self, grid: Grid, paths: Paths) -> tuple[Sequence[Outcome], Baseline]:
         """Run a grid. Raises UserError when data or weights are not here."""
         cells = expand(grid)
-        tasks = plan(cells, cells, places, f"grid {grid.name}")
+        tasks = plan(cells, cells, paths, f"grid {grid.name}")
         for task in tasks:
             if not isinstance(task, Ready):
                 raise UserError(task.reason)
-        outcomes = self.run(tasks, places)
-        return outcomes, measured(grid, read_records(places.records)[0])
+        outcomes = self.run(tasks, paths)
+        return outcomes, measured(grid, read_records(paths.records)[0])

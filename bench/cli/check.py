@@ -8,15 +8,15 @@ import typer
 
 from bench.cli import options
 from bench.cli.planning import load_plugins, run_here
-from bench.cli.request import Request
 from bench.core.errors import UserError
+from bench.plan.request import Request
 
 EMPTY = "empty folder for the records; default: a temporary one"
 
 
 def check(
     grid: options.GridArgument = None,
-    named: options.SameOption = None,
+    named: options.NamedOption = None,
     baseline: Annotated[Path | None, options.PathOption(help="file of stored values; cifar_ci has its own")] = None,
     update: Annotated[bool, typer.Option("--update", help="write the baseline instead")] = False,
     seeds: Annotated[int | None, typer.Option(help="default: the grid's, or 30 with --update", min=1)] = None,
@@ -27,19 +27,19 @@ def check(
     data_root: options.DataOption = Path("data"),
     results: Annotated[Path | None, options.PathOption(help=EMPTY)] = None,
     plugin: options.PluginOption = None,
-    workers: options.WorkersOption = 2,
+    workers: Annotated[int, typer.Option(min=0, hidden=True)] = 2,
 ) -> None:
     """Rerun a small grid and compare it with its baseline; exit code 1 if something moved."""
     from bench.check.baseline import read_baseline
     from bench.check.check import Gate, baseline_path, with_seeds
     from bench.core.device import find_device
-    from bench.plan.load import load_grid
 
     if update and junit:
         raise UserError("--update only writes the baseline: leave out --junit")
-    request = Request(options.chosen_grid(grid, named), profile, settings or (), plugin or (), data_root)
+    chosen = options.chosen_grid(grid, named, profile)
+    request = Request(*chosen, tuple(settings or ()), tuple(plugin or ()), data_root)
     load_plugins(plugin)
-    spec = with_seeds(load_grid(request.grid, profile, request.settings), seeds, update)
+    spec = with_seeds(request.load()[0], seeds, update)
     path = baseline_path(baseline, spec)
     gate = Gate(spec, data_root, results, partial(run_here, device=find_device(device), workers=workers))
     if update:

@@ -11,8 +11,8 @@ import typer
 
 from bench.cli import options
 from bench.cli.planning import load_plugins
-from bench.core.errors import FETCH, PluginError, UserError, did_you_mean, told
-from bench.core.paths import Places
+from bench.core.errors import FETCH, PluginError, UserError, describe_error, did_you_mean
+from bench.core.paths import Paths
 from bench.core.registry import Registry
 
 REGISTRIES = {  # by the module that has one of the name
@@ -32,7 +32,7 @@ def list_names(
     as_json: options.JsonOption = False,
 ) -> None:
     """List what can be named in a grid."""
-    from bench.core.terminal import print_table
+    from bench.core.terminal import table_text
 
     load_plugins(plugin)
     rows = listing(what, data_root)
@@ -40,10 +40,10 @@ def list_names(
         print(json.dumps([{"name": name, "text": text, **_facts(name)} for name, text in rows], indent=1))
         return
     if what == "priors":
-        print_table(PRIOR_HEAD, [_prior_row(name, text, data_root) for name, text in rows], PRIOR_HEAD[1:4])
+        print(table_text(PRIOR_HEAD, [_prior_row(name, text, data_root) for name, text in rows], PRIOR_HEAD[1:4]))
         print("`prepare` downloads what is not here; licences and sources: --json")
     else:
-        print_table(("", ""), rows)
+        print(table_text(("", ""), rows))
 
 
 def _prior_row(name: str, text: str, data: Path) -> tuple[str, ...]:
@@ -59,14 +59,14 @@ def _prior_row(name: str, text: str, data: Path) -> tuple[str, ...]:
 
 
 def _facts(name: str) -> dict[str, object]:
-    """Return what a program is told of a named prior, nothing of anything else."""
+    """Return the catalogue's facts on a named prior, {} for anything else."""
     from priors.catalogue import CATALOGUE
 
     return asdict(CATALOGUE[name]) if name in CATALOGUE else {}
 
 
 def listing(what: str, data: Path) -> list[tuple[str, str]]:
-    """Return the names of a kind of thing with a line on each. Raises UserError on an unknown kind."""
+    """Return the names of a kind with a line on each. Raises UserError on an unknown kind."""
     if what == "grids":
         from bench.grid.load import GRIDS
         from bench.grid.strict_yaml import read_yaml
@@ -76,14 +76,14 @@ def listing(what: str, data: Path) -> list[tuple[str, str]]:
     if what == "priors":
         return _priors(data)
     if what not in REGISTRIES:
-        raise UserError(f"list {what}: no such thing{did_you_mean(what, [*REGISTRIES, 'priors', 'grids'])}")
+        raise UserError(f"list {what}: not a kind of name{did_you_mean(what, [*REGISTRIES, 'priors', 'grids'])}")
     registry = getattr(import_module(REGISTRIES[what]), what)
     if what == "datasets":
         return [(name, _dataset(name, data)) for name in registry]
-    found = [(name, _line(registry, name)) for name in registry]
+    rows = [(name, _line(registry, name)) for name in registry]
     if what == "backbones":
-        found.append(("timm:<model>", "any model of timm, also by its bare name."))
-    return found
+        rows.append(("timm:<model>", "any model of timm, also by its bare name."))
+    return rows
 
 
 def _priors(data: Path) -> list[tuple[str, str]]:
@@ -124,7 +124,7 @@ def _dataset(name: str, data: Path) -> str:
         info = find_dataset(name, data)
         if not info.here(data):
             return f"{info.title}: not in {data}; {info.hint}"
-        facts = cached_facts(info, Places(data=data, results=data, grid=""))
+        facts = cached_facts(info, Paths(data=data, results=data, grid=""))
         return f"{facts.title}: here" if facts else f"{info.title_here(data)}: here; `prepare` counts its images"
     except Exception as error:  # a plugin may raise anything
-        return told(error)
+        return describe_error(error)

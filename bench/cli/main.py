@@ -27,7 +27,7 @@ for verb in (run, check, report, status, cancel, prepare, merge, schema):
     app.command()(verb)
 app.command("list")(list_names)
 app.command(hidden=True)(worker)
-results_app = typer.Typer(help="As `merge` was called before.", no_args_is_help=True, rich_markup_mode=None)
+results_app = typer.Typer(help="The old name of `merge`.", no_args_is_help=True, rich_markup_mode=None)
 results_app.command()(merge)
 app.add_typer(results_app, name="results", hidden=True)
 

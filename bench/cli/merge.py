@@ -31,14 +31,14 @@ def merge(
     from bench.store.record import read_record
     from bench.toy.study import read_toy
 
-    found = plan_merge(sources, into, keep_first, (read_record, read_toy))
-    copy_files(found)
-    replaced = sum(each.replaces for each in found.records)
+    planned = plan_merge(sources, into, keep_first, (read_record, read_toy))
+    copy_files(planned)
+    replaced = sum(each.replaces for each in planned.records)
     print(
-        f"{len(found.records)} records copied to {into}, {replaced} of them in place of a failed one's;"
-        f" {found.same} were there; {len(found.backbones)} backbones of priors copied"
+        f"{len(planned.records)} records copied to {into}, {replaced} of them in place of a failed one's;"
+        f" {planned.same} were there; {len(planned.backbones)} backbones of priors copied"
     )
-    for each in found.left_out:
+    for each in planned.left_out:
         print(one_line(f"left out: {each.path}: {each.reason}"), file=sys.stderr)
-    if found.left_out:
+    if planned.left_out:
         raise typer.Exit(1)

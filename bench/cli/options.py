@@ -8,13 +8,16 @@ import typer
 
 from bench.core.errors import UserError
 from bench.core.paths import expanded
+from bench.plan.request import split_profile
 
 PathOption = partial(typer.Option, parser=expanded, metavar="PATH")
 PathArgument = partial(typer.Argument, parser=expanded)
 
-GridArgument = Annotated[str | None, typer.Argument(help="a shipped grid's name, or the path of a YAML file")]
-SameOption = Annotated[str | None, typer.Option("--grid", hidden=True)]  # the same, as it was said before
-ProfileOption = Annotated[str | None, typer.Option(help="overrides of the grid's profiles; `mini` suits any grid")]
+GRID = "a shipped grid's name or a YAML file, or GRID@PROFILE; the profile `mini` suits any grid"
+GridArgument = Annotated[str | None, typer.Argument(help=GRID)]
+# The grid and its profile, as scripts that were written before have them.
+NamedOption = Annotated[str | None, typer.Option("--grid", hidden=True)]
+ProfileOption = Annotated[str | None, typer.Option("--profile", hidden=True)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as protocol.epochs=2; repeatable")]
 RehearseOption = Annotated[bool, typer.Option("--rehearse", help="every cell in a few steps, on stand-in data")]
 OnlyOption = Annotated[
@@ -22,17 +25,18 @@ OnlyOption = Annotated[
 ]
 DataOption = Annotated[Path, PathOption("--data-root", envvar="BENCH_DATA", help="folder of datasets and priors")]
 ResultsOption = Annotated[Path, PathOption("--results", help="folder of records, one below it for each grid")]
-CellsOption = Annotated[bool, typer.Option("--cells", help="a line for each cell")]
 JsonOption = Annotated[bool, typer.Option("--json", help="for programs: JSON instead of a table")]
-PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file that registers something")]
+PluginOption = Annotated[list[Path] | None, PathOption("--plugin", help="Python file of a plugin; repeatable")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-WorkersOption = Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)]
 
 
-def chosen_grid(argument: str | None, option: str | None) -> str:
-    """Return the grid that a command is given, as its argument or by `--grid`. Raises UserError unless it is one."""
+def chosen_grid(argument: str | None, option: str | None, profile: str | None) -> tuple[str, str | None]:
+    """Return the grid that a command is given, and its profile. Raises UserError unless it is one of each."""
     if argument is not None and option is not None:
         raise UserError(f"{argument} --grid {option}: name one grid")
     if argument is None and option is None:
         raise UserError("name a grid, such as quickstart; `list grids` shows those that are shipped")
-    return argument or option or ""
+    grid, named = split_profile(argument or option or "")
+    if named is not None and profile is not None:
+        raise UserError(f"{grid}@{named} --profile {profile}: name one profile")
+    return grid, profile if named is None else named

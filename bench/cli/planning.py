@@ -1,16 +1,16 @@
-"""From what a verb is asked to the grid, study or tasks that are meant. Torch is imported where it is needed."""
+"""From a request to its grid, study or tasks. Torch is imported where it is needed."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.request import Request
 from bench.core.errors import UserError
+from bench.plan.request import Request
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.core.paths import Places
+    from bench.core.paths import Paths
     from bench.grid.schema import Grid
     from bench.plan.graph import Task
     from bench.plan.state import Outcome
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def toy_of(request: Request, only: str | None = None) -> "ToyGrid | None":
-    """Return the study that is asked for, None when it is a grid with cells."""
+    """Return the study that is asked for, None if it is a grid with cells."""
     from bench.toy.study import find_toy
 
     toy = find_toy(request.grid, request.profile, request.settings)
@@ -28,16 +28,13 @@ def toy_of(request: Request, only: str | None = None) -> "ToyGrid | None":
     return toy
 
 
-def planned(request: Request, only: str | None = None) -> "tuple[Grid, Places, list[Task]]":
-    from bench.core.paths import Places
-    from bench.plan.load import load_grid
-
-    spec = load_grid(request.grid, request.profile, request.settings)
-    places = Places(data=request.data_root or Path("data"), results=request.results, grid=spec.name)
-    return spec, places, tasks_of(spec, only, places)
+def planned(request: Request, only: str | None = None) -> "tuple[Grid, Paths, list[Task]]":
+    """Return a grid, where its data and records lie, and its tasks. Raises UserError."""
+    spec, paths = request.load()
+    return spec, paths, tasks_of(spec, only, paths)
 
 
-def tasks_of(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
+def tasks_of(spec: "Grid", only: str | None, paths: "Paths") -> "list[Task]":
     """Return the tasks of a grid, or of those of its cells that `--only` names and what these need."""
     from bench.grid.expand import expand, select
 
@@ -45,7 +42,7 @@ def tasks_of(spec: "Grid", only: str | None, places: "Places") -> "list[Task]":
     chosen = cells if only is None else select(cells, only)  # a mistake there is said before torch is imported
     from bench.plan.graph import plan
 
-    return plan(cells, chosen, places, f"grid {spec.name}")
+    return plan(cells, chosen, paths, f"grid {spec.name}")
 
 
 def load_plugins(paths: list[Path] | None) -> None:
@@ -57,7 +54,7 @@ def load_plugins(paths: list[Path] | None) -> None:
 
 def run_here(
     tasks: "list[Task]",
-    places: "Places",
+    paths: "Paths",
     device: "torch.device",
     workers: int,
     limits: "Limits | None" = None,
@@ -69,6 +66,6 @@ def run_here(
     from bench.run.runner import run_tasks
 
     def run(part: "Sequence[Task]") -> "list[Outcome]":
-        return run_tasks(part, places, device, workers, Display(places.mark), limits)
+        return run_tasks(part, paths, device, workers, Display(paths.mark), limits)
 
-    return concluded(lambda: in_turns(tasks, plan_again or (lambda: tasks), run), places)
+    return concluded(lambda: in_turns(tasks, plan_again or (lambda: tasks), run), paths)

@@ -10,9 +10,8 @@ import typer
 
 from bench.cli.options import PathOption, PluginOption, ResultsOption, SetOption
 from bench.cli.planning import load_plugins, toy_of
-from bench.cli.request import Request
 from bench.core.errors import UserError
-from bench.core.paths import expanded, is_file
+from bench.plan.request import Request, split_profile
 
 if TYPE_CHECKING:
     from bench.grid.schema import Grid
@@ -38,7 +37,7 @@ def report(
     """
     load_plugins(plugin)
     words = [word.strip() for word in formats.split(",")] if formats is not None else None
-    asked = Request(grid or "quickstart", None, settings or (), plugin or (), results=results)
+    asked = Request(grid or "quickstart", None, tuple(settings or ()), tuple(plugin or ()), results=results)
     write = _write_all if grid is None else _write
     if not write(asked, out, words):
         raise typer.Exit(1)
@@ -88,13 +87,10 @@ def _write(asked: Request, out: Path, formats: list[str] | None) -> bool:
 def recorded(asked: Request) -> "tuple[Grid | ToyGrid, Request]":
     """Return the grid or study that records were made of, and what was asked to make them."""
     from bench.grid.expand import REHEARSAL, rehearsed
-    from bench.plan.load import load_grid
 
-    request = replace(asked, grid=asked.grid.removesuffix(REHEARSAL))
-    base, _, profile = request.grid.rpartition("@")
-    if base and "/" not in profile and not is_file(expanded(request.grid)):
-        request = replace(request, grid=base, profile=profile)
+    grid, profile = split_profile(asked.grid.removesuffix(REHEARSAL))
+    request = replace(asked, grid=grid, profile=profile)
     if toy := toy_of(request):
         return toy, request
-    spec = load_grid(request.grid, request.profile, request.settings)
+    spec, _ = request.load()
     return (rehearsed(spec) if asked.grid.endswith(REHEARSAL) else spec), request

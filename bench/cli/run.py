@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import (
-    CellsOption,
     DataOption,
+    DeviceOption,
     GridArgument,
     JsonOption,
+    NamedOption,
     OnlyOption,
     PluginOption,
     ProfileOption,
     RehearseOption,
     ResultsOption,
-    SameOption,
     SetOption,
     chosen_grid,
 )
 from bench.cli.planning import planned, run_here, tasks_of, toy_of
-from bench.cli.request import Request
 from bench.core.environment import in_torchrun, whole_number
 from bench.core.errors import UserError
+from bench.plan.request import Request
 
 if TYPE_CHECKING:
-    from bench.core.paths import Places
+    from bench.core.paths import Paths
     from bench.grid.schema import Grid
     from bench.plan.graph import Task
     from bench.plan.state import Outcome
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CellOption = Annotated[
     list[str] | None,
-    typer.Option("--cell", help="id of a cell to run; repeatable; - reads ids from standard input"),
+    typer.Option("--cell", hidden=True),  # id of a cell to run; repeatable; - reads ids from standard input
 ]
 SlurmOption = Annotated[
     list[str] | None,
@@ -49,26 +49,32 @@ SlurmOption = Annotated[
 
 def run(
     grid: GridArgument = None,
-    named: SameOption = None,
+    named: NamedOption = None,
     profile: ProfileOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
     cell: CellOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    executor: Annotated[str, typer.Option(help="how cells are run; `list executors` tells")] = "local",
+    device: DeviceOption = "auto",
+    executor: Annotated[str, typer.Option(help="how to run cells; `list executors` has the names")] = "local",
     data_root: DataOption = Path("data"),
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
-    workers: Annotated[int, typer.Option(help="processes that decode images of a set that streams", min=0)] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is done, what is to do, and its cost")] = False,
-    cells: CellsOption = False,
+    workers: Annotated[int, typer.Option(help="processes that decode images of a streamed dataset", min=0)] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only print what is done, what is left, and its cost")
+    ] = False,
+    cells: Annotated[bool, typer.Option("--cells", hidden=True)] = False,
     as_json: JsonOption = False,
     rehearse: RehearseOption = False,
-    retry: Annotated[list[str] | None, typer.Option(help="only cells that are failed, oom or timeout")] = None,
-    cell_timeout: Annotated[float | None, typer.Option(help="seconds that a cell may take in all", min=0)] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="equal bits on a GPU; slower")] = False,
-    jobs: Annotated[int | None, typer.Option(help="cells at a time on a CPU, each in a process of its own")] = None,
-    jobs_per_gpu: Annotated[int | None, typer.Option(help="cells at a time on each GPU, each in a process")] = None,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="only cells that are failed, oom or timeout; repeatable")
+    ] = None,
+    cell_timeout: Annotated[float | None, typer.Option(help="time limit of a cell, in seconds", min=0)] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="the same bits in each run on a GPU; slower")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(help="cells at a time, on the CPU or on each GPU")] = None,
+    jobs_per_gpu: Annotated[int | None, typer.Option(hidden=True)] = None,  # as --jobs was called on a GPU
     gpus_per_cell: Annotated[int | None, typer.Option(help="GPUs (or processes) that train each cell", min=1)] = None,
     slurm: SlurmOption = None,
 ) -> None:
@@ -77,11 +83,13 @@ def run(
     from bench.run.request import RunRequest
 
     refuse_torchrun()
-    given = (chosen_grid(grid, named), profile, tuple(settings or ()), tuple(plugin or ()), data_root, results)
+    if cells:
+        raise UserError("--cells is an option of `status`; `run --dry-run --json` says what each cell costs")
+    given = (*chosen_grid(grid, named, profile), tuple(settings or ()), tuple(plugin or ()), data_root, results)
     request = RunRequest(*given, device, workers, deterministic, cell_timeout)
-    resources = Resources(jobs, jobs_per_gpu, gpus_per_cell, tuple(slurm or ()) or None)
+    resources = Resources(jobs_per_gpu if jobs is None else jobs, gpus_per_cell, tuple(slurm or ()) or None)
     call = Call(request, resources, executor, only, tuple(cell or ()), tuple(retry or ()), rehearse, dry_run)
-    call.start(cells, as_json)
+    call.start(as_json)
 
 
 def worker(part: Annotated[str, typer.Argument(help="which cell, in JSON")]) -> None:
@@ -115,20 +123,14 @@ class Call:
     rehearse: bool
     dry_run: bool
 
-    @property
-    def shared(self) -> Request:
-        """What other verbs are asked too."""
-        asked = self.request
-        return Request(asked.grid, asked.profile, asked.settings, asked.plugins, asked.data_root, asked.results)
-
-    def start(self, cells: bool, as_json: bool) -> None:
-        """Do what is asked: run a study or cells, or say what they cost, cell by cell or in JSON."""
-        if (cells or as_json) and not self.dry_run:
-            raise UserError("--cells and --json are for --dry-run and `status`")
-        if toy := toy_of(self.shared, self.only):
+    def start(self, as_json: bool) -> None:
+        """Do what is asked: run a study or cells, or say what they cost."""
+        if as_json and not self.dry_run:
+            raise UserError("--json is for --dry-run and `status`")
+        if toy := toy_of(self.request, self.only):
             self.run_toy(toy, as_json)
         elif self.dry_run:
-            self.estimate(cells, as_json)
+            self.estimate(as_json)
         else:
             self.run()
 
@@ -145,54 +147,54 @@ class Call:
             print_states(toy, self.request.results, as_json)
         else:
             run_toy(toy, self.request.results)
-            print(f"{self.shared.command('report')}  makes a table and a plot of them")
+            print(f"{self.request.command('report')}  makes a table and a plot of them")
 
-    def estimate(self, cells: bool, as_json: bool) -> None:
+    def estimate(self, as_json: bool) -> None:
         """Say what is done, what a run would do, and what it costs."""
-        _, _, places, tasks = self._planned()
+        _, _, paths, tasks = self._planned()
         from bench.core.device import find_device
         from bench.plan.estimate import cost_lines, estimated, print_estimate
 
-        lines = estimated(tasks, places)
+        lines = estimated(tasks, paths)
         if as_json:
             print(json.dumps([line.facts() for line in lines], indent=1))
             return
-        print_estimate(lines, cells)
+        print_estimate(lines)
         lacking = [line.task for line in lines if line.kind == "missing"]
-        print(self._missing(lacking, places), end="")
-        print("\n".join(cost_lines(lines, places, find_device(self.request.device))))
+        print(self._missing(lacking, paths), end="")
+        print("\n".join(cost_lines(lines, paths, find_device(self.request.device))))
 
     def run(self) -> None:
         """Run or rehearse the cells, and say what to do next."""
-        runs, spec, places, tasks = self._planned()
+        runs, spec, paths, tasks = self._planned()
         from bench.plan.state import Outcome, recorded
         from bench.run.control import concluded, in_turns, speaks
         from bench.run.executors import Work
 
         if self.rehearse:
-            self._conclude(self._rehearse(spec, tasks, places), places)
+            self._conclude(self._rehearse(spec, tasks, paths), paths)
             return
-        elsewhere = recorded(tasks, places)
+        elsewhere = recorded(tasks, paths)
         there = [Outcome(task, "done", cached=True) for task in tasks if task.cell.key() in elsewhere]
         left = [task for task in tasks if task.cell.key() not in elsewhere]
 
         def again() -> "list[Task]":
-            fresh = left if self.cells or self.retry else planned(self.shared, self.only)[2]
+            fresh = left if self.cells or self.retry else planned(self.request, self.only)[2]
             return [task for task in fresh if task.cell.key() not in elsewhere]
 
         def run(part: "Sequence[Task]") -> "list[Outcome]":
-            return runs.run(Work(part, places, self.request))
+            return runs.run(Work(part, paths, self.request))
 
-        outcomes = concluded(lambda: [*there, *in_turns(left, again, run)], places)
+        outcomes = concluded(lambda: [*there, *in_turns(left, again, run)], paths)
         if speaks() and spec.claims and any(outcome.status == "done" for outcome in outcomes):
             from bench.report.claims import judged
             from bench.report.collect import collect
             from bench.report.render.text import verdict_text
 
-            print(verdict_text(judged(collect(spec, places.records))))
-        self._conclude(outcomes, places)
+            print(verdict_text(judged(collect(spec, paths.records))))
+        self._conclude(outcomes, paths)
 
-    def _planned(self) -> "tuple[Executor, Grid, Places, list[Task]]":
+    def _planned(self) -> "tuple[Executor, Grid, Paths, list[Task]]":
         """Return who runs what. Raises UserError when what is asked cannot be."""
         from bench.run.control import check_retry, chosen
         from bench.run.executors import Resources, find_executor
@@ -206,15 +208,15 @@ class Call:
         if self.rehearse and self.dry_run:
             raise UserError("--rehearse --dry-run: choose one; --dry-run says what the real run costs")
         runs = find_executor(self.executor, self.request.device, self.resources)
-        spec, places, tasks = planned(self.shared, self.only)
-        return runs, spec, places, chosen(tasks, places, self.cells, self.retry)
+        spec, paths, tasks = planned(self.request, self.only)
+        return runs, spec, paths, chosen(tasks, paths, self.cells, self.retry)
 
-    def _missing(self, tasks: "Sequence[Task]", places: "Places") -> str:
+    def _missing(self, tasks: "Sequence[Task]", paths: "Paths") -> str:
         from bench.plan.state import missing_text
 
-        return missing_text(tasks, places, self.shared.command("prepare"))
+        return missing_text(tasks, paths, self.request.command("prepare"))
 
-    def _conclude(self, outcomes: "Sequence[Outcome]", places: "Places") -> None:
+    def _conclude(self, outcomes: "Sequence[Outcome]", paths: "Paths") -> None:
         """Print the command that comes next, and end with exit code 1 when a cell has no result."""
         from bench.plan.graph import Missing, Waiting
         from bench.run.control import speaks
@@ -222,53 +224,52 @@ class Call:
         bad = [outcome for outcome in outcomes if outcome.bad]
         if bad:
             lacking = [outcome.task for outcome in bad if isinstance(outcome.task, Missing)]
-            said = self._missing(lacking, places) if speaks() else ""
-            said += self._instead(lacking, places) if said and len(lacking) == len(outcomes) else ""
+            said = self._missing(lacking, paths) if speaks() else ""
+            said += self._instead(lacking, paths) if said and len(lacking) == len(outcomes) else ""
             print(said, end="", file=sys.stderr)
             raise typer.Exit(1)
         if any(outcome.status == "queued" for outcome in outcomes):
             if waiting := sum(isinstance(outcome.task, Waiting) for outcome in outcomes):
                 print(f"{waiting} cells wait for trials: the same command submits them once these are done")
-            print(f"{self.shared.command('status')}  shows how far they are")
-            print(f"{self.shared.command('cancel')}  takes them out of the queue")
+            print(f"{self.request.command('status')}  shows how far they are")
+            print(f"{self.request.command('cancel')}  takes them out of the queue")
         elif speaks():
             more = ["--rehearse"] if self.rehearse else []
-            print(f"{self.shared.command('report', *more)}  makes tables and plots of them")
+            print(f"{self.request.command('report', *more)}  makes tables and plots of them")
 
-    def _instead(self, tasks: "Sequence[Task]", places: "Places") -> str:
+    def _instead(self, tasks: "Sequence[Task]", paths: "Paths") -> str:
         """Return what cells cost of which none can run, and what can be run here and now."""
         from bench.core.device import find_device
         from bench.plan.estimate import cost_lines, estimated
 
-        cost = cost_lines(estimated(tasks, places), places, find_device(self.request.device))[1:3]
+        cost = cost_lines(estimated(tasks, paths), paths, find_device(self.request.device))[1:3]
         rows = [
-            (self.shared.command("run", "--rehearse"), "every cell in a few steps"),
+            (self.request.command("run", "--rehearse"), "every cell in a few steps"),
             (Request("quickstart").command("run"), "minutes on two cores"),
             (Request("cifar_small").command("run"), "half an hour, once prepared"),
         ]
         return "\n".join([*cost, "here and now:", *(f"  {command}  {what}" for command, what in rows), ""])
 
-    def _rehearse(self, spec: "Grid", tasks: "list[Task]", places: "Places") -> "list[Outcome]":
+    def _rehearse(self, spec: "Grid", tasks: "list[Task]", paths: "Paths") -> "list[Outcome]":
         """Rehearse a grid, say which of its `tasks` would fail here, and return what failed in the rehearsal."""
         from bench.core.device import find_device
         from bench.grid.expand import expand, rehearsed
         from bench.plan.rehearsal import lay_out, obstacles, stage
-        from bench.run.progress import describe
 
         short = rehearsed(spec)
-        there = stage(places, short.name)
-        lay_out(expand(short), places.data, there.data)
+        there = stage(paths, short.name)
+        lay_out(expand(short), paths.data, there.data)
         device, workers, limits = find_device(self.request.device), self.request.workers, self.request.limits()
 
         def plan_short() -> "list[Task]":
             return tasks_of(short, self.only, there)
 
         outcomes = run_here(plan_short(), there, device, workers, limits, plan_short)
-        reasons = obstacles(tasks, places)
+        reasons = obstacles(tasks, paths)
         for reason, stopped in reasons.items():
             print(f"{len(stopped)} of {len(tasks)} cells would fail: {reason}")
             for task in stopped:
-                print(f"  {describe(task.cell)}")
+                print(f"  {task.cell}")
         if not reasons:
             print(f"all {len(tasks)} cells have what they need here")
         return [outcome for outcome in outcomes if outcome.status not in {"done", "skipped"}]

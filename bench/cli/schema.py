@@ -5,7 +5,7 @@ from typing import Any
 
 
 def schema() -> None:
-    """Print the JSON schema of a grid: an editor that is given it completes and checks YAML."""
+    """Print the JSON schema of a grid, by which editors complete and check its YAML."""
     print(json.dumps(grid_schema(), indent=1))
 
 

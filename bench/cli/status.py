@@ -5,11 +5,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from bench.cli import options
 from bench.cli.planning import load_plugins, planned, toy_of
-from bench.cli.request import Request
+from bench.plan.request import Request
 
 if TYPE_CHECKING:
     from bench.plan.graph import Task
@@ -21,18 +23,19 @@ MOST = 10  # cells of which more is said
 
 def status(
     grid: options.GridArgument = None,
-    named: options.SameOption = None,
+    named: options.NamedOption = None,
     profile: options.ProfileOption = None,
     settings: options.SetOption = None,
     only: options.OnlyOption = None,
     data_root: options.DataOption = Path("data"),
     results: options.ResultsOption = Path("results"),
     plugin: options.PluginOption = None,
-    cells: options.CellsOption = False,
+    cells: Annotated[bool, typer.Option("--cells", help="a line for each cell, with its id")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Show how far the cells of a grid are."""
-    request = Request(options.chosen_grid(grid, named), profile, settings or (), plugin or (), data_root, results)
+    chosen = options.chosen_grid(grid, named, profile)
+    request = Request(*chosen, tuple(settings or ()), tuple(plugin or ()), data_root, results)
     if toy := toy_of(request, only):
         from bench.toy.study import print_states
 
@@ -43,16 +46,16 @@ def status(
     from bench.run.status import states_of
 
     load_plugins(plugin)
-    _, places, tasks = planned(request, only)
-    jobs = jobs_of(places)  # before the records are read: what ends in between is not taken for lost
-    states = states_of(tasks, places, jobs)
+    _, paths, tasks = planned(request, only)
+    jobs = jobs_of(paths)  # before the records are read: what ends in between is not taken for lost
+    states = states_of(tasks, paths, jobs)
     if as_json:
         known = ({"state": state.kind, "text": state.text, "linear": state.linear} for state in states)
         print(json.dumps([facts(task) | its for task, its in zip(tasks, known, strict=True)], indent=1))
         return
     (_print_cells if cells else _print_groups)(tasks, states)
     lacking = [task for task, state in zip(tasks, states, strict=True) if state.kind == "missing"]
-    print(missing_text(lacking, places, request.command("prepare")), end="")
+    print(missing_text(lacking, paths, request.command("prepare")), end="")
     elsewhere = sum("not here" in state.text for state in states if state.kind == "done")
     by_record = f"; {elsewhere} by records alone: their data is not here" if elsewhere else ""
     print(_counted(states) + by_record)
@@ -64,17 +67,17 @@ def _counted(states: "Sequence[State]") -> str:
 
 def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     """Print how far each cell is."""
-    from bench.core.terminal import print_table
+    from bench.core.terminal import table_text
     from bench.plan.state import shown_id
 
     short = ["missing" if state.kind == "missing" else state.text for state in states]
     rows = zip([shown_id(task) for task in tasks], [str(task.cell) for task in tasks], short, strict=True)
-    print_table(("id", "cell", "state"), rows, states="state")
+    print(table_text(("id", "cell", "state"), rows, states="state"))
 
 
 def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     """Print how far the cells of each dataset and arm are, and more of those that run or have failed."""
-    from bench.core.terminal import print_table
+    from bench.core.terminal import table_text
     from bench.grid.tune import arm_or_trials
 
     groups: dict[tuple[str, str], dict[float, list[State]]] = defaultdict(lambda: defaultdict(list))
@@ -86,7 +89,7 @@ def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
         every = [state for there in budgets.values() for state in there]
         shown = ", ".join(f"{budget:.0%}" for budget in budgets)
         lines.append((*names, _counted(every), shown, means if any(state.linear for state in every) else ""))
-    print_table(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells")
+    print(table_text(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells"))
     loud = [(task, state) for task, state in zip(tasks, states, strict=True) if state.kind not in QUIET]
     for task, state in loud[:MOST]:
         print(f"{task.cell}: {state.text}")
@@ -101,20 +104,18 @@ def _mean(states: "Sequence[State]") -> str:
 
 def cancel(
     grid: options.GridArgument = None,
-    named: options.SameOption = None,
+    named: options.NamedOption = None,
     profile: options.ProfileOption = None,
-    settings: options.SetOption = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", hidden=True)] = None,
     results: options.ResultsOption = Path("results"),
 ) -> None:
     """Cancel a grid's jobs on the cluster; running cells save themselves."""
-    request = Request(options.chosen_grid(grid, named), profile, settings or ())
+    request = Request(*options.chosen_grid(grid, named, profile), tuple(settings or ()), results=results)
     if toy := toy_of(request):
         print(f"{toy.name} has no jobs")
         return
-    from bench.core.paths import Places
-    from bench.plan.load import load_grid
     from bench.run.executors.slurm import cancel
 
-    spec = load_grid(request.grid, profile, request.settings)
-    cancelled = cancel(Places(data=Path(), results=results, grid=spec.name))
+    spec, paths = request.load()
+    cancelled = cancel(paths)
     print(f"{len(cancelled)} jobs of {spec.name} cancelled" if cancelled else f"{spec.name} has no jobs in the queue")

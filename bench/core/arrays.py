@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from bench.core.errors import DamagedFile, told
+from bench.core.errors import DamagedFile, describe_error
 from bench.core.files import atomic_write
 
 SEAL = "sha256"  # what the digest of the texts is called among them; an array's has its name before it
@@ -44,7 +44,7 @@ def read_arrays(path: Path, *names: str) -> tuple[dict[str, npt.NDArray[Any]], d
         whole = texts.pop(SEAL) == _seal(texts)
         whole = whole and all(texts[f"{name} {SEAL}"] == _digest(array) for name, array in arrays.items())
     except Exception as error:  # numpy and safetensors raise nearly anything on a damaged file
-        raise DamagedFile(f"{path}: {told(error)}") from error
+        raise DamagedFile(f"{path}: {describe_error(error)}") from error
     if not whole:
         raise DamagedFile(f"{path}: not what was written")
     return arrays, texts

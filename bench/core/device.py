@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
 
 
 def is_lost(device: torch.device) -> bool:
-    """Return whether the device answers this process no more."""
+    """Return whether the device no longer responds to this process."""
     try:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -51,7 +51,7 @@ class _Dropping(io.FileIO):
             if not (self.complained or isinstance(error, BrokenPipeError)):
                 self.complained = True
                 with suppress(OSError):
-                    os.write(2, f"what is said here cannot be written ({error.strerror}); the work goes on\n".encode())
+                    os.write(2, f"this output cannot be written ({error.strerror}); the work goes on\n".encode())
             return len(data)
         return count
 

@@ -83,14 +83,14 @@ class Lost(Exception):
 
 
 class DeviceLost(Exception):
-    """The GPU no longer answers this process, as after an assertion in a kernel: only another process can go on."""
+    """The GPU no longer responds to this process, as after an assertion in a kernel: only another process can go on."""
 
 
 class OutOfMemory(Exception):
     """Memory did not suffice; the message says for what."""
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error and its cause as one line of printable text."""
     cause = error
     for _ in range(MOST_CAUSES):  # an error may be its own cause

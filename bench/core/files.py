@@ -101,7 +101,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(directory)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems know no such thing
+        if error.errno != errno.EINVAL:  # some file systems cannot
             raise
     finally:
         os.close(directory)

@@ -29,7 +29,7 @@ POLL = 1.0  # seconds between two looks at a lock that is waited for
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, and how long ago it said so."""
+    """Who holds a lock, and how old its heartbeat is."""
 
     name: str  # host:pid
     seconds: float

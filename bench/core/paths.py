@@ -28,7 +28,7 @@ def is_file(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Places:
+class Paths:
     """The folders of a run.
 
     Args:

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.core.errors import PluginError, UserError, did_you_mean, told
+from bench.core.errors import PluginError, UserError, describe_error, did_you_mean
 from bench.core.paths import is_file
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Registry(Generic[T]):
                 self._items[name] = point.load()
             except (Exception, SystemExit) as error:
                 raise PluginError(
-                    f"{self.kind} {name!r}: entry point {point.value!r} fails to import: {told(error)}"
+                    f"{self.kind} {name!r}: entry point {point.value!r} fails to import: {describe_error(error)}"
                 ) from error
         if name not in self._items:
             raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}")
@@ -124,4 +124,4 @@ def load_plugin(path: Path) -> None:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"--plugin {path}: {told(error)}") from error
+        raise UserError(f"--plugin {path}: {describe_error(error)}") from error

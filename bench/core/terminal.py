@@ -22,18 +22,6 @@ STYLES = {  # of words that tell a state
 }
 
 
-def print_table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Collection[str] = (),
-    shorten: str | None = None,
-    states: str | None = None,
-) -> None:
-    """Print a table: see `table_text`."""
-    text = table_text(head, rows, numbers, shorten, states)
-    print(text, end="\n" if text else "")
-
-
 def table_text(
     head: Sequence[str],
     rows: Iterable[Sequence[str]],

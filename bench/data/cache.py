@@ -14,7 +14,7 @@ import numpy as np
 from bench.core.arrays import read_arrays, write_arrays
 from bench.core.errors import DamagedFile, Lack, MissingError, PluginError, UserError
 from bench.core.files import reading
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import folder
 from bench.data.dataset import DatasetInfo, Labels, Split, datasets, find_dataset
 from bench.data.decode import content_digest, each
@@ -58,20 +58,20 @@ class DatasetCache:
     def __init__(self) -> None:
         self._held: dict[Path, ImageSet] = {}
 
-    def load(self, name: str, places: Places) -> ImageSet:
+    def load(self, name: str, paths: Paths) -> ImageSet:
         """Return a dataset; the last one stays in memory."""
-        info = find_dataset(name, places.data)
-        path = _path(info, places)
+        info = find_dataset(name, paths.data)
+        path = _path(info, paths)
         if path not in self._held:
-            found = _cached(info, path, places) or _read(info, path, places)
-            self._held = {path: found}
+            images = _cached(info, path, paths) or _read(info, path, paths)
+            self._held = {path: images}
         return self._held[path]
 
-    def facts(self, name: str, places: Places) -> DatasetFacts:
+    def facts(self, name: str, paths: Paths) -> DatasetFacts:
         """Return what is known of a dataset, from its file where that is there; else each image is decoded once."""
-        if facts := cached_facts(find_dataset(name, places.data), places):
+        if facts := cached_facts(find_dataset(name, paths.data), paths):
             return facts
-        images = self.load(name, places)
+        images = self.load(name, paths)
         return DatasetFacts(images.title, images.digest, images.train_images)  # without the images, which are large
 
     def clear(self) -> None:
@@ -83,30 +83,30 @@ dataset_cache = DatasetCache()
 load_dataset, dataset_facts = dataset_cache.load, dataset_cache.facts
 
 
-def cached_facts(info: DatasetInfo, places: Places) -> DatasetFacts | None:
+def cached_facts(info: DatasetInfo, paths: Paths) -> DatasetFacts | None:
     """Return what the cache knows of a dataset, None when that is nothing; no image is read. Raises UserError."""
     try:
-        labels, texts = read_arrays(_path(info, places), "train_labels", "test_labels")
+        labels, texts = read_arrays(_path(info, paths), "train_labels", "test_labels")
     except DamagedFile:
         return None
     train, test = labels["train_labels"], labels["test_labels"]
-    return DatasetFacts(_title(info, train, test, places), texts["digest"], len(train))
+    return DatasetFacts(_title(info, train, test, paths), texts["digest"], len(train))
 
 
-def _path(info: DatasetInfo, places: Places) -> Path:
+def _path(info: DatasetInfo, paths: Paths) -> Path:
     """Return where a dataset is kept: another place for each name, size and time of its files. Raises UserError."""
     sha = hashlib.sha256(VERSION)
     # Images that no file holds are made by the dataset's own code.
-    for file in info.files(places.data) or [Path(inspect.getfile(type(info)))]:
+    for file in info.files(paths.data) or [Path(inspect.getfile(type(info)))]:
         with reading(file):
             status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{file}: not a regular file")
         sha.update(os.fsencode(file) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return places.cache / "datasets" / f"{info.name}-{sha.hexdigest()[:16]}.safetensors"
+    return paths.cache / "datasets" / f"{info.name}-{sha.hexdigest()[:16]}.safetensors"
 
 
-def _cached(info: DatasetInfo, path: Path, places: Places) -> ImageSet | None:
+def _cached(info: DatasetInfo, path: Path, paths: Paths) -> ImageSet | None:
     """Return a dataset from its file; None when there is none, or it is damaged and must be made anew."""
     names = ("train_images", "train_labels", "test_images", "test_labels")
     try:
@@ -114,24 +114,24 @@ def _cached(info: DatasetInfo, path: Path, places: Places) -> ImageSet | None:
     except DamagedFile:
         return None
     if info.streams:
-        train, test = info.read(places.data)
+        train, test = info.read(paths.data)
     else:
         train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
-    return _image_set(_title(info, train.labels, test.labels, places), texts["digest"], train, test)
+    return _image_set(_title(info, train.labels, test.labels, paths), texts["digest"], train, test)
 
 
-def _read(info: DatasetInfo, path: Path, places: Places) -> ImageSet:
+def _read(info: DatasetInfo, path: Path, paths: Paths) -> ImageSet:
     """Return a dataset from where its files are, and keep it at `path`."""
-    if not info.here(places.data):
+    if not info.here(paths.data):
         hint = f"; {info.hint}" if info.hint else ""
         raise MissingError(
-            f"dataset {info.name!r} is not there: looked in {places.data.absolute() / info.name}{hint}; --data-root or"
+            f"dataset {info.name!r} is not there: looked in {paths.data.absolute() / info.name}{hint}; --data-root or"
             " BENCH_DATA names the folder that holds it",
             Lack(f"dataset {info.name}", info.hint),
         )
-    train, test = info.read(places.data)
-    _check(info, train, test, places)
-    title = _title(info, train.labels, test.labels, places)  # another set is refused before each file is read
+    train, test = info.read(paths.data)
+    _check(info, train, test, paths)
+    title = _title(info, train.labels, test.labels, paths)  # another set is refused before each file is read
     digest = _digest(train, test, info.image_size)
     arrays: dict[str, Any] = {"train_labels": train.labels, "test_labels": test.labels}
     if not info.streams:
@@ -149,7 +149,7 @@ def _image_set(title: str, digest: str, train: Split, test: Split) -> ImageSet:
     return ImageSet(title, digest, len(train), int(train.labels.max()) + 1, train, test)
 
 
-def _check(info: DatasetInfo, train: Split, test: Split, places: Places) -> None:
+def _check(info: DatasetInfo, train: Split, test: Split, paths: Paths) -> None:
     """Raise PluginError unless each split has images and labels as loaders take them, and UserError on an empty one."""
     whose, size = datasets.describe(type(info)), info.image_size
     for name, split in (("training", train), ("test", test)):
@@ -157,7 +157,7 @@ def _check(info: DatasetInfo, train: Split, test: Split, places: Places) -> None
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1 or (labels < 0).any():
             raise PluginError(f"{whose}: `read` must return splits with N labels, int64 and from 0 on")
         if not len(split):
-            raise UserError(f"dataset {info.name!r} in {places.data}: no {name} image")
+            raise UserError(f"dataset {info.name!r} in {paths.data}: no {name} image")
         if len(images) != len(split):
             raise PluginError(f"{whose}: {len(images):,} {name} images with {len(split):,} labels")
         if isinstance(images, np.ndarray):
@@ -173,9 +173,9 @@ def _check(info: DatasetInfo, train: Split, test: Split, places: Places) -> None
             )
 
 
-def _title(info: DatasetInfo, train: Labels, test: Labels, places: Places) -> str:
+def _title(info: DatasetInfo, train: Labels, test: Labels, paths: Paths) -> str:
     """Return the title of a dataset with these labels. Raises UserError when they are those of another one."""
-    title, where = info.title_here(places.data), f"dataset {info.name!r} in {places.data}"
+    title, where = info.title_here(paths.data), f"dataset {info.name!r} in {paths.data}"
     for name, labels, whole in (("training", train, info.train_images), ("test", test, info.test_images)):
         classes = len(np.unique(labels))
         if info.classes is not None and classes != info.classes:

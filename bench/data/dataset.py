@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from bench.core.errors import MissingError, PluginError, UserError, did_you_mean, told
-from bench.core.paths import Places
+from bench.core.errors import MissingError, PluginError, UserError, describe_error, did_you_mean
+from bench.core.paths import Paths
 from bench.core.registry import Registry
 from bench.data import folder
 from bench.data.decode import decode
@@ -151,7 +151,7 @@ def _registered(name: str) -> DatasetInfo:
         info = make(name)
         complete = isinstance(info, DatasetInfo) and bool(info.title and info.short)
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{datasets.describe(make)}: {told(error)}") from error
+        raise PluginError(f"{datasets.describe(make)}: {describe_error(error)}") from error
     if not complete:
         raise PluginError(f"{datasets.describe(make)}: must be a subclass of DatasetInfo")
     return info
@@ -164,9 +164,9 @@ def short_name(name: str) -> str:
     return name
 
 
-def image_size(cell: Cell, places: Places) -> int:
+def image_size(cell: Cell, paths: Paths) -> int:
     """Return the pixels of a cell's square images: its protocol's, or else the dataset's own. Raises UserError."""
-    size = cell.protocol.input_size or find_dataset(cell.dataset, places.data).image_size
+    size = cell.protocol.input_size or find_dataset(cell.dataset, paths.data).image_size
     if size is None:
         raise UserError(f"dataset {cell.dataset!r} has no size of its own: set protocol.input_size, in pixels")
     return size

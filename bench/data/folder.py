@@ -106,17 +106,17 @@ def scan(base: Path) -> tuple[Listing, Listing, list[str]]:
 
 def _listing(split: Path, classes: list[str]) -> Listing:
     """Return the files of a split and their labels. Raises UserError."""
-    found = [_images(split / name) for name in classes]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
-    return [path for paths in found for path in paths], labels
+    by_class = [_images(split / name) for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in by_class])
+    return [path for paths in by_class for path in paths], labels
 
 
 def _images(folder: Path) -> list[Path]:
     """Return the images of a class folder. Raises UserError when there are none."""
-    found = files(folder)
-    if not found:
+    images = files(folder)
+    if not images:
         raise UserError(f"{folder}: the class folder is missing or has no image")
-    return found
+    return images
 
 
 def _splits(base: Path) -> tuple[Path, Path, list[str]]:
@@ -188,13 +188,13 @@ def lookalike(base: Path, name: str) -> str | None:
 def ignored(base: Path) -> Counter[str]:
     """Return how many files below a folder of images are not used, by suffix and place. Raises UserError."""
     train, test, _ = _splits(base)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for path in _below(base):
         split, *inner = path.relative_to(base).parts
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES or split not in {train.name, test.name} or len(inner) < 2:
-            found[f"{suffix or 'without a suffix'} in {split if inner else base.name}"] += 1
-    return found
+            counts[f"{suffix or 'without a suffix'} in {split if inner else base.name}"] += 1
+    return counts
 
 
 def write(base: Path, images: Iterable[npt.NDArray[np.uint8]], labels: npt.NDArray[np.int64], suffix: str) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from bench.core.errors import SealedError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import ImageSet, Split, balanced_part, image_size, load_dataset
 from bench.data.loader import Source, open_source
 from bench.grid.cell import Cell
@@ -46,10 +46,10 @@ class Sealed:
         raise SealedError("a trial that chooses a recipe has counted the test set")
 
 
-def open_images(cell: Cell, places: Places, device: torch.device, workers: int) -> Images:
+def open_images(cell: Cell, paths: Paths, device: torch.device, workers: int) -> Images:
     """Return the images that the cell uses. Raises UserError when they are missing or damaged."""
-    data = part_of(load_dataset(cell.dataset, places), cell, REHEARSED_TEST_IMAGES if places.rehearsal else None)
-    size = image_size(cell, places)
+    data = part_of(load_dataset(cell.dataset, paths), cell, REHEARSED_TEST_IMAGES if paths.rehearsal else None)
+    size = image_size(cell, paths)
     train = open_source(data.train, size, device, workers)
     if data.validation is None:
         return Images(train, open_source(data.test, size, device, workers), data.classes, size, data.title)

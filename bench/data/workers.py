@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from bench.core.errors import UserError, WorkerDied, told
+from bench.core.errors import UserError, WorkerDied, describe_error
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def decoded(dataset: Dataset[T], workers: int, **settings: Any) -> Iterator[T]:
         processes = getattr(batches, "_workers", ())  # active_children() leaves out those that have ended already
         if threading.current_thread() is threading.main_thread():
             # Torch raises the death of a worker wherever this process happens to be, once for each child that ends,
-            # be it in the midst of dealing with the first. Without its handler, asking for the next images does.
+            # even while the first is being dealt with. Without its handler, asking for the next images does.
             signal.signal(signal.SIGCHLD, before)
         yield from batches
     except UserError as error:  # of a worker, it comes with that process's traceback in its text
@@ -62,7 +62,7 @@ def _died(error: Exception, workers: Sequence[BaseProcess]) -> WorkerDied | None
     if code:
         said = f"ended with code {code}{f' ({signal.strsignal(-code)})' if code < 0 else ''}"
     else:
-        said = f"failed: {told(error)}"
+        said = f"failed: {describe_error(error)}"
     for sign, cure in CURES.items():
         if re.search(sign, said):
             return WorkerDied(f"a process that decodes images {said}; {cure}")

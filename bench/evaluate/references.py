@@ -15,7 +15,7 @@ from bench.core.arrays import read_arrays, write_arrays
 from bench.core.errors import DamagedFile, TrainingError, WriteError
 from bench.core.files import remove_leftovers, set_aside
 from bench.core.lock import wait_for
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data.augment import EvalView
 from bench.data.images import Images
 from bench.evaluate.features import extract
@@ -41,14 +41,14 @@ class Network:
 
 
 def find_or_make_references(
-    task: Ready, images: Images, places: Places, clock: Clock, check: Callable[[], None]
+    task: Ready, images: Images, paths: Paths, clock: Clock, check: Callable[[], None]
 ) -> References:
     """Return a cell's references; None for one whose features are not finite. The cache holds them after.
 
     Of several runners one evaluates a network, and the others wait; `check` is called meanwhile and may raise to stop
     there.
     """
-    cell, judge = task.cell, Judge(task, images, places.cache / "references", clock, check)
+    cell, judge = task.cell, Judge(task, images, paths.cache / "references", clock, check)
     untrained = Network(
         lambda: initial_backbone(cell.backbone, images.size, cell.seed).module,
         f"untrained {cell.backbone} {cell.seed}",

@@ -273,9 +273,9 @@ def cell_id(cell: Cell, inputs: Inputs) -> str:
 
 def _files(settings: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Return where settings name a prior that is a file: the mappings, and the key in each."""
-    places = [(settings, "warm_start")]
-    places += [(part, "prior") for name in ("rela", "accelerate") if (part := settings.get(name))]
-    return [(part, key) for part, key in places if str(part.get(key)).startswith("file:")]
+    paths = [(settings, "warm_start")]
+    paths += [(part, "prior") for name in ("rela", "accelerate") if (part := settings.get(name))]
+    return [(part, key) for part, key in paths if str(part.get(key)).startswith("file:")]
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.core.errors import OutOfMemory, told
+from bench.core.errors import OutOfMemory, describe_error
 
 # What torch, CUDA, cuBLAS and cuDNN say, in errors that are no OutOfMemoryError.
 SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -19,7 +19,7 @@ UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2*
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory does not suffice, the GPU's or the host's."""
-    said = isinstance(error, RuntimeError) and any(words in told(error) for words in SAID)
+    said = isinstance(error, RuntimeError) and any(words in describe_error(error) for words in SAID)
     return said or isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
 
 
@@ -96,8 +96,8 @@ def sentence(error: BaseException, device: torch.device, doing: str, batch: int 
 
 def _asked(message: str) -> int:
     """Return the bytes of the allocation that failed, as torch tells them; 0 when it does not."""
-    found = re.search(r"[Tt]ried to allocate ([\d.]+) (\w+)", message)
-    return int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
+    match = re.search(r"[Tt]ried to allocate ([\d.]+) (\w+)", message)
+    return int(float(match[1]) * UNITS.get(match[2], 0)) if match else 0
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -142,7 +142,7 @@ def _in_one_place(
     foreign = sorted(name for name in state.keys() - own.keys() if not name.startswith((*HEADS, *others)))
     foreign = [name for name in foreign if not name.endswith(COUNTERS)]
     if missing or foreign:
-        sentence = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r} too much"
+        sentence = f"lacks {missing[0]!r}" if missing else f"has an unexpected {foreign[0]!r}"
         behind = f" behind {prefix!r}" if prefix else ""
         count = len(missing) + len(foreign)
         raise UserError(f"{path}: does not fit the architecture: it {sentence}{behind} ({count} names differ)")

@@ -3,15 +3,15 @@
 import functools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from bench.core.errors import PluginError, UserError
-from bench.core.paths import Places
-from bench.core.terminal import print_table
+from bench.core.paths import Paths
+from bench.core.terminal import table_text
 from bench.data import image_size
 from bench.data.sampler import total_steps
 from bench.grid.cell import Cell
@@ -19,7 +19,7 @@ from bench.grid.tune import arm_or_trials
 from bench.measure.flops import step_flops
 from bench.models.backbones import build_backbone
 from bench.plan.graph import Missing, Ready, Task, Waiting
-from bench.plan.state import facts, recorded, shown_id, to_run
+from bench.plan.state import facts, recorded, to_run
 from bench.store.record import Finished, read_records
 from methods import Batch, Method, accelerators, methods
 from methods.rela import ReLA
@@ -27,7 +27,6 @@ from methods.rela import ReLA
 SAMPLE = 2  # images in the step that is counted
 ASSUMED = 300e12  # FLOP/s of a GPU, where no record tells a rate
 HEAD = ("dataset", "arm", "budget", "cells", "steps", "FLOP")
-CELL_HEAD = ("#", "id", "cell", "state", "steps", "images", "FLOP")
 UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("FLOP", 1))
 
 
@@ -41,17 +40,11 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A task in its order, what is to be done with it, and what it costs; None where it is done or nobody knows."""
+    """A task, whether it is done, ready, missing or comes after another, and its cost, None where it is not known."""
 
-    number: int
     task: Task
-    state: str
+    kind: str
     cost: Cost | None
-
-    @property
-    def kind(self) -> str:
-        """One of done, ready, after, missing."""
-        return self.state.partition(" ")[0]
 
     def facts(self) -> dict[str, object]:
         """Return what a program is told."""
@@ -59,26 +52,18 @@ class Line:
         return {**facts(self.task), "state": self.kind, **known}
 
 
-def estimated(tasks: Sequence[Task], places: Places) -> list[Line]:
+def estimated(tasks: Sequence[Task], paths: Paths) -> list[Line]:
     """Return the tasks in their order, with their costs where they are not done."""
-    pending, elsewhere = {task.id for task in to_run(tasks, places)}, recorded(tasks, places)
-    numbers = {task.id: number for number, task in enumerate(tasks, 1) if isinstance(task, Ready)}
+    pending, elsewhere = {task.id for task in to_run(tasks, paths)}, recorded(tasks, paths)
     lines = []
-    for number, task in enumerate(tasks, 1):
+    for task in tasks:
         done = task.id not in pending if isinstance(task, Ready) else task.cell.key() in elsewhere
-        state = "done" if done else _state(task, pending, numbers)
-        lines.append(Line(number, task, state, None if done else _cost(task, places)))
+        lines.append(Line(task, "done", None) if done else Line(task, _kind(task, pending), _cost(task, paths)))
     return lines
 
 
-def print_estimate(lines: Sequence[Line], cells: bool) -> None:
-    """Print what is to be done and what it costs: by dataset, arm and budget, or cell by cell."""
-    if cells:
-        every = [
-            (str(line.number), shown_id(line.task), str(line.task.cell), line.state, *_shown(line)) for line in lines
-        ]
-        print_table(CELL_HEAD, every, ("#", *CELL_HEAD[4:]), shorten="cell", states="state")
-        return
+def print_estimate(lines: Sequence[Line]) -> None:
+    """Print what is to be done and what it costs, by dataset, arm and budget."""
     groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
     for line in lines:
         cell = line.task.cell
@@ -90,10 +75,10 @@ def print_estimate(lines: Sequence[Line], cells: bool) -> None:
         known = any(line.cost for line in there)
         shown = (f"{steps:,}", flop(flops)) if known else ("", "") if counts.keys() == {"done"} else ("not known",) * 2
         rows.append((*names, ", ".join(f"{count} {kind}" for kind, count in counts.items()), *shown))
-    print_table(HEAD, rows, HEAD[4:], shorten="arm", states="cells")
+    print(table_text(HEAD, rows, HEAD[4:], shorten="arm", states="cells"))
 
 
-def cost_lines(lines: Sequence[Line], places: Places, device: torch.device) -> list[str]:
+def cost_lines(lines: Sequence[Line], paths: Paths, device: torch.device) -> list[str]:
     """Return what is to do in all, and how long it takes."""
     todo = [line for line in lines if line.kind != "done"]
     lacking, unknown = sum(line.kind == "missing" for line in todo), sum(line.cost is None for line in todo)
@@ -103,9 +88,9 @@ def cost_lines(lines: Sequence[Line], places: Places, device: torch.device) -> l
         said[0] += f", {lacking} more that lack something"
     if steps:
         said.append(f"{flop(flops)} of training in {steps:,} steps:")
-        said.append(_time(flops, measured_rate(places, device), device))
+        said.append(_time(flops, measured_rate(paths, device), device))
     if unknown:
-        said.append(f"what {unknown} of them take is not known: there are no images here to be counted")
+        said.append(f"the cost of {unknown} of them is not known: their images are not here to be counted")
     if any(line.task.cell.rela and line.task.cell.rela.phase == "adaptive" for line in todo):
         said.append("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
     return said
@@ -114,7 +99,7 @@ def cost_lines(lines: Sequence[Line], places: Places, device: torch.device) -> l
 def _time(flops: int, rate: float | None, device: torch.device) -> str:
     """Return how long FLOPs take at a rate that is named."""
     if rate:
-        return f"{duration(flops / rate)} at {rate / 1e12:.3g} TFLOP/s, as this grid's records on {device.type} had"
+        return f"{duration(flops / rate)} at {rate / 1e12:.3g} TFLOP/s, as in this grid's records on {device.type}"
     hours = flops / ASSUMED / 3600
     short = duration(hours * 3600) if hours * 3600 >= 1 else "under a second"
     took = f"{hours:,.0f} GPU-hours" if hours >= 2 else f"{short} of a GPU"
@@ -132,30 +117,22 @@ def _total(lines: Sequence[Line]) -> Cost:
     return Cost(sum(c.steps for c in known), sum(c.images for c in known), sum(c.flops for c in known))
 
 
-def _shown(line: Line) -> tuple[str, str, str]:
-    """Return the cost of a cell as text."""
-    if line.cost:
-        return f"{line.cost.steps:,}", f"{line.cost.images:,}", flop(line.cost.flops)
-    return ("", "", "") if line.kind == "done" else ("not known",) * 3
-
-
-def _state(task: Task, pending: Collection[str], numbers: Mapping[str, int]) -> str:
+def _kind(task: Task, pending: Collection[str]) -> str:
     """Return how far a task is that is not done."""
     if isinstance(task, Missing):
         return "missing"
-    if isinstance(task, Waiting):
-        return "after its trials"
-    return f"after {numbers[task.needs.id]}" if task.needs and task.needs.id in pending else "ready"
+    waits = isinstance(task, Waiting) or (task.needs and task.needs.id in pending)
+    return "after" if waits else "ready"
 
 
-def _cost(task: Task, places: Places) -> Cost | None:
+def _cost(task: Task, paths: Paths) -> Cost | None:
     """Return what a cell takes; None where its images are not counted yet or a plugin fails."""
     if task.train_images is None:
         return None
     try:
         steps = total_steps(task.cell, task.train_images)
         images = steps * task.cell.protocol.batch_size
-        return Cost(steps, images, images * flops_per_image(task.cell, image_size(task.cell, places)))
+        return Cost(steps, images, images * flops_per_image(task.cell, image_size(task.cell, paths)))
     except PluginError:
         return None
     except UserError:
@@ -186,9 +163,9 @@ def _step_flops(backbone: str, method: str, params: str, size: int, wrapper: str
     return step_flops(lambda: stepped.loss(batch))
 
 
-def measured_rate(places: Places, device: torch.device) -> float | None:
+def measured_rate(paths: Paths, device: torch.device) -> float | None:
     """Return the FLOP/s that the records of the grid on this kind of device had, those that were measured alone."""
-    done = [record for record in read_records(places.records)[0] if isinstance(record, Finished)]
+    done = [record for record in read_records(paths.records)[0] if isinstance(record, Finished)]
     ledgers = [each.ledger for each in done if each.provenance.get("device") == device.type and each.ledger.alone]
     seconds = sum(ledger.seconds["train"] for ledger in ledgers)
     return sum(ledger.flops for ledger in ledgers) / seconds if seconds else None

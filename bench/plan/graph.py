@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from bench.core.errors import Lack, MissingError, UserError, did_you_mean, told
-from bench.core.paths import Places
+from bench.core.errors import Lack, MissingError, UserError, describe_error, did_you_mean
+from bench.core.paths import Paths
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
 from bench.grid.cell import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
 from bench.grid.controls import Accelerate
@@ -69,13 +69,13 @@ class _Undecided(Exception):
     """What a cell waits for."""
 
 
-def plan(cells: Iterable[Cell], chosen: Iterable[Cell], places: Places, where: str) -> list[Task]:
+def plan(cells: Iterable[Cell], chosen: Iterable[Cell], paths: Paths, where: str) -> list[Task]:
     """Return the tasks of the chosen cells, and of the cells that they need, each after what it needs.
 
     `cells` is the whole grid and `where` names it in messages. Raises UserError on an unknown name and on a prior
     that no cell of the grid makes; a dataset or weights that are not here only mark the tasks that need them.
     """
-    planner = _Planner(list(cells), places, where)
+    planner = _Planner(list(cells), paths, where)
     for cell in chosen:
         planner.task(cell)
     return list(planner.tasks.values())
@@ -87,7 +87,7 @@ def _missing(error: BaseException, what: str) -> MissingError:
         return error
     if isinstance(error, UserError):
         raise error
-    return MissingError(f"{what}: {told(error)}")
+    return MissingError(f"{what}: {describe_error(error)}")
 
 
 def _check_prior_of(choice: Accelerate) -> None:
@@ -99,8 +99,8 @@ def _check_prior_of(choice: Accelerate) -> None:
 
 
 class _Planner:
-    def __init__(self, cells: list[Cell], places: Places, where: str) -> None:
-        self.places, self.where = places, where
+    def __init__(self, cells: list[Cell], paths: Paths, where: str) -> None:
+        self.paths, self.where = paths, where
         self.tasks: dict[str, Task] = {}
         self._by_id: dict[str, Cell] = {}
         self._data: dict[str, DatasetFacts | MissingError] = {}
@@ -152,7 +152,7 @@ class _Planner:
         for trial in trials:
             if isinstance(trial, Missing):
                 raise MissingError(trial.reason, *trial.lacks)
-        paths = [record_path(self.places.records, trial.id) for trial in trials if isinstance(trial, Ready)]
+        paths = [record_path(self.paths.records, trial.id) for trial in trials if isinstance(trial, Ready)]
         records = [read_record(path) for path in paths]
         done = [record for record in records if isinstance(record, Finished)]
         if left := len(trials) - len(done) - sum(isinstance(record, Failed) for record in records):
@@ -207,13 +207,13 @@ class _Planner:
         short = trained_on(choice.prior)
         if short is None:
             try:
-                prior = find_prior(choice.prior, cell, self.places)
+                prior = find_prior(choice.prior, cell, self.paths)
             except MissingError:
                 raise
             except UserError as error:
                 raise UserError(f"{self._arm(cell)}: {error}") from error
             prior.input_size = choice.input_size or prior.input_size
-            return None, Untrained(prior, choice.prior) if self.places.rehearsal else prior
+            return None, Untrained(prior, choice.prior) if self.paths.rehearsal else prior
         seed = self.first_seed if cell.validation else cell.seed
         maker = self.makers.get((short, seed))
         if maker is None:
@@ -224,13 +224,13 @@ class _Planner:
                 f"{did_you_mean(choice.prior, shorts)}"
             )
         needs = self.task(maker)
-        size = choice.input_size or image_size(maker, self.places)
+        size = choice.input_size or image_size(maker, self.paths)
         identifier = needs.id if isinstance(needs, Ready) else ""
-        return needs, Trained(maker, identifier, size, cell, self.places)
+        return needs, Trained(maker, identifier, size, cell, self.paths)
 
     def _check_start(self, cell: Cell, start: Prior) -> None:
         """Raise UserError when the weights that a cell begins with are of another architecture than its backbone."""
-        networks = (build_backbone(cell.backbone, image_size(cell, self.places)).module, start.untrained())
+        networks = (build_backbone(cell.backbone, image_size(cell, self.paths)).module, start.untrained())
         own, others = ({name: value.shape for name, value in each.state_dict().items()} for each in networks)
         if differing := sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name)):
             raise UserError(
@@ -249,12 +249,12 @@ class _Planner:
         if names in self._checked:
             return
         try:
-            find_dataset(cell.dataset, self.places.data)
+            find_dataset(cell.dataset, self.paths.data)
             check_backbone(cell.backbone)
             methods.get(cell.method)
             if wrapper:
                 _check_prior_of(wrapper)
-            image_size(cell, self.places)
+            image_size(cell, self.paths)
             if of_prior:
                 check_backbone(of_prior)
         except MissingError:
@@ -267,7 +267,7 @@ class _Planner:
         """Return what is known of a dataset, or the error that says why it cannot be had here."""
         if name not in self._data:
             try:
-                self._data[name] = dataset_facts(name, self.places)
+                self._data[name] = dataset_facts(name, self.paths)
             except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must go on
                 self._data[name] = _missing(error, f"dataset {name!r}")
         return self._data[name]
@@ -276,7 +276,7 @@ class _Planner:
         """Return how many training images a cell uses. Raises UserError when there are not that many."""
         facts = self._facts(cell.dataset)
         if isinstance(facts, MissingError):
-            count = cell.train_images or find_dataset(cell.dataset, self.places.data).train_images
+            count = cell.train_images or find_dataset(cell.dataset, self.paths.data).train_images
         elif cell.train_images and cell.train_images > facts.train_images:
             raise UserError(
                 f"{self.where}: dataset {cell.dataset!r}: train_images asks for {cell.train_images:,} and"

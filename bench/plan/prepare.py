@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.core.errors import told
-from bench.core.paths import Places
+from bench.core.errors import describe_error
+from bench.core.paths import Paths
 from bench.data import ImageSet, find_dataset, image_size, load_dataset
 from bench.grid.cell import trained_on
 from bench.grid.controls import PriorChoice
@@ -15,36 +15,36 @@ from priors import find_prior
 from priors.base import feature_dim
 
 
-def prepare_tasks(tasks: Sequence[Task], places: Places) -> bool:
+def prepare_tasks(tasks: Sequence[Task], paths: Paths) -> bool:
     """Fetch and read what the tasks need, say what happened to each, and return whether all is there and whole."""
     good = True
-    places.data.mkdir(parents=True, exist_ok=True)
+    paths.data.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(task.cell.dataset for task in tasks):
         try:
-            info = find_dataset(name, places.data)
-            if not info.here(places.data):
-                info.fetch(places.data)
-            images = load_dataset(name, places)
+            info = find_dataset(name, paths.data)
+            if not info.here(paths.data):
+                info.fetch(paths.data)
+            images = load_dataset(name, paths)
             print(f"dataset {name}: {images.title}, digest {images.digest}; {_counts(images)}")
-            if unused := info.ignored(places.data):
+            if unused := info.ignored(paths.data):
                 kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
                 print(f"dataset {name}: {sum(unused.values()):,} files are not used: {kinds}")
         except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
             good = False
-            print(f"dataset {name}: {told(error)}", file=sys.stderr)
+            print(f"dataset {name}: {describe_error(error)}", file=sys.stderr)
     asking = (cell for task in tasks for cell in (task.cell, task.cell.as_started()))
     for cell in {cell.targets_of and _weights(cell.targets_of): cell for cell in asking}.values():
         if cell.targets_of is None or trained_on(name := cell.targets_of.prior):
             continue
         try:
-            prior = find_prior(name, cell, places)
+            prior = find_prior(name, cell, paths)
             prior.input_size = cell.targets_of.input_size or prior.input_size
             prior.fetch()
-            digest, size = prior.digest(), prior.input_size or image_size(cell, places)
+            digest, size = prior.digest(), prior.input_size or image_size(cell, paths)
             print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
         except (Exception, SystemExit) as error:
             good = False
-            sentence = told(error)
+            sentence = describe_error(error)
             print(sentence if sentence.startswith("prior ") else f"prior {name}: {sentence}", file=sys.stderr)
     return good
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.errors import PluginError, told
-from bench.core.paths import Places
+from bench.core.errors import PluginError, describe_error
+from bench.core.paths import Paths
 from bench.data import Split, find_dataset, image_size
 from bench.grid.cell import Cell, trained_on
 from bench.models.backbones import build_backbone
@@ -29,9 +29,9 @@ from priors.catalogue import CATALOGUE
 NOISE_SIZE = 64  # pixels of a stand-in for images of no fixed size
 
 
-def stage(places: Places, grid: str) -> Places:
+def stage(paths: Paths, grid: str) -> Paths:
     """Return where the rehearsal of a grid takes place: among its own records, with a data root of its own."""
-    return Places(places.results / grid / ".data", places.results, grid, rehearsal=True)
+    return Paths(paths.results / grid / ".data", paths.results, grid, rehearsal=True)
 
 
 def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
@@ -62,7 +62,7 @@ def _noise(count: int, classes: int, size: int, seed: int) -> Split:
     return Split(images, np.arange(count, dtype=np.int64) % classes)
 
 
-def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
+def obstacles(tasks: Sequence[Task], paths: Paths) -> dict[str, list[Task]]:
     """Return the tasks of the real grid that would fail here, by the reason.
 
     Reasons: data or weights that are not here, weights that do not load, a disk with too little room for what the cells
@@ -79,9 +79,9 @@ def obstacles(tasks: Sequence[Task], places: Places) -> dict[str, list[Task]]:
                     unfit[digest] = _unfit(prior) if prior else ""
                 if reason := unfit[digest]:
                     found[reason].append(task)
-    needs = list(_needs(tasks, places))
+    needs = list(_needs(tasks, paths))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for folder, kind in ((places.records, "backbone"), (places.cache, "targets")):
+    for folder, kind in ((paths.records, "backbone"), (paths.cache, "targets")):
         free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
         written = {need.task.cell.key(): size for need in needs if (size := getattr(need, kind))}
         if (size := sum(written.values())) > free:
@@ -99,7 +99,7 @@ def _unfit(prior: Prior) -> str:
     try:
         prior.model()
     except (Exception, SystemExit) as error:  # a plugin may raise anything
-        return told(error)
+        return describe_error(error)
     return ""
 
 
@@ -113,13 +113,13 @@ class _Need:
     memory: int
 
 
-def _needs(tasks: Sequence[Task], places: Places) -> Iterator[_Need]:
+def _needs(tasks: Sequence[Task], paths: Paths) -> Iterator[_Need]:
     """Yield what the cells need; of those that share their targets, the first is charged for them."""
     made = set()
     for task in tasks:
         with suppress(PluginError):  # which is a reason by itself
             cell, choice, count = task.cell, task.cell.targets_of, task.train_images or 0
-            info, size = find_dataset(cell.dataset, places.data), image_size(cell, places)
+            info, size = find_dataset(cell.dataset, paths.data), image_size(cell, paths)
             weights, dim = _network(cell.backbone, size)
             targets = 4 * count * dim if choice else 0
             memory = 0 if info.streams else targets + count * 3 * (info.image_size or size) ** 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.core.errors import FETCH
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.plan.graph import Missing, Ready, Task
 from bench.store.record import Failed, Finished, Status, finished, read_record, read_records, record_path
 
@@ -30,30 +30,30 @@ class Outcome:
         return self.status not in {"done", "queued"}
 
 
-def is_done(task: Ready, places: Places, backbone_needed: bool = False) -> bool:
+def is_done(task: Ready, paths: Paths, backbone_needed: bool = False) -> bool:
     """Return whether the task's result is there, and the backbone that a task to run needs from it."""
-    done = finished(places.records, task.id) is not None
-    return done and (not backbone_needed or places.backbone(task.id).is_file())
+    done = finished(paths.records, task.id) is not None
+    return done and (not backbone_needed or paths.backbone(task.id).is_file())
 
 
-def to_run(tasks: Sequence[Task], places: Places) -> list[Ready]:
+def to_run(tasks: Sequence[Task], paths: Paths) -> list[Ready]:
     """Return the tasks that have something to compute, in order; a lost backbone that one needs is trained again."""
     pending: set[str] = set()
     ready = [task for task in tasks if isinstance(task, Ready)]
     for task in reversed(ready):  # a task comes after what it needs
-        if not is_done(task, places, backbone_needed=task.id in pending):
+        if not is_done(task, paths, backbone_needed=task.id in pending):
             pending.add(task.id)
-            if task.needs and not is_done(task.needs, places, backbone_needed=not task.cell.matches):
+            if task.needs and not is_done(task.needs, paths, backbone_needed=not task.cell.matches):
                 pending.add(task.needs.id)
     return [task for task in ready if task.id in pending]
 
 
-def with_status(tasks: Sequence[Task], places: Places, wanted: Sequence[str]) -> list[Ready]:
+def with_status(tasks: Sequence[Task], paths: Paths, wanted: Sequence[str]) -> list[Ready]:
     """Return the tasks whose records have one of the statuses of failure, and what these need, in order."""
     chosen: set[str] = set()
     ready = [task for task in tasks if isinstance(task, Ready)]
     for task in reversed(ready):
-        record = read_record(record_path(places.records, task.id))
+        record = read_record(record_path(paths.records, task.id))
         if task.id in chosen or (isinstance(record, Failed) and record.status in wanted):
             chosen |= {task.id, task.needs.id} if task.needs else {task.id}
     return [task for task in ready if task.id in chosen]
@@ -70,15 +70,15 @@ def facts(task: Task) -> dict[str, object]:
     return {"id": shown_id(task), "dataset": cell.dataset, "arm": cell.arm, "budget": cell.budget, "seed": cell.seed}
 
 
-def recorded(tasks: Sequence[Task], places: Places) -> dict[str, Finished]:
+def recorded(tasks: Sequence[Task], paths: Paths) -> dict[str, Finished]:
     """Return the results of tasks that lack something here, by their cells' keys: of records from elsewhere."""
     lacking = {task.cell.key() for task in tasks if isinstance(task, Missing)}
-    records = read_records(places.records)[0] if lacking else []
+    records = read_records(paths.records)[0] if lacking else []
     results = {record.cell.key(): record for record in records if isinstance(record, Finished)}
     return {key: result for key, result in results.items() if key in lacking}
 
 
-def missing_text(tasks: Sequence[Task], places: Places, prepare: str) -> str:
+def missing_text(tasks: Sequence[Task], paths: Paths, prepare: str) -> str:
     """Return what is missing here, each thing once, with how many cells it stops and how to get it; "" if nothing is.
 
     `prepare` is the command that fetches what can be fetched.
@@ -91,5 +91,5 @@ def missing_text(tasks: Sequence[Task], places: Places, prepare: str) -> str:
         waits = "waits" if count == 1 else "wait"
         lines.append(f"{cells} {waits} for {lack.what}: {how}\n" if how else f"{cells} cannot run: {lack.what}\n")
     if any(lack.how for lack in stopped):
-        lines.append(f"looked in {places.data.absolute()}; --data-root names another folder\n")
+        lines.append(f"looked in {paths.data.absolute()}; --data-root names another folder\n")
     return "".join(lines)

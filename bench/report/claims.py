@@ -3,7 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from bench.core.stats import Answer, Family, Parts, interval, stands_apart
 from bench.grid.cell import arm_name
@@ -68,6 +68,7 @@ class _Case:
         return [accuracy, ([-cost for cost in costs], -math.log(self.claim.share))]
 
 
+@lru_cache(maxsize=8)
 def judged(found: Collected) -> list[list[Judgement]]:
     """Return the judgements of the grid's claims: a list for each claim and group in which its arms run.
 
@@ -178,5 +179,5 @@ def _price(ratios: list[float], currency: Currency, claim: Statement) -> Bounds 
     if currency.exact:
         mean = math.exp(statistics.fmean(ratios))
         return mean, mean, mean
-    found = interval(ratios, claim.confidence)
-    return (math.exp(found.mean), math.exp(found.low), math.exp(found.high)) if found else None
+    bounds = interval(ratios, claim.confidence)
+    return (math.exp(bounds.mean), math.exp(bounds.low), math.exp(bounds.high)) if bounds else None

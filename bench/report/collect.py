@@ -239,20 +239,20 @@ def _groups(grid: Grid, matched: list[Record]) -> dict[tuple[str, str, str], Gro
     for record in matched:
         if isinstance(record, Finished):
             titles[record.cell.dataset, record.inputs.data].add(record.dataset_title)
-    found: dict[tuple[str, str, str], tuple[str, str, str]] = {}
+    named: dict[tuple[str, str, str], tuple[str, str, str]] = {}
     for record in matched:
         key = (record.cell.dataset, record.dataset_title, record.inputs.data)
         known = titles[record.cell.dataset, record.inputs.data]
         title = record.dataset_title if isinstance(record, Finished) or not known else min(known)
-        found[key] = (record.cell.dataset, title, record.inputs.data)
+        named[key] = (record.cell.dataset, title, record.inputs.data)
     for dataset in grid.datasets:
-        if not any(name == dataset.name for name, _, _ in found):
-            found[dataset.name, dataset.name, ""] = (dataset.name, dataset.name, "")
-    counts = Counter(title for _, title, _ in set(found.values()))
+        if not any(name == dataset.name for name, _, _ in named):
+            named[dataset.name, dataset.name, ""] = (dataset.name, dataset.name, "")
+    counts = Counter(title for _, title, _ in set(named.values()))
     order = [dataset.name for dataset in grid.datasets]
     return {
         key: Group(dataset, title, data, title if counts[title] == 1 else f"{title} [{dataset}, data {data or 'none'}]")
-        for key, (dataset, title, data) in sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[1]))
+        for key, (dataset, title, data) in sorted(named.items(), key=lambda item: (order.index(item[0][0]), item[1]))
     }
 
 

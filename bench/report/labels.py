@@ -22,13 +22,13 @@ def families(grid: Grid) -> tuple[Family, ...]:
     members: dict[str, list[Arm]] = defaultdict(list)
     for arm in grid.arms:
         members[_family_name(arm)].append(arm)
-    found = []
+    made = []
     for name, arms in members.items():
         plain = next(filter(is_plain, arms), None)
         others = tuple(arm for arm in arms if arm is not plain)
         label = _with_tuned(arm_name(plain), arm_name(plain) in grid.tuned) if plain else name
-        found.append(Family(label, plain, others))
-    return tuple(found)
+        made.append(Family(label, plain, others))
+    return tuple(made)
 
 
 def percent(share: float) -> str:

@@ -17,10 +17,10 @@ from bench.core.errors import (
     UserError,
     WorkerDied,
     WriteError,
-    told,
+    describe_error,
 )
 from bench.core.lock import Lock
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.throttle import Throttle
 from bench.measure.memory import release
 from bench.plan.graph import Ready
@@ -58,7 +58,7 @@ class Trains(Protocol):
 class Here:
     """Trains cells in this process."""
 
-    places: Places
+    paths: Paths
     device: torch.device
     workers: int
     limits: Limits
@@ -66,10 +66,10 @@ class Here:
 
     def __call__(self, task: Ready, lock: Lock, stop: Callable[[], bool]) -> Finished | Trouble:
         """Return the cell's record, or why it has none."""
-        log = CellLog(self.places.work(task.id))
+        log = CellLog(self.paths.work(task.id))
         watch = logged(task, log, lock.check, stop, self.display)
         try:
-            return attempt(task, self.places, self.device, self.workers, watch, self.limits)
+            return attempt(task, self.paths, self.device, self.workers, watch, self.limits)
         finally:
             release(self.device)
 
@@ -77,7 +77,7 @@ class Here:
 def logged(
     task: Ready, log: CellLog, own: Callable[[], None], stop: Callable[[], bool], display: Display | None = None
 ) -> Hooks:
-    """Return what a cell is watched by that keeps its log, shows what happens, and looks after its lock by `own`."""
+    """Return hooks that keep a cell's log, show what happens, and keep its lock by `own`."""
     due = Throttle(HEARTBEAT_SECONDS)
 
     def event(name: str, facts: dict[str, Any]) -> None:
@@ -96,14 +96,14 @@ def logged(
 
 
 def attempt(
-    task: Ready, places: Places, device: torch.device, workers: int, watch: Hooks, limits: Limits
+    task: Ready, paths: Paths, device: torch.device, workers: int, watch: Hooks, limits: Limits
 ) -> Finished | Trouble:
     """Run a cell and return its record, or why it has none, once its log has the traceback.
 
     Raises Interrupted, Lost and WriteError.
     """
     try:
-        return run_cell(task, places, device, workers, watch, limits)
+        return run_cell(task, paths, device, workers, watch, limits)
     except (Interrupted, Lost, WriteError):
         raise
     except (Exception, SystemExit) as error:  # a plugin may raise anything, and the other cells must go on
@@ -111,9 +111,9 @@ def attempt(
         if watch.stop() and not isinstance(error, UserError | TrainingError | TimedOut):
             # A signal to all processes of a group may end those that decode in their first moments.
             raise Interrupted(reason) from error
-        CellLog(places.work(task.id)).text(traceback.format_exc())
+        CellLog(paths.work(task.id)).text(traceback.format_exc())
         if isinstance(error, TrainingError):  # what the checkpoint holds may be no number either
-            checkpoint_path(places, task.id).unlink(missing_ok=True)
+            checkpoint_path(paths, task.id).unlink(missing_ok=True)
     return Trouble(status, reason, device_lost=status != "oom" and is_lost(device))
 
 
@@ -125,4 +125,4 @@ def judged(error: BaseException) -> tuple[Failure, str]:
         return "timeout", str(error)
     if isinstance(error, OutOfMemory):
         return "oom", str(error)
-    return "failed", told(error)
+    return "failed", describe_error(error)

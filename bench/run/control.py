@@ -1,4 +1,4 @@
-"""What `run` does around an executor: which of the planned tasks it gets, and what its end means."""
+"""What `run` does around an executor: which of the planned tasks it runs, and how their end is reported."""
 
 import sys
 from collections import Counter
@@ -8,14 +8,14 @@ import typer
 
 from bench.core.environment import launched
 from bench.core.errors import DeviceLost, Interrupted, UserError, WriteError, did_you_mean
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.plan.graph import Ready, Task, Waiting
 from bench.plan.state import Outcome, with_status
 
 LOST = 70  # exit code of one of several processes that leaves its place to another one
 
 
-def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
+def chosen(tasks: Sequence[Task], paths: Paths, cells: Sequence[str], retry: Sequence[str]) -> list[Task]:
     """Return the tasks that `--cell` and `--retry` choose, the latter with what they need; all without them.
 
     The cell `-` stands for those whose ids are on standard input. Raises UserError on an id that no cell has, and when
@@ -29,13 +29,13 @@ def chosen(tasks: Sequence[Task], places: Places, cells: Sequence[str], retry: S
         cells = [*(each for each in cells if each != "-"), *said]
     for each in cells:
         if each not in known:
-            raise UserError(f"--cell {each}: no cell of {places.grid} has this id; `--dry-run` shows those there are")
+            raise UserError(f"--cell {each}: no cell of {paths.grid} has this id; `status --cells` shows them")
     if cells:
         named = set(cells)
         tasks = [task for task in tasks if isinstance(task, Ready) and task.id in named]
     if not retry:
         return list(tasks)
-    again = {task.id for task in with_status(tasks, places, retry)}
+    again = {task.id for task in with_status(tasks, paths, retry)}
     if not again:
         print(f"no cell is {' or '.join(retry)}")
     return [task for task in tasks if isinstance(task, Ready) and task.id in again]
@@ -76,35 +76,35 @@ def check_retry(retry: Sequence[str], other: bool) -> None:
         raise UserError("--retry is for a real run: leave out --rehearse and --dry-run")
 
 
-def concluded(run: Callable[[], list[Outcome]], places: Places) -> list[Outcome]:
+def concluded(run: Callable[[], list[Outcome]], paths: Paths) -> list[Outcome]:
     """Return what `run()` returns, having printed what became of the cells. Raises Exit where the run ended early."""
     try:
         outcomes = run()
     except Interrupted:
         if speaks():
-            print("stopped; what was running is saved: the same command goes on from there", file=sys.stderr)
+            print("stopped, and what was running is saved: the same command resumes it", file=sys.stderr)
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
-        print("stopped at once: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped at once: the same command resumes from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
     except WriteError as error:
         raise UserError(
             f"{error.filename}: cannot be written ({error.strerror}); finished cells and the last checkpoint are kept:"
-            " make room, and the same command goes on from there"
+            " make room and run the same command again"
         ) from error
     except DeviceLost:
         raise typer.Exit(LOST) from None
     if speaks():
-        _conclude(outcomes, places)
+        _conclude(outcomes, paths)
     return outcomes
 
 
 def speaks() -> bool:
-    """Return whether this process is the one that tells people how the command ends."""
+    """Return whether this process is the one that prints how the command ends."""
     return launched() is None
 
 
-def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
+def _conclude(outcomes: Sequence[Outcome], paths: Paths) -> None:
     queued = sum(outcome.status == "queued" for outcome in outcomes)
     bad = [outcome for outcome in outcomes if outcome.bad]
     elsewhere = sum(outcome.elsewhere for outcome in outcomes)
@@ -112,7 +112,7 @@ def _conclude(outcomes: Sequence[Outcome], places: Places) -> None:
     by_others = f", {elsewhere} by other runners" if elsewhere else ""
     waiting = f", {queued} queued" if queued else ""
     done = f"{len(outcomes) - len(bad) - queued} of {len(outcomes)} cells done ({before} before{by_others}){waiting}"
-    print(f"{places.mark}{done}; records in {places.records}")
+    print(f"{paths.mark}{done}; records in {paths.records}")
     told = Counter(
         (each.status, each.reason) for each in bad if isinstance(each.task, Ready)
     )  # of others: what is missing

@@ -17,18 +17,12 @@ from bench.core.terminal import shortened
 from bench.core.throttle import Throttle
 from bench.data import find_dataset
 from bench.data.sampler import total_steps
-from bench.grid.cell import Cell
 from bench.plan.estimate import duration
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome
 
 NAME = 24  # characters of a cell's name on a terminal
 REFRESH = 0.1  # seconds between two changes of a bar
-
-
-def describe(cell: Cell) -> str:
-    """Return a cell's name for people: dataset, arm, budget, seed."""
-    return f"{cell.dataset} {cell.arm} {cell.budget:.0%} seed {cell.seed}"
 
 
 class Pace:
@@ -134,7 +128,7 @@ class Display:
     def started(self, task: Ready) -> None:
         """Show that a cell begins."""
         self._forget(task)
-        name = shortened(self.mark + describe(task.cell), NAME)
+        name = shortened(f"{self.mark}{task.cell}", NAME)
         bar = self.bars.add_task(name, total=None, said="") if self.bars else None
         self.running[task.id] = _Running(self.work.get(task.id, 0.0), bar)
 
@@ -161,9 +155,9 @@ class Display:
 
     def event(self, task: Ready, name: str, facts: dict[str, Any]) -> None:
         """Show what happened in a running cell."""
-        whose = f"{describe(task.cell)}: " if self.several else ""
+        whose = f"{task.cell}: " if self.several else ""
         if name == "resume":
-            self.say(f"  {whose}goes on at step {facts['step']:,} of {facts['steps']:,}")
+            self.say(f"  {whose}resumes at step {facts['step']:,} of {facts['steps']:,}")
         if name == "evaluation" and (cell := self.running.get(task.id)):
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])
@@ -173,7 +167,7 @@ class Display:
                 self.say(f"  {whose}step {facts['step']:,}: loss {facts['loss']:.3f}, {cell.scores}{rate}")
 
     def heard(self, task: Ready, event: dict[str, Any]) -> None:
-        """Show what the log of a cell says that runs in another process. Raises what lines of another hand cause."""
+        """Show what the log of a cell says that runs in another process. Raises what a malformed line causes."""
         if event["event"] == "step":
             self.step(task, event["step"], event["steps"], event.get("loss", math.nan))
         else:
@@ -183,7 +177,7 @@ class Display:
         """Say, once for each cell, that another runner has it."""
         if task.id not in self.waited:
             self.waited.add(task.id)
-            self.say(f"  {self.mark}{describe(task.cell)}: {holder} runs it; checked again later")
+            self.say(f"  {self.mark}{task.cell}: {holder} runs it; checked again later")
 
     def finished(self, outcome: Outcome) -> None:
         """Show what became of a cell; what cells lack is said once, at the end."""
@@ -200,7 +194,7 @@ class Display:
         self.todo -= work
         self.spent += work - cell.before if cell else 0.0
         left = self._left() if cell else ""
-        name = f"[{self.cells_done}/{self.cells}] {self.mark}{describe(outcome.task.cell)}"
+        name = f"[{self.cells_done}/{self.cells}] {self.mark}{outcome.task.cell}"
         self.say(f"{name}: {outcome.status}{by}{score}{reason}{f' ({left})' if left else ''}")
         self._show_grid()
 

@@ -1,30 +1,21 @@
-"""What `run` is asked about each cell, whichever process trains it, and how another process is asked the same."""
+"""What `run` is asked about each cell, and the command that asks another process the same."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.environment import checkpoint_seconds, make_deterministic, own_command
 from bench.core.registry import load_plugin
 from bench.grid.load import find_grid
+from bench.plan.request import Request
 
 if TYPE_CHECKING:
     from bench.train.keeper import Limits
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """A grid, what changes it, where its data and records lie, and how its cells are trained.
+class RunRequest(Request):
+    """A request on a grid, and how its cells are trained; which of them run, and by whom, is not part of it."""
 
-    Each field is the option of its name. Which cells run, and by whom, is not part of it.
-    """
-
-    grid: str
-    profile: str | None = None
-    settings: tuple[str, ...] = ()
-    plugins: tuple[Path, ...] = ()
-    data_root: Path = Path("data")
-    results: Path = Path("results")
     device: str = "auto"
     workers: int = 2
     deterministic: bool = False
@@ -46,7 +37,7 @@ class RunRequest:
         """Load the plugins, and have torch choose deterministic algorithms if that is asked for. Raises UserError."""
         if self.deterministic:
             make_deterministic()
-        checkpoint_seconds()  # a value that is none is told before anything runs
+        checkpoint_seconds()  # a wrong value is refused before anything runs
         for path in self.plugins:
             load_plugin(path)
 

@@ -12,7 +12,7 @@ from bench.core.environment import launched
 from bench.core.errors import DeviceLost, Interrupted, Lost, WriteError
 from bench.core.files import remove_leftovers, set_aside, written
 from bench.core.lock import POLL, Holder, Lock, take
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.measure.provenance import provenance
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
@@ -25,12 +25,12 @@ from bench.store.record import Failed, Finished, read_record, record_path, write
 from bench.train.checkpoint import checkpoint_path
 from bench.train.keeper import Limits
 
-KILLED = "the process that ran it died; the next run goes on from the last checkpoint"
+KILLED = "the process that ran it died; the next run resumes from the last checkpoint"
 
 
 def run_tasks(
     tasks: Sequence[Task],
-    places: Places,
+    paths: Paths,
     device: torch.device,
     workers: int,
     display: Display,
@@ -44,25 +44,25 @@ def run_tasks(
     when the user asks to stop, WriteError when the folder of results cannot be written, DeviceLost when no other cell
     can run in this process; what is finished stays.
     """
-    trains = trains or Here(places, device, workers, limits or Limits(), display)
+    trains = trains or Here(paths, device, workers, limits or Limits(), display)
     with stop_requests() as stop, display:
-        return _Runner(tasks, places, device, display, trains, stop).run()
+        return _Runner(tasks, paths, device, display, trains, stop).run()
 
 
 class _Runner:
     def __init__(
         self,
         tasks: Sequence[Task],
-        places: Places,
+        paths: Paths,
         device: torch.device,
         display: Display,
         trains: Trains,
         stop: Callable[[], bool],
     ) -> None:
-        self.tasks, self.places, self.device = tasks, places, device
+        self.tasks, self.paths, self.device = tasks, paths, device
         self.display, self.trains, self.stop = display, trains, stop
         self.own = {id(task) for task in tasks}
-        self.pending = {task.id for task in to_run(tasks, places)}
+        self.pending = {task.id for task in to_run(tasks, paths)}
         ready = [task for task in tasks if isinstance(task, Ready)]
         self.backbones_needed = {task.needs.id for task in ready if task.needs and task.id in self.pending}
         self.seen = {task.id: written(self._path(task)) for task in ready}
@@ -98,7 +98,7 @@ class _Runner:
                 return None
             if status != "done":
                 return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is {status}")
-        lock = take(self.places.lock(task.id))
+        lock = take(self.paths.lock(task.id))
         if isinstance(lock, Holder):
             self.display.waits(task, lock.name)
             return None
@@ -113,20 +113,20 @@ class _Runner:
         if id(needed) in self.own:
             outcome = self.outcomes.get(id(needed))
             return outcome.status if outcome else None
-        return "done" if is_done(needed, self.places, backbone_needed) else "not done"
+        return "done" if is_done(needed, self.paths, backbone_needed) else "not done"
 
     def _tidy(self, task: Ready) -> None:
         """Remove the checkpoint of a finished cell, where a kill has left one."""
-        checkpoint = checkpoint_path(self.places, task.id)
-        if checkpoint.is_file() and isinstance(lock := take(self.places.lock(task.id)), Lock):
+        checkpoint = checkpoint_path(self.paths, task.id)
+        if checkpoint.is_file() and isinstance(lock := take(self.paths.lock(task.id)), Lock):
             with lock:
                 checkpoint.unlink(missing_ok=True)
 
     def _made_elsewhere(self, task: Ready) -> Outcome | None:
         """Return what another runner has recorded of a task since this one began, or None."""
         path = self._path(task)
-        if is_done(task, self.places, backbone_needed=task.id in self.backbones_needed):
-            checkpoint_path(self.places, task.id).unlink(missing_ok=True)
+        if is_done(task, self.paths, backbone_needed=task.id in self.backbones_needed):
+            checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
             return Outcome(task, "done", cached=True, elsewhere=True)
         record = read_record(path)
         if isinstance(record, Failed) and written(path) != self.seen[task.id]:
@@ -136,9 +136,9 @@ class _Runner:
     def _given_up(self, task: Ready) -> Outcome | None:
         """Return how a cell ended that another process of the same command has begun: it is not tried again.
 
-        None: it was not begun, or it was saved. This runner has the cell's lock, so that no other process is at it.
+        None: it was not begun, or it was saved. This runner has the cell's lock, so that no other process runs it.
         """
-        taken, end = last_attempt(self.places.work(task.id))
+        taken, end = last_attempt(self.paths.work(task.id))
         if not launched() or taken.get("launch") != launched() or end in {"done", "interrupted"}:
             return None
         record = read_record(self._path(task))
@@ -148,7 +148,7 @@ class _Runner:
         return Outcome(task, "failed", reason=KILLED)
 
     def _run(self, task: Ready, lock: Lock) -> Outcome:
-        log = CellLog(self.places.work(task.id))
+        log = CellLog(self.paths.work(task.id))
         launch = {"launch": name} if (name := launched()) else {}
         log.event("taken", {"by": f"{socket.gethostname()}:{getpid()}", **launch})
         self.display.started(task)
@@ -159,8 +159,8 @@ class _Runner:
             if isinstance(result, Trouble):
                 self._record(task, result)
             else:
-                write_record(result, self.places.records)
-                checkpoint_path(self.places, task.id).unlink(missing_ok=True)
+                write_record(result, self.paths.records)
+                checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
                 log.event("done", {})
         except (Interrupted, Lost, WriteError) as error:
             log.event("interrupted", {"why": str(error)} if str(error) else {})
@@ -175,7 +175,7 @@ class _Runner:
         """Remove what kills have left of the files that a cell writes, and set a damaged record aside."""
         path = self._path(task)
         remove_leftovers(path)
-        remove_leftovers(checkpoint_path(self.places, task.id))
+        remove_leftovers(checkpoint_path(self.paths, task.id))
         if path.is_file() and isinstance(damaged := read_record(path), Damaged):
             set_aside(path, damaged.reason)
 
@@ -183,17 +183,17 @@ class _Runner:
         """Write why a task has no result."""
         failed = Failed(
             id=task.id,
-            grid=self.places.grid,
+            grid=self.paths.grid,
             status=trouble.status,
             cell=task.cell,
             inputs=task.inputs,
-            dataset_title=self.places.mark + task.title,
+            dataset_title=self.paths.mark + task.title,
             error=trouble.reason,
             provenance=provenance(self.device),
-            rehearsal=self.places.rehearsal,
+            rehearsal=self.paths.rehearsal,
         )
-        write_record(failed, self.places.records)
-        CellLog(self.places.work(task.id)).event(trouble.status, {"reason": trouble.reason})
+        write_record(failed, self.paths.records)
+        CellLog(self.paths.work(task.id)).event(trouble.status, {"reason": trouble.reason})
 
     def _path(self, task: Ready) -> Path:
-        return record_path(self.places.records, task.id)
+        return record_path(self.paths.records, task.id)

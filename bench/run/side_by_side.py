@@ -26,7 +26,7 @@ from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done
 from bench.run.events import FAILURES, Follower
 from bench.run.executors.base import Work
-from bench.run.progress import Display, describe
+from bench.run.progress import Display
 from bench.run.runner import KILLED
 from bench.run.stop import on_signals
 from bench.store.record import Failed, read_record, record_path
@@ -42,7 +42,7 @@ class SideBySide:
 
     def __init__(self, work: Work, pending: Sequence[Ready], environments: Sequence[dict[str, str]]) -> None:
         self.work, self.environments = work, environments
-        self.display = Display(work.places.mark, several=True)
+        self.display = Display(work.paths.mark, several=True)
         self.board = _Board(work, pending, self.display)
         self.launch = str(uuid4())
         self.sweep_due = Throttle(SWEEP)
@@ -78,7 +78,7 @@ class SideBySide:
             self._signal(signal.SIGTERM)
 
     def _look(self) -> None:
-        """Pass on what the runners have said, show what they have done, and see to those that have ended."""
+        """Print what the runners have said, show what they have done, and replace those that were killed."""
         ended = [runner for runner in self.living if runner.process.poll() is not None]
         for runner in self.living:
             for line in runner.complaints.read().splitlines():
@@ -93,14 +93,14 @@ class SideBySide:
             self._after(runner)
 
     def _after(self, runner: "_Runner") -> None:
-        """See to it that another runner takes the place of one that was killed, if it was of any use."""
+        """Replace a runner that was killed, unless it never began a cell."""
         code = runner.process.returncode
         self.mistaken = self.mistaken or code == 2
         if code in ENDS or self.asked:
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         task = self.board.running.get(runner.name)
-        at = f" while it ran {describe(task.cell)}" if task else ""
+        at = f" while it ran {task.cell}" if task else ""
         useful = runner.name in self.board.began  # else the next one would end like it, and the one after that
         self.display.say(f"  process {runner.process.pid} {how}{at}{'; another takes its place' if useful else ''}")
         if useful:
@@ -131,10 +131,10 @@ class _Board:
     """What became of each task so far, from the logs of the cells and, in the end, from their records."""
 
     def __init__(self, work: Work, pending: Sequence[Ready], display: Display) -> None:
-        self.tasks, self.places, self.display = work.tasks, work.places, display
+        self.tasks, self.paths, self.display = work.tasks, work.paths, display
         self.pending = {task.id: task for task in pending}
-        self.logs = {task.id: Follower(self.places.work(task.id)) for task in pending}
-        self.before = {task.id: written(record_path(self.places.records, task.id)) for task in pending}
+        self.logs = {task.id: Follower(self.paths.work(task.id)) for task in pending}
+        self.before = {task.id: written(record_path(self.paths.records, task.id)) for task in pending}
         self.runners: set[str] = set()  # as their locks name them: ours, those that have ended among them
         self.began: set[str] = set()  # the runners that have had a cell
         self.taken: dict[str, str] = {}  # by whom a cell is run, by its id
@@ -149,14 +149,14 @@ class _Board:
                 self._ended(Outcome(task, "skipped", reason=task.reason))
             elif task.id not in self.pending:
                 self._ended(Outcome(task, "done", cached=True))
-            elif other := holder(self.places.lock(task.id)):
+            elif other := holder(self.paths.lock(task.id)):
                 self.display.waits(task, other.name)
 
     def hear(self, everything: bool) -> None:
         """Show what is new in the logs of the cells that are run, or in those of all."""
         for task in [*self.pending.values()] if everything else [self.pending[cell] for cell in self.taken]:
             for event in self.logs[task.id].new():
-                with suppress(LookupError, TypeError, ValueError):  # the lines may be another hand's
+                with suppress(LookupError, TypeError, ValueError):  # somebody may have edited the log
                     self._heard(task, event["event"], event)
 
     def complete(self) -> bool:
@@ -205,13 +205,13 @@ class _Board:
     def _unheard(self, task: Task) -> Outcome:
         """Return what became of a task of which no log tells."""
         assert isinstance(task, Ready)
-        path = record_path(self.places.records, task.id)
-        if is_done(task, self.places):
+        path = record_path(self.paths.records, task.id)
+        if is_done(task, self.paths):
             return Outcome(task, "done", cached=True, elsewhere=True)
         record = read_record(path)
         if isinstance(record, Failed) and written(path) != self.before[task.id]:
             return Outcome(task, record.status, reason=record.error)
-        if task.needs and not is_done(task.needs, self.places, backbone_needed=not task.cell.matches):
+        if task.needs and not is_done(task.needs, self.paths, backbone_needed=not task.cell.matches):
             return Outcome(task, "skipped", reason=f"the cell {task.needs.id} that it needs is not done")
         return Outcome(task, "failed", reason="no process was left to run it")
 

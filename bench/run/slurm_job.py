@@ -24,7 +24,7 @@ def run(words: list[str], nodes: int, checkpoint: str) -> None:
     The first signal, SIGUSR2 ahead of the time limit or SIGTERM where Slurm preempts, stops the command with what it
     has done saved, and the job goes back into the queue: it goes on from there. A job that somebody has cancelled, or
     that Slurm itself has put back, is left alone. So is one whose time was up before it had saved anything to the file
-    `checkpoint`: it would go round for ever.
+    `checkpoint`: it would be requeued for ever.
     """
     asked: list[tuple[int, float]] = []
     before = written(Path(checkpoint))

@@ -22,7 +22,7 @@ from bench.core.environment import own_command
 from bench.core.errors import Interrupted, WriteError
 from bench.core.files import remove_leftovers
 from bench.core.lock import Lock
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.throttle import Throttle
 from bench.plan.graph import Ready
 from bench.run.attempt import HEARTBEAT_SECONDS, Trouble
@@ -42,7 +42,7 @@ ON_A_NODE = 'trap "" USR2; exec "$0" -m torch.distributed.run --rdzv-conf=is_hos
 
 @dataclass(frozen=True)
 class Part:
-    """What each of the processes is told: the request, the cell's key and folder, and the number of its lock."""
+    """What each of the processes gets: the request, the cell's key and folder, and the number of its lock."""
 
     request: RunRequest
     key: str
@@ -66,7 +66,7 @@ class Together:
     `environment` is what they get beyond this process's own.
     """
 
-    places: Places
+    paths: Paths
     request: RunRequest
     display: Display
     processes: int
@@ -75,7 +75,7 @@ class Together:
 
     def __call__(self, task: Ready, lock: Lock, stop: Callable[[], bool]) -> Finished | Trouble:
         """Return the cell's record, or why it has none."""
-        work = self.places.work(task.id)
+        work = self.paths.work(task.id)
         (work / RESULT).unlink(missing_ok=True)
         remove_leftovers(work / RESULT)
         told = _Told(task, work, self.display)
@@ -119,7 +119,7 @@ class _Told:
     def hear(self) -> None:
         """Show what is new, and keep what ends the cell."""
         for event in self.log.new():
-            with suppress(LookupError, TypeError, ValueError):  # the lines may be another hand's
+            with suppress(LookupError, TypeError, ValueError):  # somebody may have edited the log
                 if event["event"] == "trouble" and event["status"] in FAILURES:
                     self.trouble = self.trouble or Trouble(event["status"], str(event["reason"]))
                 elif event["event"] == "stopped":

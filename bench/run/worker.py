@@ -14,10 +14,9 @@ from bench.core.distributed import is_rank_zero, rank_zero_first, start
 from bench.core.errors import Interrupted, Lost, MissingError, WriteError
 from bench.core.files import atomic_write
 from bench.core.lock import check
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.plan.graph import Ready, plan
-from bench.plan.load import load_grid
 from bench.run.attempt import Trouble, attempt, judged, logged
 from bench.run.events import CellLog
 from bench.run.request import RunRequest
@@ -58,24 +57,23 @@ def _train(part: Part, log: CellLog) -> Finished | Trouble:
     """Train the cell and return its record, or why it has none."""
     asked = _listen()
     with rank_zero_first():
-        task, places = _task(part.request, part.key)
-    own, stop = partial(check, places.lock(task.id), part.lock), lambda: bool(asked)
+        task, paths = _task(part.request, part.key)
+    own, stop = partial(check, paths.lock(task.id), part.lock), lambda: bool(asked)
     watch = Hooks(lambda *step: None, lambda *event: None, stop, own)
     if is_rank_zero():
         watch = logged(task, log, own, stop)
     device = find_device(part.request.device)
-    return attempt(task, places, device, part.request.workers, watch, part.request.limits())
+    return attempt(task, paths, device, part.request.workers, watch, part.request.limits())
 
 
-def _task(request: RunRequest, key: str) -> tuple[Ready, Places]:
+def _task(request: RunRequest, key: str) -> tuple[Ready, Paths]:
     """Return the task of the cell with this key."""
-    spec = load_grid(request.grid, request.profile, request.settings)
-    places = Places(data=request.data_root, results=request.results, grid=spec.name)
+    spec, paths = request.load()
     cells = expand(spec)
-    task = plan(cells, [cell for cell in cells if cell.key() == key], places, f"grid {spec.name}")[-1]
+    task = plan(cells, [cell for cell in cells if cell.key() == key], paths, f"grid {spec.name}")[-1]
     if not isinstance(task, Ready):
         raise MissingError(task.reason)
-    return task, places
+    return task, paths
 
 
 def _hand_over(record: Finished, part: Part) -> None:

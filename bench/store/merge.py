@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import makes_prior
 from bench.grid.schema import GRID_NAME
 from bench.store.reading import Damaged
@@ -122,15 +122,15 @@ def _by_target(sources: Sequence[Path], into: Path) -> dict[Path, list[Path]]:
         raise UserError(f"--into {into} holds a folder for each grid: name one of them, as the sources are of one")
     if not single and "" in there:
         raise UserError(f"--into {into} holds one grid's records and the sources a folder for each: name its parent")
-    found: dict[Path, list[Path]] = defaultdict(list)
+    by_target: dict[Path, list[Path]] = defaultdict(list)
     for source, grids in folders.items():
         if not grids:
             raise UserError(f"{source}: no records there, nor in the folders below it")
         for name, folder in grids.items():
             if (into / name).resolve() == folder.resolve():
                 raise UserError(f"{into / name} and {folder} are one folder: nothing to merge")
-            found[into / name].append(folder)
-    return found
+            by_target[into / name].append(folder)
+    return by_target
 
 
 def _grids(folder: Path) -> dict[str, Path]:
@@ -145,20 +145,20 @@ def _candidates(
     target: Path, folders: Sequence[Path], kinds: Sequence[Read], left_out: list[Damaged]
 ) -> list[list[_Candidate]]:
     """Return the records of each cell, those of `target` first, and add the files that are left out to `left_out`."""
-    found: dict[str, list[_Candidate]] = defaultdict(list)
+    by_cell: dict[str, list[_Candidate]] = defaultdict(list)
     blocked: dict[str, str] = {}
     for folder in (target, *folders):
         for path in record_files(folder):
             one = _read(path, target.absolute().name, kinds)
             if isinstance(one, _Candidate) and path.stem not in blocked:
-                found[path.stem].append(one)
+                by_cell[path.stem].append(one)
             elif isinstance(one, _Candidate):
                 left_out.append(Damaged(path, blocked[path.stem]))
             elif folder == target:
                 blocked[path.stem] = f"{path} is in its place: {one.reason}"
             else:
                 left_out.append(one)
-    return list(found.values())
+    return list(by_cell.values())
 
 
 def _read(path: Path, grid: str, kinds: Sequence[Read]) -> _Candidate | Damaged:
@@ -183,7 +183,7 @@ def _time(one: _Candidate) -> str:
 
 def _backbone(record: Path) -> Path:
     """Return where the backbone of a record's cell lies."""
-    return Places(Path(), record.parent.parent, record.parent.name).backbone(record.stem)
+    return Paths(Path(), record.parent.parent, record.parent.name).backbone(record.stem)
 
 
 def _is_plain(path: Path) -> bool:

@@ -286,8 +286,8 @@ def record_files(folder: Path) -> list[Path]:
 
 def read_records(folder: Path) -> tuple[list[Record], list[Damaged]]:
     """Return the records of a folder in the order of their names, and the files that are none."""
-    found = [read_record(path) for path in record_files(folder)]
-    return [r for r in found if not isinstance(r, Damaged)], [r for r in found if isinstance(r, Damaged)]
+    read = [read_record(path) for path in record_files(folder)]
+    return [r for r in read if not isinstance(r, Damaged)], [r for r in read if isinstance(r, Damaged)]
 
 
 def finished(folder: Path, identifier: str) -> Finished | None:

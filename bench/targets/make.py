@@ -10,7 +10,7 @@ from bench.core.device import autocast
 from bench.core.errors import UserError
 from bench.core.files import remove_leftovers
 from bench.core.lock import wait_for
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.seeds import generator
 from bench.data.augment import EvalView
 from bench.data.loader import Source, StreamingLoader
@@ -31,7 +31,7 @@ def find_or_make_targets(
     task: Ready,
     train: Source,
     size: int,
-    places: Places,
+    paths: Paths,
     clock: Clock,
     check: Callable[[], None],
     after_shard: Callable[[int], None],
@@ -50,7 +50,7 @@ def find_or_make_targets(
     known = {"data": data, "prior": prior.digest(), "precision": choice.precision}
     if held_out := task.cell.validation:
         known["without"] = f"{held_out.share} {held_out.seed}"
-    path = cache_path(places.targets or places.cache, **known, part=part, size=made_at, dim=dim)
+    path = cache_path(paths.targets or paths.cache, **known, part=part, size=made_at, dim=dim)
     find = partial(load_targets, path, count, in_file=isinstance(train, StreamingLoader))
     if found := find():
         return found

@@ -46,7 +46,7 @@ class Shard:
             return None
 
     def write(self, values: Tensor, cost: Cost) -> None:
-        """Write features and their cost, atomically. Raises UserError where the disk says no."""
+        """Write features and their cost, atomically. Raises UserError where the disk refuses."""
         known = {"cost": cost.model_dump_json()}
         with writing(self.path.parent), atomic_write(self.path) as file:
             write_rows(file, "features", (self.images, values.shape[1]), [values], lambda: known)

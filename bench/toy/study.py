@@ -206,25 +206,25 @@ def read_toy(path: Path) -> ToyRecord | Damaged:
 
 def states(grid: ToyGrid, folder: Path) -> list[tuple[Setting, str]]:
     """Return how far each setting is: done, waiting, or damaged and why."""
-    found = []
+    known = []
     for setting in grid.settings:
         path = record_path(folder, setting.id)
         record = read_toy(path) if path.exists() else None
         state = "done" if record else "waiting"
-        found.append((setting, f"damaged: {path}: {record.reason}" if isinstance(record, Damaged) else state))
-    return found
+        known.append((setting, f"damaged: {path}: {record.reason}" if isinstance(record, Damaged) else state))
+    return known
 
 
 def print_states(grid: ToyGrid, results: Path, as_json: bool = False) -> None:
     """Print how far each setting is, and what a run would do."""
-    found = states(grid, results / grid.name)
+    known = states(grid, results / grid.name)
     if as_json:
-        print(json.dumps([{"id": each.id, "setting": str(each), "state": state} for each, state in found], indent=1))
+        print(json.dumps([{"id": each.id, "setting": str(each), "state": state} for each, state in known], indent=1))
         return
-    for setting, state in found:
+    for setting, state in known:
         print(f"{setting.id}  {setting}: {state}")
-    todo = sum(state != "done" for _, state in found)
-    print(f"{todo} of {len(found)} settings to run, {len(grid.seeds)} seeds each; seconds on a CPU, needs no data")
+    todo = sum(state != "done" for _, state in known)
+    print(f"{todo} of {len(known)} settings to run, {len(grid.seeds)} seeds each; seconds on a CPU, needs no data")
 
 
 def run_toy(grid: ToyGrid, results: Path) -> None:
@@ -232,8 +232,8 @@ def run_toy(grid: ToyGrid, results: Path) -> None:
     from bench.toy.train import study  # imports torch, which records can be read without
 
     folder = results / grid.name
-    found = states(grid, folder)
-    for setting, state in found:
+    known = states(grid, folder)
+    for setting, state in known:
         if state == "done":
             continue
         if state != "waiting":
@@ -243,8 +243,8 @@ def run_toy(grid: ToyGrid, results: Path) -> None:
         seconds = time.perf_counter() - begin
         _write(grid, setting, folder, curves._asdict(), seconds)
         print(f"{setting}: done in {seconds:.1f} s")
-    before = sum(state == "done" for _, state in found)
-    print(f"{len(found)} of {len(found)} settings done ({before} before), on the CPU; records in {folder}")
+    before = sum(state == "done" for _, state in known)
+    print(f"{len(known)} of {len(known)} settings done ({before} before), on the CPU; records in {folder}")
 
 
 def _write(grid: ToyGrid, setting: Setting, folder: Path, curves: dict[str, Any], seconds: float) -> None:

@@ -144,6 +144,6 @@ def relabel(classes: Tensor, prior: Weights, x: Tensor, rho: float) -> Tensor:
 
 def evaluate(weights: Weights, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return each seed's accuracy (share) and mean cross-entropy (nats) against the classes, both (S,)."""
-    found = logits(weights, x)
-    right = (found > 0) == (y > 0.5)
-    return right.double().mean(1), binary_cross_entropy_with_logits(found, y, reduction="none").mean(1)
+    outputs = logits(weights, x)
+    right = (outputs > 0) == (y > 0.5)
+    return right.double().mean(1), binary_cross_entropy_with_logits(outputs, y, reduction="none").mean(1)

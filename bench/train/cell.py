@@ -17,9 +17,9 @@ from bench.core.distributed import (
     synchronise_batch_norm,
     world_size,
 )
-from bench.core.errors import UserError, told
+from bench.core.errors import UserError, describe_error
 from bench.core.files import remove_leftovers
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.throttle import Throttle
 from bench.data.augment import EvalView
 from bench.data.images import Images, open_images
@@ -46,7 +46,7 @@ ASK_EVERY = 16  # steps after which several processes agree on whether to stop
 
 
 def run_cell(
-    task: Ready, places: Places, device: torch.device, workers: int, hooks: Hooks, limits: Limits | None = None
+    task: Ready, paths: Paths, device: torch.device, workers: int, hooks: Hooks, limits: Limits | None = None
 ) -> Finished:
     """Run one cell and return its record; goes on from the cell's checkpoint where there is one.
 
@@ -56,17 +56,17 @@ def run_cell(
     """
     clock = Clock(device)
     reset_peak_memory(device)
-    run = set_up(task, places, clock, workers, hooks, limits or Limits())
+    run = set_up(task, paths, clock, workers, hooks, limits or Limits())
     run.train()
     return run.record()
 
 
-def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks, limits: Limits) -> "CellRun":
+def set_up(task: Ready, paths: Paths, clock: Clock, workers: int, hooks: Hooks, limits: Limits) -> "CellRun":
     """Read the data, make the targets, build what is trained, and go on from the checkpoint."""
     device = clock.device
     with memory_for("reading the dataset", device), rank_zero_first():
-        images = open_images(task.cell, places, device, workers)
-        keeper = Keeper(task, places, clock, hooks, limits)
+        images = open_images(task.cell, paths, device, workers)
+        keeper = Keeper(task, paths, clock, hooks, limits)
     total_steps(task.cell, len(images.train.labels))  # refuses a cell without one
 
     def after_shard(done: int) -> None:
@@ -75,36 +75,36 @@ def set_up(task: Ready, places: Places, clock: Clock, workers: int, hooks: Hooks
 
     with memory_for("making targets", device), rank_zero_first():
         check = partial(keeper.check, "while making targets")
-        targets = find_or_make_targets(task, images.train, images.size, places, clock, check, after_shard)
+        targets = find_or_make_targets(task, images.train, images.size, paths, clock, check, after_shard)
     references = None
     with memory_for("evaluating the references", device):
         if is_rank_zero() and not task.cell.validation:
             check = partial(keeper.check, "while evaluating the references")
-            references = find_or_make_references(task, images, places, clock, check)
+            references = find_or_make_references(task, images, paths, clock, check)
     with memory_for("building the method", device):
-        trainer = _trainer(task, places, images, targets, keeper)
+        trainer = _trainer(task, paths, images, targets, keeper)
         seconds = None
         if task.cell.flops_of:
             with clock.phase("other"):
-                trainer.steps = _matched_steps(task, trainer, places)
+                trainer.steps = _matched_steps(task, trainer, paths)
         elif task.cell.seconds_of:
-            seconds = _matched(task, places).ledger.seconds_with_targets
+            seconds = _matched(task, paths).ledger.seconds_with_targets
     hooks.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": trainer.steps})
     if seconds is not None:
         trainer.steps = sys.maxsize  # nobody knows how many
     save_due = Throttle(limits.checkpoint_seconds)
-    return CellRun(task, places, images, targets, references, trainer, keeper, save_due, seconds)
+    return CellRun(task, paths, images, targets, references, trainer, keeper, save_due, seconds)
 
 
-def _trainer(task: Ready, places: Places, images: Images, targets: Targets | None, keeper: Keeper) -> Trainer:
+def _trainer(task: Ready, paths: Paths, images: Images, targets: Targets | None, keeper: Keeper) -> Trainer:
     """Return a trainer that goes on from the checkpoint; a new one when there is none that fits it."""
     cell, clock = task.cell, keeper.clock
     order = Sampler(len(images.train.labels), cell.budget, cell.protocol.batch_size, cell.seed)
     target_dim = targets.values.shape[1] if targets else None
 
     def build() -> Trainer:
-        backbone = starting_backbone(task, images.size, places.rehearsal)
-        method = build_method(cell, images.size, target_dim, order.steps_per_epoch, places.rehearsal, backbone)
+        backbone = starting_backbone(task, images.size, paths.rehearsal)
+        method = build_method(cell, images.size, target_dim, order.steps_per_epoch, paths.rehearsal, backbone)
         synchronise_batch_norm(method, clock.device)
         method.to(clock.device).to(memory_format=torch.channels_last)
         values = values_for(cell, targets, clock.device) if targets else None
@@ -118,23 +118,23 @@ def _trainer(task: Ready, places: Places, images: Images, targets: Targets | Non
     except Exception as error:  # torch raises nearly anything on a state that does not fit
         if is_out_of_memory(error):
             raise
-        keeper.discard(f"does not fit method {cell.method!r} as it is now: {told(error)}")
+        keeper.discard(f"does not fit method {cell.method!r} as it is now: {describe_error(error)}")
         return build()
     keeper.state = None  # or its tensors would stay in memory
     return trainer
 
 
-def _matched(task: Ready, places: Places) -> Finished:
+def _matched(task: Ready, paths: Paths) -> Finished:
     """Return the record of the cell whose cost this one is to match."""
     assert task.needs is not None
-    other = finished(places.records, task.needs.id)
+    other = finished(paths.records, task.needs.id)
     assert other is not None
     return other
 
 
-def _matched_steps(task: Ready, trainer: Trainer, places: Places) -> int:
+def _matched_steps(task: Ready, trainer: Trainer, paths: Paths) -> int:
     """Return how many steps spend what the cell spent that this one is to match, targets included."""
-    other = _matched(task, places)
+    other = _matched(task, paths)
     flops = other.ledger.flops_with_targets
     steps = flops // trainer.flops_per_step()
     if steps == 0:
@@ -150,7 +150,7 @@ class CellRun:
     """
 
     task: Ready
-    places: Places
+    paths: Paths
     images: Images
     targets: Targets | None
     references: References | None
@@ -181,8 +181,8 @@ class CellRun:
             if until < steps[-1]:
                 keeper.save(trainer)
         # Of the backbones of a rehearsal and of trials, keep only those used as priors: all would be gigabytes.
-        if is_rank_zero() and (makes_prior(cell) or not (self.places.rehearsal or cell.validation)):
-            self._save_backbone(self.places.backbone(self.task.id))
+        if is_rank_zero() and (makes_prior(cell) or not (self.paths.rehearsal or cell.validation)):
+            self._save_backbone(self.paths.backbone(self.task.id))
 
     def record(self) -> Finished:
         """Return the record of the trained cell: of the first process, which alone has evaluated it, in all of them."""
@@ -194,17 +194,17 @@ class CellRun:
     def _record(self, other_load: float | None) -> Finished:
         return Finished(
             id=self.task.id,
-            grid=self.places.grid,
+            grid=self.paths.grid,
             cell=self.task.cell,
             inputs=self.task.inputs,
-            dataset_title=self.places.mark + self.images.title,
+            dataset_title=self.paths.mark + self.images.title,
             test_images=len(self.images.judging.labels),
             curve=tuple(self.keeper.curve),
             switch_step=self.trainer.method.switch_step,
             ledger=self._ledger(other_load),
             references=self.references,
             provenance=provenance(self.keeper.clock.device),
-            rehearsal=self.places.rehearsal,
+            rehearsal=self.paths.rehearsal,
         )
 
     def _ledger(self, other_load: float | None) -> Ledger:
@@ -270,7 +270,7 @@ class CellRun:
         with clock.phase("eval"):
             view = EvalView(images.size, shorter=protocol.eval_resize)
             features = extract(trainer.method.backbone, images.train, images.judging, view)
-            found = score(features, images.classes, protocol, cell.seed, last and cell.validation is None)
+            scored = score(features, images.classes, protocol, cell.seed, last and cell.validation is None)
         spent = clock.spent("train")
         return Point(
             step=trainer.step,
@@ -282,7 +282,7 @@ class CellRun:
             loss=trainer.loss,
             mean_losses=losses,
             weight_norm=trainer.weight_norm(),
-            score=found,
+            score=scored,
         )
 
     def _save_backbone(self, path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from bench.core.files import atomic_write, set_aside
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.measure.clock import PHASES
 from bench.measure.memory import is_out_of_memory
 from bench.store.record import Cells, Point
@@ -47,9 +47,9 @@ class Checkpoint:
             raise ValueError
 
 
-def checkpoint_path(places: Places, identifier: str) -> Path:
+def checkpoint_path(paths: Paths, identifier: str) -> Path:
     """Return where a running cell's checkpoint lies."""
-    return places.work(identifier) / "checkpoint.pt"
+    return paths.work(identifier) / "checkpoint.pt"
 
 
 def save_checkpoint(path: Path, identifier: str, checkpoint: Checkpoint) -> None:

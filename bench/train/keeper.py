@@ -7,7 +7,7 @@ from typing import Any
 from bench.core.distributed import any_rank, is_rank_zero
 from bench.core.errors import Interrupted, TimedOut
 from bench.core.files import set_aside
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.throttle import Throttle
 from bench.measure.clock import Clock
 from bench.measure.memory import peak_memory
@@ -51,9 +51,9 @@ class Keeper:
     was spent, which it adds to the clock.
     """
 
-    def __init__(self, task: Ready, places: Places, clock: Clock, hooks: Hooks, limits: Limits) -> None:
+    def __init__(self, task: Ready, paths: Paths, clock: Clock, hooks: Hooks, limits: Limits) -> None:
         self.task, self.clock, self.hooks, self.limits = task, clock, hooks, limits
-        self.path = checkpoint_path(places, task.id)
+        self.path = checkpoint_path(paths, task.id)
         saved = load_checkpoint(self.path, task.id, clock.device)
         self.curve: list[Point] = list(saved.curve) if saved else []
         self.state = saved.trainer if saved else None
@@ -87,7 +87,7 @@ class Keeper:
             raise Interrupted
         if late:
             spent = f"{self.clock.wall:,.0f} s spent, {limit:,g} s allowed"
-            raise TimedOut(f"{spent}, {doing}; a longer limit goes on from there")
+            raise TimedOut(f"{spent}, {doing}; with a longer limit it resumes there")
 
     def save(self, trainer: Trainer | None = None) -> None:
         """Write where the cell stands; before there is a trainer, its state of the earlier run."""

@@ -1,13 +1,10 @@
 """The gate: red when something moved beyond what seeds explain, green otherwise, clear about what it cannot use."""
 
-import io
 import itertools
 import json
 import re
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,11 @@ from torch import Tensor
 from bench.check.baseline import SHIPPED, Baseline, Sample, read_baseline
 from bench.check.compare import FALSE_ALARMS, Finding, compare, holm, same_seeds
 from bench.check.report import check_markdown, write_junit
-from bench.cli.main import main
 from bench.grid.load import load_grid
 from methods import Batch
 from methods.rela import ReLA
 from tests.faults import FAULTS, ROOT
+from tests.run.processes import Ran, bench
 
 TINY = """
 backbone: resnet_small
@@ -132,18 +129,11 @@ def test_common_seeds_are_compared_one_by_one() -> None:
     assert same_seeds(before, now) == (2, 1, 0.5)
 
 
-def run_check(folder: Path, *arguments: str) -> tuple[int, str, str]:
+def run_check(folder: Path, *arguments: str) -> Ran:
     (folder / "tiny.yaml").write_text(TINY)
     words = ["check", "--grid", str(folder / "tiny.yaml"), "--data-root", str(folder / "data"), *arguments]
     words += [] if "--baseline" in arguments else ["--baseline", str(folder / "baseline.json")]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["bench", *words])
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    return bench(*words)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from bench.cli import main as cli
-from bench.cli.request import Request, program
+from bench.plan.request import Request, program
 from methods import methods
 from tests.run.processes import ROOT, Ran, bench
 
@@ -131,15 +131,15 @@ def test_what_is_not_here_can_be_prepared(here: Path) -> None:
     assert bench(*rehearse[len(program()) :], "--device", "cpu").code == 0
     ran = cells("run", "--data-root", "my data", "--set", "datasets=[cifar100]", "--device", "cpu")
     [prepare] = printed(ran)
-    assert prepare[:2] == ["prepare", NAME]
+    assert prepare[:2] == ["prepare", f"{NAME}@longer"]
     assert prepare[-4:] == ["--data-root", "my data", "--results", "my results"]
 
 
 def test_a_name_for_records_that_are_not_there(here: Path) -> None:
     [run] = printed(bench("report", "--results", "empty ones"))
-    assert run == ["run", "--grid", "quickstart", "--results", "empty ones"]
+    assert run == ["run", "quickstart", "--results", "empty ones"]
     [run] = printed(bench("report", "quickstart@mini@rehearsal"))
-    assert run == ["run", "--grid", "quickstart", "--profile", "mini", "--rehearse"]
+    assert run == ["run", "quickstart@mini", "--rehearse"]
 
 
 def test_a_baseline_of_other_settings(here: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_baseline_of_other_settings(here: Path) -> None:
     assert len(printed(ran)) == 1, ran.err
     [update] = printed(ran)
     assert update[-3:] == ["--baseline", str(here / "b.json"), "--update"]
-    assert bench(*update, "--seeds", "4", "--device", "cpu").code == 0
+    assert bench(*update, "--seeds", "3", "--device", "cpu").code == 0
 
 
 def test_report_without_a_name_says_what_it_leaves_out(here: Path) -> None:
@@ -183,13 +183,10 @@ def test_report_without_a_name_says_what_it_leaves_out(here: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["run", "status", "prepare", "report", "cancel", "check"])
 def test_every_verb_takes_what_it_is_given(verb: str, here: Path) -> None:
-    request = Request("~/g.yaml", "p", ["a=-1"], [Path("~p.py")], Path("-d"), Path("r s"))
+    request = Request("~/g.yaml", "p", ("a=-1",), (Path("~p.py"),), Path("-d"), Path("r s"))
     words = shlex.split(request.command(verb))[len(program()) :]
     given = typer.main.get_command(cli.app).commands[verb].make_context(verb, words[1:]).params  # type: ignore[attr-defined]
-    home = Path.home() / "g.yaml"
-    named = {"grid": f"{home}@p"} if verb == "report" else {"grid": str(home), "profile": "p"}
-    assert (given.get("named") or given["grid"]) == named.pop("grid")
-    assert {name: given[name] for name in named} == named
+    assert given["grid"] == f"{Path.home() / 'g.yaml'}@p"
     assert given["settings"] == ["a=-1"]
     there = {"plugin": [Path("~p.py")], "data_root": Path("-d"), "results": Path("r s") if verb != "check" else None}
     assert {name: value for name, value in there.items() if name in given} == {

@@ -50,9 +50,9 @@ class Runs:
 
     def __call__(self, verb: str, *words: str, expect: int = 0) -> str:
         """Return what a verb prints; `run` is on the cluster unless it says otherwise."""
-        places = ["--results", str(self.folder / "results")]
-        places += ["--data-root", str(self.data)] if verb in {"run", "status"} else []
-        command = [sys.executable, "-m", "bench", verb, "--grid", str(self.folder / "tiny.yaml"), *places, *words]
+        paths = ["--results", str(self.folder / "results")]
+        paths += ["--data-root", str(self.data)] if verb in {"run", "status"} else []
+        command = [sys.executable, "-m", "bench", verb, "--grid", str(self.folder / "tiny.yaml"), *paths, *words]
         environment = self.slurm.environment | ALWAYS | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == expect, done.stdout + done.stderr

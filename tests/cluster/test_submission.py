@@ -21,7 +21,7 @@ import pytest
 
 from bench.core.environment import own_command
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import Task, plan
@@ -97,21 +97,21 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(data=tmp_path / "data", results=tmp_path / "results", grid="g")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(data=tmp_path / "data", results=tmp_path / "results", grid="g")
 
 
-def planned(places: Places) -> list[Task]:
-    path = places.data.parent / "g.yaml"
+def planned(paths: Paths) -> list[Task]:
+    path = paths.data.parent / "g.yaml"
     path.write_text(GRID)
     cells = expand(load_grid(str(path)))
-    return plan(cells, cells, places, "grid g")
+    return plan(cells, cells, paths, "grid g")
 
 
-def submit(places: Places, tasks: list[Task], **options: object) -> list[Outcome]:
-    request = RunRequest(str(places.data.parent / "g.yaml"), data_root=places.data, results=places.results)
+def submit(paths: Paths, tasks: list[Task], **options: object) -> list[Outcome]:
+    request = RunRequest(str(paths.data.parent / "g.yaml"), data_root=paths.data, results=paths.results)
     runs = find_executor("slurm", "cpu", Resources(**options))  # type: ignore[arg-type]
-    return runs.run(Work(tasks, places, request))
+    return runs.run(Work(tasks, paths, request))
 
 
 def at(tasks: list[Task], arm: str, seed: int, budget: float = 0.5) -> Task:
@@ -120,12 +120,12 @@ def at(tasks: list[Task], arm: str, seed: int, budget: float = 0.5) -> Task:
 
 
 def test_what_is_ready_is_one_array_and_the_rest_waits_for_the_one_job_that_it_needs(
-    places: Places, stand_in: StandIn
+    paths: Paths, stand_in: StandIn
 ) -> None:
-    tasks = planned(places)
-    outcomes = submit(places, tasks, gpus_per_cell=4, slurm=("partition=gpu", "nodes=2", "array_parallelism=3"))
+    tasks = planned(paths)
+    outcomes = submit(paths, tasks, gpus_per_cell=4, slurm=("partition=gpu", "nodes=2", "array_parallelism=3"))
     assert {outcome.status for outcome in outcomes} == {"queued"}
-    jobs = {cell: job.id for cell, job in jobs_of(places).items()}
+    jobs = {cell: job.id for cell, job in jobs_of(paths).items()}
     assert jobs.keys() == {task.id for task in tasks}
     assert len(set(jobs.values())) == len(tasks) == 12
     ready = [task for task in tasks if not task.needs]
@@ -152,10 +152,10 @@ def test_what_is_ready_is_one_array_and_the_rest_waits_for_the_one_job_that_it_n
     assert stand_in.scripts[11]["array"] == "0-3%3"
 
 
-def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(places: Places, stand_in: StandIn) -> None:
-    tasks = planned(places)
-    submit(places, tasks)
-    folder = places.records / ".work" / "slurm"
+def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(paths: Paths, stand_in: StandIn) -> None:
+    tasks = planned(paths)
+    submit(paths, tasks)
+    folder = paths.records / ".work" / "slurm"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     pickled = list(folder.glob("*_submitted.pkl"))
     assert len(pickled) == len(tasks)
@@ -164,11 +164,11 @@ def test_what_is_pickled_is_words_and_a_number_in_a_folder_of_its_owner(places: 
         with loaded.file:
             submission = loaded.load()
         words, nodes, checkpoint = submission.args
-        assert words[:6] == [sys.executable, "-m", "bench", "run", "--grid", str(places.data.parent / "g.yaml")]
+        assert words[:6] == [sys.executable, "-m", "bench", "run", "--grid", str(paths.data.parent / "g.yaml")]
         assert words[-2] == "--cell"
         assert words[-1] in {task.id for task in tasks}
         assert "--gpus-per-cell" not in words
-        assert checkpoint == str((places.work(words[-1]) / "checkpoint.pt").absolute())
+        assert checkpoint == str((paths.work(words[-1]) / "checkpoint.pt").absolute())
         assert (submission.function, nodes, submission.kwargs) == (slurm_job.run, 1, {})
 
 
@@ -187,31 +187,31 @@ class Narrow(pickle.Unpickler):
 
 
 def test_only_what_is_neither_done_nor_queued_is_submitted(
-    places: Places, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+    paths: Paths, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = planned(places)
-    submit(places, tasks)
-    jobs = {cell: job.id for cell, job in jobs_of(places).items()}
+    tasks = planned(paths)
+    submit(paths, tasks)
+    jobs = {cell: job.id for cell, job in jobs_of(paths).items()}
     stand_in.queue("".join(f"{job}|PENDING||Priority\n" for job in jobs.values()))
-    assert {outcome.status for outcome in submit(places, tasks)} == {"queued"}
+    assert {outcome.status for outcome in submit(paths, tasks)} == {"queued"}
     assert "nothing to submit: 12 cells are in the queue already" in capsys.readouterr().out
     gone = [at(tasks, "byol", 0, 0.2), at(tasks, "first", 1)]
     stand_in.queue(
         "".join(f"{job}|RUNNING|n1|None\n" for cell, job in jobs.items() if cell not in {t.id for t in gone})
     )
-    submit(places, tasks)
+    submit(paths, tasks)
     assert sorted(stand_in.scripts) == list(range(11, 18))
-    fresh = {task.id: stand_in.scripts[int(jobs_of(places)[task.id].id)] for task in gone}
+    fresh = {task.id: stand_in.scripts[int(jobs_of(paths)[task.id].id)] for task in gone}
     assert "dependency" not in fresh[gone[0].id]
     assert fresh[gone[1].id]["dependency"] == f"afterok:{jobs[at(tasks, 'byol', 1, 1.0).id]}"
     asked = (stand_in.folder / "asked").read_text().splitlines()
     assert all("--name=rela-bench:g" in line for line in asked)
 
 
-def test_a_cell_whose_need_nobody_runs_is_skipped_with_all_that_follow(places: Places, stand_in: StandIn) -> None:
-    tasks = planned(places)
+def test_a_cell_whose_need_nobody_runs_is_skipped_with_all_that_follow(paths: Paths, stand_in: StandIn) -> None:
+    tasks = planned(paths)
     without = [task for task in tasks if task is not at(tasks, "byol", 0, 1.0)]
-    outcomes = submit(places, without)
+    outcomes = submit(paths, without)
     skipped = {outcome.task.id: outcome.reason for outcome in outcomes if outcome.status == "skipped"}
     mine = [t for t in without if t.cell.seed == 0 and t.needs]
     assert skipped.keys() == {task.id for task in mine}
@@ -219,8 +219,8 @@ def test_a_cell_whose_need_nobody_runs_is_skipped_with_all_that_follow(places: P
     assert skipped[at(tasks, "matched", 0).id].startswith(f"the cell {need.id} that it needs is neither done nor")
 
 
-def test_groups_come_after_what_they_need(places: Places) -> None:
-    tasks = planned(places)
+def test_groups_come_after_what_they_need(paths: Paths) -> None:
+    tasks = planned(paths)
     groups, left_out = grouped(tasks, {task.id for task in tasks}, set())
     assert not left_out
     seen: set[str] = {""}
@@ -251,8 +251,8 @@ def test_options_that_cannot_be_are_one_sentence(stand_in: StandIn, options: dic
         find_executor("slurm", "cpu", Resources(**options))  # type: ignore[arg-type]
 
 
-def test_further_options_reach_sbatch(places: Places, stand_in: StandIn) -> None:
-    submit(places, planned(places)[:1], slurm=("account=abc", "time=1-00:00:00", "exclusive", "mem_per_gpu=8G"))
+def test_further_options_reach_sbatch(paths: Paths, stand_in: StandIn) -> None:
+    submit(paths, planned(paths)[:1], slurm=("account=abc", "time=1-00:00:00", "exclusive", "mem_per_gpu=8G"))
     (options,) = stand_in.scripts.values()
     assert options.items() >= {"account": "abc", "time": "1-00:00:00", "exclusive": "", "mem-per-gpu": "8G"}.items()
     assert "partition" not in options
@@ -270,34 +270,34 @@ def test_no_submitit_is_one_sentence(stand_in: StandIn, monkeypatch: pytest.Monk
         find_executor("slurm", "cpu", Resources())
 
 
-def test_nothing_is_submitted_while_the_queue_is_not_known(places: Places, stand_in: StandIn) -> None:
-    tasks = planned(places)
-    submit(places, tasks)
+def test_nothing_is_submitted_while_the_queue_is_not_known(paths: Paths, stand_in: StandIn) -> None:
+    tasks = planned(paths)
+    submit(paths, tasks)
     stand_in.put("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(UserError, match="`squeue` gives no answer"):
-        submit(places, tasks)
+        submit(paths, tasks)
     assert len(stand_in.scripts) == 5
 
 
-def test_a_forged_note_names_no_job(places: Places, stand_in: StandIn) -> None:
+def test_a_forged_note_names_no_job(paths: Paths, stand_in: StandIn) -> None:
     for number, content in enumerate(['{"job": "--user=root"}', '{"job": 3}', "[]", '{"job": "1; rm"}', "{"]):
-        (places.records / ".work" / f"cell{number}").mkdir(parents=True)
-        (places.records / ".work" / f"cell{number}" / "slurm.json").write_text(content)
-    assert jobs_of(places) == {}
-    assert cancel(places) == []
+        (paths.records / ".work" / f"cell{number}").mkdir(parents=True)
+        (paths.records / ".work" / f"cell{number}" / "slurm.json").write_text(content)
+    assert jobs_of(paths) == {}
+    assert cancel(paths) == []
 
 
 def test_what_slurm_refuses_is_one_sentence_and_what_it_took_before_stays(
-    places: Places, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+    paths: Paths, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The words are those of Slurm 22.05."""
     refuses = "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed: Invalid"
     stand_in.put("sbatch", f'grep -q afterok "${{@: -1}}" || {{ {SBATCH} exit; }}\necho "{refuses}" >&2; exit 1')
-    tasks = planned(places)
+    tasks = planned(paths)
     with pytest.raises(UserError, match=r"^Slurm refuses the jobs: invalid partition specified: nope$"):
-        submit(places, tasks)
+        submit(paths, tasks)
     assert capsys.readouterr().err == ""
-    assert jobs_of(places).keys() == {task.id for task in tasks if not task.needs}
+    assert jobs_of(paths).keys() == {task.id for task in tasks if not task.needs}
 
 
 def test_the_commands_that_are_printed_work(tmp_path: Path, stand_in: StandIn) -> None:
@@ -312,35 +312,35 @@ def test_the_commands_that_are_printed_work(tmp_path: Path, stand_in: StandIn) -
 
 
 def test_one_cell_is_a_job_and_that_is_said(
-    places: Places, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+    paths: Paths, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submit(places, [at(planned(places), "byol", 0, 0.2)])
+    submit(paths, [at(planned(paths), "byol", 0, 0.2)])
     assert "1 cell submitted, as a job by itself" in capsys.readouterr().out
     assert "array" not in stand_in.scripts[11]
 
 
-def test_cancel_names_this_grid_s_jobs_alone(places: Places, stand_in: StandIn) -> None:
-    tasks = planned(places)
-    submit(places, tasks)
-    submit(replace(places, grid="other"), tasks)
-    jobs = sorted(job.id for job in jobs_of(places).values())
+def test_cancel_names_this_grid_s_jobs_alone(paths: Paths, stand_in: StandIn) -> None:
+    tasks = planned(paths)
+    submit(paths, tasks)
+    submit(replace(paths, grid="other"), tasks)
+    jobs = sorted(job.id for job in jobs_of(paths).values())
     stand_in.queue("".join(f"{job}|PENDING||Priority\n" for job in jobs[:3]))
-    assert sorted(job.id for job in cancel(places)) == jobs[:3]
+    assert sorted(job.id for job in cancel(paths)) == jobs[:3]
     (told,) = stand_in.told
     assert sorted(told.split()[2:]) == jobs[:3]
     stand_in.queue("")
-    assert cancel(places) == []
+    assert cancel(paths) == []
     assert len(stand_in.told) == 1
 
 
-def test_states_have_their_jobs(places: Places, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = planned(places)
-    submit(places, tasks)
+def test_states_have_their_jobs(paths: Paths, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = planned(paths)
+    submit(paths, tasks)
     task = at(tasks, "byol", 0, 1.0)
-    number = jobs_of(places)[task.id].id
+    number = jobs_of(paths)[task.id].id
 
     def state() -> str:
-        return state_of(task, places, jobs_of(places)).text
+        return state_of(task, paths, jobs_of(paths)).text
 
     stand_in.queue(f"{number}|PENDING||Priority\n")
     assert state() == f"queued (job {number}, Priority)"
@@ -348,7 +348,7 @@ def test_states_have_their_jobs(places: Places, stand_in: StandIn, monkeypatch: 
     assert state() == f"running (job {number}, on n7), starting"
     stand_in.queue("")
     assert state() == "waiting"
-    log = places.records / ".work" / "slurm" / f"{number}_0_log.out"
+    log = paths.records / ".work" / "slurm" / f"{number}_0_log.out"
     log.touch()
     assert state() == f"stopped: job {number} has left the queue; {log.absolute()}"
     lines = [
@@ -357,17 +357,17 @@ def test_states_have_their_jobs(places: Places, stand_in: StandIn, monkeypatch: 
         {"time": "2026-01-01T00:11:40+00:00", "event": "step", "step": 300, "steps": 1000},
         {"time": "2026-01-01T00:11:41+00:00", "event": "checkpoint", "step": 302},
     ]
-    (places.work(task.id) / "events.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (paths.work(task.id) / "events.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert state().startswith(f"stopped: job {number} has left the queue, step 302; ")
-    (places.work(task.id) / "lock.1").write_text("{}")
+    (paths.work(task.id) / "lock.1").write_text("{}")
     stand_in.queue(f"{number}|RUNNING|n7|None\n")
     # 200 steps took 100 s, 700 are left.
     after = r", step 302 of 1,000, about 5.8 minutes left; job " + number + ", on n7"
     assert re.fullmatch(r"running \(another runner, heartbeat \d s ago\)" + after, state())
-    monkeypatch.setenv("PATH", str(places.results))
+    monkeypatch.setenv("PATH", str(paths.results))
     other = at(tasks, "byol", 1, 1.0)
-    assert jobs_of(places)[other.id].state is None
-    assert state_of(other, places, jobs_of(places)).text.startswith("submitted: job ")
+    assert jobs_of(paths)[other.id].state is None
+    assert state_of(other, paths, jobs_of(paths)).text.startswith("submitted: job ")
 
 
 def test_a_job_without_a_queue_is_not_queued() -> None:
@@ -524,11 +524,11 @@ def test_each_node_knows_whether_it_is_the_one_where_they_meet_and_lives_through
     assert ran.stdout == f"--rdzv-conf=is_host={int(node == 0)} --nnodes=2 a word\n", ran.stderr
 
 
-def test_a_cell_on_several_nodes_has_one_runner_on_the_first(places: Places, stand_in: StandIn) -> None:
-    submit(places, planned(places)[:1], slurm=("nodes=2",))
+def test_a_cell_on_several_nodes_has_one_runner_on_the_first(paths: Paths, stand_in: StandIn) -> None:
+    submit(paths, planned(paths)[:1], slurm=("nodes=2",))
     (script,) = stand_in.folder.glob("*.sh")
     assert "--nodes=1 --ntasks=1" in script.read_text()
-    (pickled,) = (places.records / ".work" / "slurm").glob("*_submitted.pkl")
+    (pickled,) = (paths.records / ".work" / "slurm").glob("*_submitted.pkl")
     with pickled.open("rb") as file:
         words, nodes, _ = Narrow(file).load().args
     assert nodes == 2

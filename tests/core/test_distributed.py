@@ -55,8 +55,8 @@ def call(*command: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def run(grid: Path, folder: Path, *options: str | Path) -> "subprocess.CompletedProcess[str]":
-    places = ["--results", folder / "results", "--data-root", folder / "data"]
-    return call(*ALONE, "-m", "bench", "run", grid, "--device", "cpu", *places, *options)
+    paths = ["--results", folder / "results", "--data-root", folder / "data"]
+    return call(*ALONE, "-m", "bench", "run", grid, "--device", "cpu", *paths, *options)
 
 
 def records(folder: Path) -> dict[str, Record]:
@@ -181,7 +181,7 @@ def test_one_signal_saves_the_cell_and_the_same_command_goes_on(number: int, ser
     assert log[-1]["event"] == "interrupted"
     step = max(event["step"] for event in log if event["event"] == "checkpoint")
     assert server.run(there, *TOGETHER, *only, "--set", "protocol.epochs=60", out="again") == 0
-    assert f"goes on at step {step:,}" in (there / "again").read_text()
+    assert f"resumes at step {step:,}" in (there / "again").read_text()
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGKILL,)])

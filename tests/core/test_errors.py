@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
-from bench.core.errors import UserError, told
+from bench.core.errors import UserError, describe_error
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
 TRACE = f"""Traceback (most recent call last):
@@ -111,7 +111,7 @@ ITSELF = OSError("its own")
 def test_an_error_is_told_by_what_is_wrong(act: Callable[[], object], sentence: str) -> None:
     with pytest.raises(BaseException) as caught:  # noqa: PT011
         act()
-    text = told(caught.value)
+    text = describe_error(caught.value)
     assert sentence in text
     assert "\n" not in text
     assert "Traceback" not in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.paths import Places, expanded
+from bench.core.paths import Paths, expanded
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from priors.file import File
@@ -49,7 +49,7 @@ def test_a_home_folder_in_the_environment(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("BENCH_CACHE", "~/cache")
     assert bench("prepare", "--grid", home / "g.yaml").code == 0
     assert (home / "data").is_dir()
-    assert Places(Path("data"), Path("results"), "g").cache == home / "cache"
+    assert Paths(Path("data"), Path("results"), "g").cache == home / "cache"
     assert not list(Path.cwd().iterdir())
 
 
@@ -57,7 +57,7 @@ def test_a_home_folder_in_a_grid(home: Path) -> None:
     arm = "arms=[{method: byol, rela: {prior: 'file:~/x.pth', backbone: resnet_small}}]"
     cell = expand(load_grid("~/g.yaml", settings=[arm]))[0]
     (home / "x.pth").touch()
-    assert File("~/x.pth", cell, Places(Path("data"), Path("results"), "g")).path() == home / "x.pth"
+    assert File("~/x.pth", cell, Paths(Path("data"), Path("results"), "g")).path() == home / "x.pth"
 
 
 def test_a_home_folder_that_is_not_known(home: Path) -> None:

@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from bench.core.terminal import print_table, shortened
+from bench.core.terminal import shortened, table_text
 
 HEAD = ("#", "id", "cell", "state", "steps", "images", "TFLOP")
 CELL = "cifar10 rela(byol(momentum=0.9,projection=64),file:some/very/long/path/of_a_prior.pt) 50% seed 0"
@@ -30,7 +30,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shown(stream: StringIO, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sys, "stdout", stream)
-    print_table(HEAD, ROWS, ("#", "steps", "images", "TFLOP"), shorten="cell")
+    print(table_text(HEAD, ROWS, ("#", "steps", "images", "TFLOP"), shorten="cell"))
     return stream.getvalue().splitlines()
 
 
@@ -60,7 +60,7 @@ def test_a_terminal_folds_the_last_column_and_loses_nothing(monkeypatch: pytest.
     monkeypatch.setenv("COLUMNS", "80")
     stream = Screen()
     monkeypatch.setattr(sys, "stdout", stream)
-    print_table(("", ""), [("0123456789abcdef", CELL), ("x", "")])
+    print(table_text(("", ""), [("0123456789abcdef", CELL), ("x", "")]))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("0123456789abcdef  cifar10")
@@ -73,7 +73,7 @@ def test_only_a_terminal_has_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
     for stream in (Screen(), StringIO()):
         monkeypatch.setattr(sys, "stdout", stream)
-        print_table(("a", "state"), [("done", "3 done")], states="state")
+        print(table_text(("a", "state"), [("done", "3 done")], states="state"))
         said.append(stream.getvalue())
     assert said[0].splitlines()[1] == "done  3 \x1b[32mdone\x1b[0m"
     assert "\x1b" not in said[1]
@@ -87,5 +87,5 @@ def test_shortened(length: int, text: str) -> None:
 def test_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    print_table(("", ""), [("[bold]x", "[/red] :smile:")])
+    print(table_text(("", ""), [("[bold]x", "[/red] :smile:")]))
     assert stream.getvalue() == "[bold]x  [/red] :smile:\n"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.core.distributed import is_rank_zero, start, stop, synchronise_batch_norm
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.seeds import generator
 from bench.data import load_dataset
 from bench.data.augment import View
@@ -71,7 +71,7 @@ def wrapped(method: Method, around: str) -> Method:
 def train(name: str, around: str) -> dict[str, Any]:
     """Return the losses, and a number that all weights, buffers and the queue decide."""
     with tempfile.TemporaryDirectory() as folder:
-        train = load_dataset("digits", Places(Path(folder), Path(folder), "together")).train
+        train = load_dataset("digits", Paths(Path(folder), Path(folder), "together")).train
     torch.manual_seed(0)
     backbone = build_backbone("resnet_small", SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))

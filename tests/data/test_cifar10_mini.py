@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.sets.cifar10_mini import ARCHIVE
 from tests.cifar10_mini import tar_of_part
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_it_needs_no_data_root(tmp_path: Path) -> None:
-    found = load_dataset("cifar10_mini", Places(tmp_path / "nothing", tmp_path, "g"))
+    found = load_dataset("cifar10_mini", Paths(tmp_path / "nothing", tmp_path, "g"))
     assert found.title == "CIFAR-10 mini (JPEG)"
     for split, each in ((found.train, 250), (found.test, 100)):
         images = np.asarray(split.images)

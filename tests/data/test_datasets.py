@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.core.errors import MissingError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import Registry, load_plugin
 from bench.data import (
     DatasetInfo,
@@ -46,14 +46,14 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_cache.clear()
 
 
-def places(root: Path) -> Places:
-    return Places(data=root, results=root / "results", grid="g")
+def paths(root: Path) -> Paths:
+    return Paths(data=root, results=root / "results", grid="g")
 
 
 def load(name: str, root: Path) -> ImageSet:
     """Load as a new process would: from disk."""
     dataset_cache.clear()
-    return load_dataset(name, places(root))
+    return load_dataset(name, paths(root))
 
 
 def pixels(found: ImageSet, split: str = "train") -> np.ndarray:
@@ -465,10 +465,10 @@ def test_a_set_that_streams_is_decoded_for_its_digest_alone(tmp_path: Path) -> N
     assert list(found.train.images) == list(again.train.images)
     assert found.digest == again.digest
     part = "3,000 of 1,281,167 images, 2,000 of 50,000 test images"
-    assert found.title == dataset_facts("imagenet1k", places(tmp_path)).title == f"ImageNet-1K, {part}"
+    assert found.title == dataset_facts("imagenet1k", paths(tmp_path)).title == f"ImageNet-1K, {part}"
     before = found.digest
     found.train.images[5].write_bytes(found.train.images[6].read_bytes())
-    assert dataset_facts("imagenet1k", places(tmp_path)).digest != before
+    assert dataset_facts("imagenet1k", paths(tmp_path)).digest != before
     found.train.images[5].write_bytes(b"not even an image")
     assert refusal("imagenet1k", tmp_path).startswith(f"{found.train.images[5]}: not a readable image")
 
@@ -515,7 +515,7 @@ def test_a_part_says_that_it_is_one(tmp_path: Path, temporary: Any, gone: list[s
         (tmp_path / "mine" / name).unlink()
     for _ in range(2):  # from the files, then from the cache
         assert load("mine", tmp_path).title == title
-        facts = dataset_facts("mine", places(tmp_path))
+        facts = dataset_facts("mine", paths(tmp_path))
         assert (facts.title, facts.train_images) == (title, 9 - sum(name.startswith("train") for name in gone))
 
 
@@ -603,7 +603,7 @@ class Mine(DatasetInfo):
     for count in (4, 40):
         plugin.write_text(code.replace("COUNT", str(count)))
         load_plugin(plugin)
-        assert dataset_facts("mine", places(tmp_path)).train_images == count
+        assert dataset_facts("mine", paths(tmp_path)).train_images == count
 
 
 # What the file system does not tell, and what is no data
@@ -720,7 +720,7 @@ def test_images_of_several_sizes_stream(tmp_path: Path, temporary: Any) -> None:
 def test_a_missing_dataset_says_where_and_how(tmp_path: Path) -> None:
     for name in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet1k"):
         with pytest.raises(MissingError) as caught:
-            dataset_facts(name, places(tmp_path))
+            dataset_facts(name, paths(tmp_path))
         text = str(caught.value)
         assert text.startswith(f"dataset {name!r} is not there: looked in {tmp_path / name}; ")
         assert "BENCH_DATA" in text
@@ -751,7 +751,7 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
         load("other", tmp_path / "c").digest,
     ]
     assert len(set(digests)) == 1
-    assert dataset_facts("mine", places(tmp_path / "a")).digest == digests[0]
+    assert dataset_facts("mine", paths(tmp_path / "a")).digest == digests[0]
 
 
 def test_pixels_labels_and_split_change_the_digest(tmp_path: Path) -> None:
@@ -788,7 +788,7 @@ def test_the_cache_is_used(tmp_path: Path) -> None:
     path.write_bytes(b"x" * stat.st_size)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     after = load("mine", tmp_path)
-    assert after.digest == before.digest == dataset_facts("mine", places(tmp_path)).digest
+    assert after.digest == before.digest == dataset_facts("mine", paths(tmp_path)).digest
     assert np.array_equal(pixels(after), pixels(before))
 
 
@@ -799,7 +799,7 @@ def test_another_time_or_size_is_read_anew(tmp_path: Path) -> None:
     stat = path.stat()
     Image.fromarray(noise(8, 8, 3, seed=77)).save(path)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert load_dataset("mine", places(tmp_path)).digest != before  # although the old one is in memory
+    assert load_dataset("mine", paths(tmp_path)).digest != before  # although the old one is in memory
 
 
 def test_the_cache_is_a_safetensors_file(tmp_path: Path) -> None:
@@ -816,7 +816,7 @@ def test_a_deleted_cache_is_made_again(tmp_path: Path) -> None:
     image_folder(tmp_path / "mine")
     before = load("mine", tmp_path)
     shutil.rmtree(tmp_path / "cache")
-    assert dataset_facts("mine", places(tmp_path)).digest == before.digest
+    assert dataset_facts("mine", paths(tmp_path)).digest == before.digest
     assert np.array_equal(pixels(load("mine", tmp_path)), pixels(before))
 
 
@@ -839,7 +839,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
         assert np.array_equal(found.train.labels, before.train.labels)
         assert path.stat().st_size == len(whole)
         path.write_bytes(content)
-        assert dataset_facts("mine", places(tmp_path)).digest == before.digest
+        assert dataset_facts("mine", paths(tmp_path)).digest == before.digest
 
 
 def test_no_damage_of_the_cache_gets_through(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.augment import EvalView
 from bench.data.images import part_of
@@ -38,8 +38,8 @@ protocol: {epochs: 1, batch_size: 32, input_size: 8, blur: false, probe: {epochs
 CPU = torch.device("cpu")
 
 
-def places_in(folder: Path) -> Places:
-    return Places(data=folder / "data", results=folder / "results", grid="tiny")
+def places_in(folder: Path) -> Paths:
+    return Paths(data=folder / "data", results=folder / "results", grid="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +105,19 @@ def test_the_prior_is_judged_on_images_of_its_own_size_by_the_same_probe(folder:
 
 
 def test_each_is_evaluated_once_and_a_damaged_one_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = places_in(folder)
-    kept = sorted((places.cache / "references").glob("*.safetensors"))
+    paths = places_in(folder)
+    kept = sorted((paths.cache / "references").glob("*.safetensors"))
     assert len(kept) == 2, "of three cells"
     before = references(folder, "public")
     written = [path.stat().st_mtime_ns for path in kept]
-    for path in places.records.glob("*.json"):
+    for path in paths.records.glob("*.json"):
         path.unlink()
     run(folder)
     assert [path.stat().st_mtime_ns for path in kept] == written
     assert references(folder, "public") == before
     kept[0].write_bytes(kept[0].read_bytes().replace(b"0.", b"9.", 1))
     kept[1].write_bytes(kept[1].read_bytes()[:100])
-    record_path(places.records, record(folder, "public").id).unlink()
+    record_path(paths.records, record(folder, "public").id).unlink()
     run(folder, "public")
     assert references(folder, "public") == before
     assert capsys.readouterr().err.count("a damaged score of a reference") == 2

@@ -156,7 +156,7 @@ def several_processes() -> Iterator[None]:
 def cells(session: Session, work: Path) -> None:
     """Run cells for as long as there is time."""
     words = ["-m", "bench", "run", "--grid", GRID, "--profile", PROFILE, "--data-root", str(work / "data")]
-    words += ["--results", str(work / "results"), "--jobs-per-gpu" if GPU else "--jobs", str(SIDE_BY_SIDE)]
+    words += ["--results", str(work / "results"), "--jobs", str(SIDE_BY_SIDE)]
     with several_processes():
         for only in CELLS:
             if session.left > SAVING:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.core.errors import Interrupted
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.evaluate import linear_probe as probe
 from bench.grid.expand import expand
 from bench.plan.graph import Task, plan
@@ -36,24 +36,24 @@ protocol: {{epochs: 2, batch_size: 32, input_size: 12, precision: bf16, probe: {
 pytestmark = pytest.mark.cuda
 
 
-def tasks_of(places: Places, *settings: str) -> list[Task]:
-    path = places.results.parent / "gpu.yaml"
+def tasks_of(paths: Paths, *settings: str) -> list[Task]:
+    path = paths.results.parent / "gpu.yaml"
     path.write_text(GRID)
     cells = expand(load_grid(str(path), settings=settings))
-    return plan(cells, cells, places, "grid gpu")
+    return plan(cells, cells, paths, "grid gpu")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "data", tmp_path / "results", "gpu")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "data", tmp_path / "results", "gpu")
 
 
-def run(places: Places, *settings: str, display: Display | None = None) -> list[Outcome]:
-    return run_tasks(tasks_of(places, *settings), places, DEVICE, 0, display or Display())
+def run(paths: Paths, *settings: str, display: Display | None = None) -> list[Outcome]:
+    return run_tasks(tasks_of(paths, *settings), paths, DEVICE, 0, display or Display())
 
 
-def recorded(outcome: Outcome, places: Places) -> Finished:
-    found = read_record(record_path(places.records, outcome.task.id))
+def recorded(outcome: Outcome, paths: Paths) -> Finished:
+    found = read_record(record_path(paths.records, outcome.task.id))
     assert isinstance(found, Finished)
     return found
 
@@ -90,7 +90,7 @@ def test_a_run_that_went_on_from_a_checkpoint_has_the_bits_of_one_that_was_whole
     with same_bits():
         for name, stops in (("whole", None), ("resumed", Stops(11))):
             (tmp_path / name).mkdir()
-            there = Places(tmp_path / "data", tmp_path / name / "results", "gpu")
+            there = Paths(tmp_path / "data", tmp_path / name / "results", "gpu")
             if stops:
                 with pytest.raises(Interrupted):
                     run(there, *settings, display=stops)
@@ -108,7 +108,7 @@ def test_every_method_runs_and_its_record_knows_the_device(tmp_path: Path, monke
     found = []
     for name in ("graphs", "none"):
         (tmp_path / name).mkdir()
-        there = Places(tmp_path / "data", tmp_path / name / "results", "gpu")
+        there = Paths(tmp_path / "data", tmp_path / name / "results", "gpu")
         with same_bits():
             outcomes = run(there)
         assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2 * len(list(methods))
@@ -130,8 +130,8 @@ class Greedy(BYOL):
         torch.empty(10**15, device=DEVICE)
 
 
-def test_a_cell_without_memory_costs_no_other(places: Places, temporary: Any) -> None:
+def test_a_cell_without_memory_costs_no_other(paths: Paths, temporary: Any) -> None:
     temporary(methods, greedy=Greedy)
-    outcomes = run(places, "arms=[greedy, simclr]", "params={}")
+    outcomes = run(paths, "arms=[greedy, simclr]", "params={}")
     assert [outcome.status for outcome in outcomes] == ["oom", "done"]
     assert "GB" in outcomes[0].reason

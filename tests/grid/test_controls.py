@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from bench.core.errors import PluginError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Arm, Cell, arm_name, is_plain, makes_prior
 from bench.grid.controls import Accelerate
 from bench.grid.expand import expand
@@ -29,7 +29,7 @@ SEED = "{method: byol, accelerate: {name: seed, prior: rand, queue: 16}}"
 def tasks_of(folder: Path, arm: str) -> list[Task]:
     (folder / "tiny.yaml").write_text(GRID.replace("ARM", arm))
     cells = expand(load_grid(str(folder / "tiny.yaml")))
-    return plan(cells, cells, Places(folder, folder, "tiny"), "grid tiny")
+    return plan(cells, cells, Paths(folder, folder, "tiny"), "grid tiny")
 
 
 def test_an_accelerators_own_keys_stand_beside_its_name_and_come_back_from_a_record(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Tuning, Validation, cell_id
 from bench.grid.controls import Accelerate, PriorChoice, Rela
 from bench.grid.expand import expand
@@ -255,7 +255,7 @@ def test_what_a_priors_file_is_called_changes_the_key_but_not_the_id() -> None:
 def test_where_data_and_results_lie_changes_no_id(tmp_path: Path) -> None:
     cells = expand(load_grid("quickstart"))
     found = [
-        [task.id for task in plan(cells, cells, Places(tmp_path / a / "d", tmp_path / a / "r", name), "grid g")]
+        [task.id for task in plan(cells, cells, Paths(tmp_path / a / "d", tmp_path / a / "r", name), "grid g")]
         for a, name in (("one", "quickstart"), ("two", "other"))
     ]
     assert found[0] == found[1]

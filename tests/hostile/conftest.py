@@ -99,8 +99,8 @@ class Fuzz:
         """A tree of dicts and lists with one to three things in it replaced, removed, repeated, renamed, wrapped."""
         root = [copy.deepcopy(tree)]
         for _ in range(draw(st.integers(0, 3))):
-            places = list(places_in(root))
-            holder, key = places[draw(st.integers(0, len(places) - 1))]
+            paths = list(places_in(root))
+            holder, key = paths[draw(st.integers(0, len(paths) - 1))]
             value = copy.deepcopy(values[draw(st.integers(0, len(values) - 1))])
             match draw(
                 st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "rename", "wrap", "move"])
@@ -116,7 +116,7 @@ class Fuzz:
                 case "wrap":
                     holder[key] = draw(st.sampled_from([[holder[key]], {"x": holder[key]}]))
                 case "move":
-                    other, place = places[draw(st.integers(0, len(places) - 1))]
+                    other, place = paths[draw(st.integers(0, len(paths) - 1))]
                     holder[key] = copy.deepcopy(other[place] if place in other or isinstance(other, list) else value)
         return root[0]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import dataset_cache, dataset_facts, load_dataset
 from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
@@ -141,9 +141,9 @@ def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) ->
             folder = fuzz.place / "mine" / split / label
             folder.mkdir(parents=True)
             Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(folder / "0.png")
-    places = Places(fuzz.place, fuzz.place / "results", "g")
+    paths = Paths(fuzz.place, fuzz.place / "results", "g")
     dataset_cache.clear()
-    before = load_dataset("mine", places)
+    before = load_dataset("mine", paths)
     (path,) = (fuzz.place / "cache" / "datasets").iterdir()
     whole = path.read_bytes()
     pieces = (
@@ -161,9 +161,9 @@ def test_decoded_images_are_those_of_the_files_whatever_the_cache_holds(fuzz) ->
     def reads(content: bytes) -> bool:
         path.write_bytes(content)
         dataset_cache.clear()
-        assert len(dataset_facts("mine", places).digest) == 16
+        assert len(dataset_facts("mine", paths).digest) == 16
         dataset_cache.clear()
-        found = load_dataset("mine", places)
+        found = load_dataset("mine", paths)
         assert found.digest == before.digest
         assert np.array_equal(np.asarray(found.train.images), np.asarray(before.train.images))
         return path.read_bytes() == content

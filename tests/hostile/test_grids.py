@@ -10,7 +10,7 @@ import yaml
 from hypothesis import strategies as st
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand, rehearsed, select
 from bench.grid.load import GRIDS, MAX_BYTES, MAX_DEPTH, load_grid
 from bench.grid.schema import MAX_CELLS
@@ -86,7 +86,7 @@ def refusal(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("kind", ["tree", "text"])
 def test_a_grid_is_planned_or_refused(fuzz, kind: str) -> None:
     path = fuzz.place / "mine.yaml"
-    places = Places(fuzz.place / "data", fuzz.place / "results", "mine")
+    paths = Paths(fuzz.place / "data", fuzz.place / "results", "mine")
     contents = fuzz.changed(GRID).map(text) if kind == "tree" else fuzz.damaged(block(GRID), PIECES)
 
     def reads(given: tuple[bytes, str | None]) -> bool:
@@ -95,7 +95,7 @@ def test_a_grid_is_planned_or_refused(fuzz, kind: str) -> None:
         cells = expand(grid)
         assert 0 < len(cells) <= MAX_CELLS
         expand(rehearsed(grid))
-        for task in plan(cells, cells[:6], places, f"grid {grid.name}"):
+        for task in plan(cells, cells[:6], paths, f"grid {grid.name}"):
             assert task.reason if isinstance(task, Missing) else task.id
         return True
 
@@ -199,11 +199,11 @@ def test_names_lead_nowhere(load: Callable[..., Any], tmp_path: Path, argument: 
     }
     (tmp_path / "x" / "train").mkdir(parents=True)
     cells = expand(load(claims=[], published=[], params={}, **changes[argument]))
-    places = Places(tmp_path / "data", tmp_path / "results", "mine")
+    paths = Paths(tmp_path / "data", tmp_path / "results", "mine")
     if argument == "file":  # a path may be anywhere, and what is not a file is missing
-        assert all("is not there: looked for" in task.reason for task in plan(cells, cells, places, "mine"))
+        assert all("is not there: looked for" in task.reason for task in plan(cells, cells, paths, "mine"))
     else:
-        assert "unknown" in refusal(lambda: plan(cells, cells, places, "mine"))
+        assert "unknown" in refusal(lambda: plan(cells, cells, paths, "mine"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.datasets.folder import default_loader
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import DatasetInfo, dataset_cache, dataset_facts, datasets, load_dataset
 from bench.data import dataset as base
 from bench.data.augment import EvalView
@@ -105,7 +105,7 @@ def test_a_folder_is_read_or_refused(fuzz) -> None:
     names = [b"x.png", b"\xff.png", b"a\nb.png", b".png", b"b", b"\x1b[31m.jpg", b"c" * 250, b"train", b"x.jpg"]
     acts = st.sampled_from(["remove", "empty", "rename", "loop", "link", "nowhere", "pipe", "folder", "text", "small"])
     changes = st.lists(st.tuples(st.sampled_from(inside), acts, st.sampled_from(names)), max_size=3)
-    places = Places(fuzz.place, fuzz.place / "results", "g")
+    paths = Paths(fuzz.place, fuzz.place / "results", "g")
 
     def reads(given: list[tuple[Path, str, bytes]]) -> bool:
         mine = fuzz.place / "mine"
@@ -138,7 +138,7 @@ def test_a_folder_is_read_or_refused(fuzz) -> None:
                 case "small":
                     Image.fromarray(noise(2, 2, 3)).save(other, "PNG")
         dataset_cache.clear()
-        found = load_dataset("mine", places)
+        found = load_dataset("mine", paths)
         assert len(found.train) == len(np.asarray(found.train.images)) > 0
         assert found.classes == 2 or found.classes == len(list((mine / "train").iterdir()))
         return True
@@ -326,17 +326,17 @@ def test_prepare_finds_what_is_damaged_and_names_it(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     (tmp_path / "grid.yaml").write_text(GRID)
-    places = Places(tmp_path, tmp_path / "results", "grid")
+    paths = Paths(tmp_path, tmp_path / "results", "grid")
     cells = expand(load_grid(str(tmp_path / "grid.yaml")))
-    tasks = plan(cells, cells, places, "grid")
-    assert prepare_tasks(tasks, places)
+    tasks = plan(cells, cells, paths, "grid")
+    assert prepare_tasks(tasks, paths)
     counts = "4 training images of 2 classes, 4 test images of 2 classes"
     assert re.search(f"dataset mine: Mine, digest [0-9a-f]{{16}}; {counts}\n", capsys.readouterr().out)
     act, where = DAMAGE[damage]
     act(dataset)
     shutil.rmtree(tmp_path / "cache")
     dataset_cache.clear()
-    assert not prepare_tasks(tasks, places)
+    assert not prepare_tasks(tasks, paths)
     assert f"{dataset / where}: " in capsys.readouterr().err
 
 
@@ -346,7 +346,7 @@ def test_all_damaged_images_are_named_together(dataset: Path, tmp_path: Path, fi
     for name in (first, "train/b/0.png", "test/a/0.png", "test/b/1.png"):
         (dataset / name).write_bytes(b"")
     with pytest.raises(UserError) as caught:
-        dataset_facts("mine", Places(tmp_path, tmp_path / "results", "grid"))
+        dataset_facts("mine", Paths(tmp_path, tmp_path / "results", "grid"))
     text = str(caught.value)
     others = ", ".join(str(dataset / name) for name in ("train/b/0.png", "test/a/0.png", "test/b/1.png"))
     assert f"(and 3 more: {others})" in text
@@ -362,9 +362,9 @@ def test_prepare_says_once_what_is_not_used(dataset: Path, tmp_path: Path, capsy
     for name in ("LICENSE", "test/a/boxes.txt", ".DS_Store", "train/a/._0.png"):
         (dataset / name).write_text("hello")
     (tmp_path / "grid.yaml").write_text(GRID)
-    places = Places(tmp_path, tmp_path / "results", "grid")
+    paths = Paths(tmp_path, tmp_path / "results", "grid")
     cells = expand(load_grid(str(tmp_path / "grid.yaml")))
-    assert prepare_tasks(plan(cells, cells, places, "grid"), places)
+    assert prepare_tasks(plan(cells, cells, paths, "grid"), paths)
     kinds = ".gif in train, 1 .png in train, 4 .png in val, 1 .txt in test, 1 without a suffix in mine"
     assert f"dataset mine: 9 files are not used: 2 {kinds}\n" in capsys.readouterr().out
 
@@ -395,11 +395,11 @@ def test_a_name_in_no_encoding_is_read_and_named(tmp_path: Path) -> None:
     image_folder(tmp_path / "mine")
     odd = Path(os.fsdecode(os.fsencode(tmp_path / "mine" / "train" / "a") + b"/\xff.png"))
     Image.fromarray(noise(8, 8, 3)).save(odd)
-    places = Places(tmp_path, tmp_path / "results", "grid")
+    paths = Paths(tmp_path, tmp_path / "results", "grid")
     dataset_cache.clear()
-    assert len(load_dataset("mine", places).train) == 5
+    assert len(load_dataset("mine", paths).train) == 5
     odd.write_bytes(b"hello")
     with pytest.raises(UserError) as caught:
-        dataset_facts("mine", places)
+        dataset_facts("mine", paths)
     assert "\\udcff.png: not a readable image" in str(caught.value)
     assert str(caught.value).isprintable()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.core.errors import Interrupted
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure import clock as meter
@@ -175,26 +175,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "data", tmp_path / "results", "tiny")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "data", tmp_path / "results", "tiny")
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, places: Places) -> dict[str, Task]:
+def tasks(tmp_path: Path, paths: Paths) -> dict[str, Task]:
     (tmp_path / "tiny.yaml").write_text(GRID)
     cells = expand(load_grid(str(tmp_path / "tiny.yaml")))
-    return {task.cell.arm: task for task in plan(cells, cells, places, "grid tiny")}
+    return {task.cell.arm: task for task in plan(cells, cells, paths, "grid tiny")}
 
 
-def ledger_of(task: Task, places: Places, watch: Hooks | None = None) -> Ledger:
+def ledger_of(task: Task, paths: Paths, watch: Hooks | None = None) -> Ledger:
     watch = watch or Hooks(lambda *_: None, lambda *_: None, lambda: False)
-    ledger = run_cell(task, places, CPU, 0, watch, Limits(checkpoint_seconds=0)).ledger
+    ledger = run_cell(task, paths, CPU, 0, watch, Limits(checkpoint_seconds=0)).ledger
     assert ledger
     return ledger
 
 
 def test_load_before_an_evaluation_marks_the_cell_though_it_is_little_of_the_whole(
-    tasks: dict[str, Task], places: Places, machine: Machine
+    tasks: dict[str, Task], paths: Paths, machine: Machine
 ) -> None:
     machine.load = 0.5
     curve: list[float] = []
@@ -204,31 +204,31 @@ def test_load_before_an_evaluation_marks_the_cell_though_it_is_little_of_the_who
             curve.append(facts["other_load"])
             machine.load = 0.0
 
-    ledger = ledger_of(tasks["byol"], places, Hooks(lambda *_: None, event, lambda: False))
+    ledger = ledger_of(tasks["byol"], paths, Hooks(lambda *_: None, event, lambda: False))
     first, last = curve
     assert first > last > 0
     assert ledger.other_load == first, "that evaluation has seconds of its own"
     assert not ledger.alone
 
 
-def test_an_interrupted_cell_keeps_what_others_took(tasks: dict[str, Task], places: Places, machine: Machine) -> None:
+def test_an_interrupted_cell_keeps_what_others_took(tasks: dict[str, Task], paths: Paths, machine: Machine) -> None:
     done: list[int] = []
     machine.load = 0.75
     with pytest.raises(Interrupted):
-        ledger_of(tasks["byol"], places, Hooks(lambda *_: done.append(1), lambda *_: None, lambda: len(done) == 2))
+        ledger_of(tasks["byol"], paths, Hooks(lambda *_: done.append(1), lambda *_: None, lambda: len(done) == 2))
     machine.load = 0.0
-    ledger = ledger_of(tasks["byol"], places)
+    ledger = ledger_of(tasks["byol"], paths)
     assert ledger.other_load
     assert OTHER_LOAD < ledger.other_load < 0.75
 
 
 def test_targets_keep_what_others_took_while_they_were_made(
-    tasks: dict[str, Task], places: Places, machine: Machine
+    tasks: dict[str, Task], paths: Paths, machine: Machine
 ) -> None:
     machine.load = 0.5
-    first = ledger_of(tasks["first"], places).targets
+    first = ledger_of(tasks["first"], paths).targets
     machine.load = 0.0
-    second = ledger_of(tasks["second"], places)
+    second = ledger_of(tasks["second"], paths)
     assert first
     assert second.targets
     assert second.targets.cached
@@ -238,13 +238,13 @@ def test_targets_keep_what_others_took_while_they_were_made(
 
 
 @linux
-def test_another_process_on_the_cores_of_a_cell_marks_it(tasks: dict[str, Task], places: Places) -> None:
+def test_another_process_on_the_cores_of_a_cell_marks_it(tasks: dict[str, Task], paths: Paths) -> None:
     """One that is no child of the cell's; on one core, so that it need not be many."""
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
         with stranger():
-            ledger = ledger_of(tasks["first"], places)
+            ledger = ledger_of(tasks["first"], paths)
     finally:
         os.sched_setaffinity(0, cores)
     assert ledger.targets

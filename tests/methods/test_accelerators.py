@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.models.backbones import build_backbone
 from methods import Accelerator, Batch, accelerators, methods
@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, int]] = {"seed": {"queue": COUNT}}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     root = tmp_path_factory.mktemp("data")
-    return torch.from_numpy(load_dataset("digits", Places(root, root, "test")).train.images[:COUNT])
+    return torch.from_numpy(load_dataset("digits", Paths(root, root, "test")).train.images[:COUNT])
 
 
 @pytest.fixture(params=list(accelerators))
@@ -134,8 +134,8 @@ def test_seed_is_the_cross_entropy_of_similarities_to_the_queue() -> None:
                 terms.append(-(wanted / wanted.sum() * (guess / guess.sum()).log()).sum())
         assert ours.item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-6)
         model.after_step()
-        places = [(7 * step + offset) % 16 for offset in range(7)]
-        rows[places] = target
+        paths = [(7 * step + offset) % 16 for offset in range(7)]
+        rows[paths] = target
         torch.testing.assert_close(model.queue.rows, rows)  # the oldest rows go first, in the order of the batch
 
 

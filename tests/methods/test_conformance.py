@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.seeds import generator
 from bench.data import load_dataset
 from bench.data.augment import augment
@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, int]] = {  # of the paper's sizes, those that would o
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     root = tmp_path_factory.mktemp("data")
-    return torch.from_numpy(load_dataset("digits", Places(root, root, "test")).train.images[:COUNT])
+    return torch.from_numpy(load_dataset("digits", Paths(root, root, "test")).train.images[:COUNT])
 
 
 def build(name: str, with_rela: bool) -> Method:

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.utils.parametrize import is_parametrized
 from torchvision.models import ResNet
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import image_size, short_name
 from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.loader import InMemoryLoader
@@ -36,7 +36,7 @@ from priors import Prior
 from priors.catalogue import CATALOGUE
 
 CPU = torch.device("cpu")
-NOWHERE = Places(Path("data"), Path("results"), "grid")
+NOWHERE = Paths(Path("data"), Path("results"), "grid")
 GRIDS = ("table1", "claim", "methods", "architectures", "priors", "phase", "figure_cifar10")
 CELLS = [cell for name in GRIDS for cell in expand(load_grid(f"paper_{name}"))]
 SMALL = [cell for cell in CELLS if cell.dataset != "imagenet1k"]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.core.errors import MissingError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.augment import normalise
 from bench.grid.cell import Cell, trained_on
@@ -54,8 +54,8 @@ def cell(prior: str, seed: int = 0, **rela: Any) -> Cell:
     return found.model_copy(update={"rela": Rela(prior=prior, **rela), "seed": seed})
 
 
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "data", tmp_path / "results", "test")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "data", tmp_path / "results", "test")
 
 
 def under(module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
@@ -167,7 +167,7 @@ def test_a_larger_network_that_has_all_the_names_is_not_taken_for_it(tmp_path: P
     torch.save({"model": under(build_backbone("resnet18", 32).module, "backbone.")}, tmp_path / "x.pt")
     larger = build_backbone("resnet18", 32).module
     del larger.layer4[1]
-    with pytest.raises(UserError, match=r"it has 'layer4\.1\.\S+' too much behind 'model\.backbone\.'"):
+    with pytest.raises(UserError, match=r"it has an unexpected 'layer4\.1\.\S+' behind 'model\.backbone\.'"):
         load_weights(larger, tmp_path / "x.pt")
 
 
@@ -176,7 +176,7 @@ def test_a_key_is_part_of_what_a_file_is(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     torch.save({"student": network(0).state_dict(), "teacher": network(1).state_dict()}, folder / "x.pt")
     cells = [cell("file:x.pt", backbone="resnet_small", weights_key=key) for key in (None, "student", "teacher")]
-    neither, student, teacher = (find_prior("file:x.pt", each, places(tmp_path)) for each in cells)
+    neither, student, teacher = (find_prior("file:x.pt", each, paths(tmp_path)) for each in cells)
     assert_same(student.model(), network(0))
     assert_same(teacher.model(), network(1))
     assert len({each.digest() for each in (neither, student, teacher)}) == 3
@@ -265,7 +265,7 @@ def test_what_does_not_fit_or_is_not_weights_is_refused(how: str, suffix: str, t
 
 def test_rand_is_the_networks_own_initialisation_and_leaves_the_global_stream_alone(tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
-    first, again, other = (find_prior("rand", cell("rand", seed), places(tmp_path)) for seed in (0, 0, 1))
+    first, again, other = (find_prior("rand", cell("rand", seed), paths(tmp_path)) for seed in (0, 0, 1))
     assert_same(first.model(), again.model())
     assert first.digest() == again.digest() != other.digest()
     assert not torch.equal(first.model().state_dict()["conv1.weight"], other.model().state_dict()["conv1.weight"])
@@ -277,21 +277,21 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         save_weights(network(seed), folder / f"{name}.safetensors")
     a, b, c = (
-        find_prior(f"file:{n}.safetensors", cell("file:x", backbone="resnet_small"), places(tmp_path)) for n in "abc"
+        find_prior(f"file:{n}.safetensors", cell("file:x", backbone="resnet_small"), paths(tmp_path)) for n in "abc"
     )
     assert a.digest() == b.digest() != c.digest()
     assert_same(a.model(), network(0))
-    there = find_prior(f"file:{folder / 'a.safetensors'}", cell("file:x", backbone="resnet_small"), places(tmp_path))
+    there = find_prior(f"file:{folder / 'a.safetensors'}", cell("file:x", backbone="resnet_small"), paths(tmp_path))
     assert there.digest() == a.digest()
     with pytest.raises(UserError, match=r"rela\.backbone must name the architecture"):
-        find_prior("file:a.safetensors", cell("file:x"), places(tmp_path)).digest()
+        find_prior("file:a.safetensors", cell("file:x"), paths(tmp_path)).digest()
     with pytest.raises(MissingError, match=re.escape(str(folder / "nowhere.safetensors"))):
-        find_prior("file:nowhere.safetensors", cell("file:x", backbone="resnet_small"), places(tmp_path)).digest()
+        find_prior("file:nowhere.safetensors", cell("file:x", backbone="resnet_small"), paths(tmp_path)).digest()
 
 
 def test_a_timm_prior_is_the_stored_weights_and_never_random_ones(tmp_path: Path) -> None:
     name = "mobilenetv3_small_050.lamb_in1k"
-    prior = find_prior(f"timm:{name}", cell("timm:x"), places(tmp_path))
+    prior = find_prior(f"timm:{name}", cell("timm:x"), paths(tmp_path))
     for ask in (prior.digest, prior.model):
         with pytest.raises((MissingError, UserError), match=re.escape(f"{name}.safetensors")):
             ask()
@@ -308,7 +308,7 @@ def test_a_timm_prior_is_the_stored_weights_and_never_random_ones(tmp_path: Path
 @pytest.mark.parametrize("name", ["timm:no_such_model", "timm:resnet50.no_such_tag"])
 def test_timm_without_such_weights_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=name):
-        find_prior(name, cell("timm:x"), places(tmp_path))
+        find_prior(name, cell("timm:x"), paths(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_the_public_resnet20_classifies_real_images(
 ) -> None:
     """Its own head, on a part of the JPEG copy: 81.0 % on all of it; 500 images have a standard error of 1.8 points."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    data = load_dataset("cifar10", Places(cifar10_jpeg, tmp_path, "test"))
-    prior = find_prior(f"file:{resnet20_weights}", cell("file:x", backbone="resnet20_cifar"), places(tmp_path))
+    data = load_dataset("cifar10", Paths(cifar10_jpeg, tmp_path, "test"))
+    prior = find_prior(f"file:{resnet20_weights}", cell("file:x", backbone="resnet20_cifar"), paths(tmp_path))
     head = read_state(resnet20_weights)
     assert not isinstance(data.test.images, list)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """What a user sees of data that are fewer than they seem: in `prepare`, `run`, `status` and `report`."""
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import dataset_cache, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -57,9 +58,9 @@ def bench(tmp_path: Path) -> Any:
 
     def run(name: str, *words: str, grid: str = GRID) -> str:
         (tmp_path / "g.yaml").write_text(grid.replace("NAME", name))
-        places = ["--data-root", tmp_path] if words[0] != "report" else []
+        paths = ["--data-root", tmp_path] if words[0] != "report" else []
         of = [tmp_path / "g.yaml"] if words[0] == "report" else ["--grid", tmp_path / "g.yaml"]
-        arguments = [words[0], *of, *words[1:], *places, "--results", tmp_path / "results"]
+        arguments = [words[0], *of, *words[1:], *paths, "--results", tmp_path / "results"]
         ran = CliRunner().invoke(app, list(map(str, arguments)))
         if isinstance(ran.exception, UserError):
             raise ran.exception
@@ -144,7 +145,7 @@ class Mine(DatasetInfo):
         (None, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),
         (50_000, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),  # what is there counts
         (44, False, " to run, 1 more that lack something\n1.78 GFLOP of training in 11 steps:\n"),  # what is said to be
-        (None, False, " to run, 1 more that lack something\nwhat 1 of them take is not known: "),
+        (None, False, " to run, 1 more that lack something\nthe cost of 1 of them is not known: "),
     ],
 )
 def test_a_dry_run_counts_what_a_plugin_has(
@@ -162,10 +163,11 @@ def test_a_dry_run_counts_what_a_plugin_has(
 
 def test_a_dry_run_counts_a_folder_and_is_not_rounded_to_nothing(bench: Any, tmp_path: Path) -> None:
     make(tmp_path, "mine", 2, 8, train=15)
-    out = bench("mine", "run", "--dry-run", "--cells")
-    rows = [line.split() for line in out.splitlines()]
-    assert rows[1][-4:-2] == ["7", "28"]
-    assert (0 < float(rows[1][-2]) < 1000, rows[1][-1]) == (True, "GFLOP")
+    (told,) = json.loads(bench("mine", "run", "--dry-run", "--json"))
+    assert (told["steps"], told["images"]) == (7, 28)
+    out = bench("mine", "run", "--dry-run")
+    row = out.splitlines()[1].split()
+    assert (row[-3], 0 < float(row[-2]) < 1000, row[-1]) == ("7", True, "GFLOP")
     assert "1 of 1 cells to run\n" in out
     assert duration(0.0321) == "0.03 seconds"
     assert duration(0) == "0 seconds"
@@ -195,11 +197,11 @@ def test_a_rehearsal_counts_the_images_of_a_folder(tmp_path: Path, monkeypatch: 
     make(tmp_path, "mine", 2, 8, train=4)
     (tmp_path / "g.yaml").write_text(GRID.replace("NAME", "mine"))
     cells = expand(load_grid(str(tmp_path / "g.yaml")))
-    places = Places(tmp_path, tmp_path / "results", "g")
-    tasks = plan(cells, cells, places, "g")
+    paths = Paths(tmp_path, tmp_path / "results", "g")
+    tasks = plan(cells, cells, paths, "g")
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 3 * 8 * 8 * 8}
     monkeypatch.setattr("os.sysconf", pages.__getitem__)
-    assert not obstacles(tasks, places)
+    assert not obstacles(tasks, paths)
     pages["SC_PHYS_PAGES"] -= 1
-    (reason,) = obstacles(tasks, places)
+    (reason,) = obstacles(tasks, paths)
     assert reason.startswith("mine: images and targets take ")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import load_plugin
 from bench.grid.expand import expand, select
 from bench.grid.load import load_grid
@@ -34,26 +34,26 @@ protocol: {input_size: 12}
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(data=tmp_path / "data", results=tmp_path / "results", grid="g")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(data=tmp_path / "data", results=tmp_path / "results", grid="g")
 
 
-def planned(places: Places, *settings: str, only: str | None = None, text: str = GRID) -> list[Task]:
-    path = places.data.parent / "g.yaml"
+def planned(paths: Paths, *settings: str, only: str | None = None, text: str = GRID) -> list[Task]:
+    path = paths.data.parent / "g.yaml"
     path.write_text(text)
     cells = expand(load_grid(str(path), settings=settings))
-    return plan(cells, select(cells, only) if only else cells, places, "grid g")
+    return plan(cells, select(cells, only) if only else cells, paths, "grid g")
 
 
-def refusal(places: Places, *settings: str, text: str = GRID) -> str:
+def refusal(paths: Paths, *settings: str, text: str = GRID) -> str:
     with pytest.raises(UserError) as caught:
-        planned(places, *settings, text=text)
+        planned(paths, *settings, text=text)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_each_cell_once_and_after_what_it_needs(places: Places) -> None:
-    tasks = planned(places)
+def test_each_cell_once_and_after_what_it_needs(paths: Paths) -> None:
+    tasks = planned(paths)
     assert len({task.id for task in tasks}) == len(tasks) == 2 * 2 + 2 * 2 + 2 * 2
     seen: set[str] = set()
     for task in tasks:
@@ -64,8 +64,8 @@ def test_each_cell_once_and_after_what_it_needs(places: Places) -> None:
     assert [task.cell.arm for task in tasks][:4] == ["byol", "after", "byol", "after"]
 
 
-def test_a_trained_prior_is_the_full_byol_cell_of_the_same_seed(places: Places) -> None:
-    dependent = [task for task in planned(places) if task.cell.arm == "after"]
+def test_a_trained_prior_is_the_full_byol_cell_of_the_same_seed(paths: Paths) -> None:
+    dependent = [task for task in planned(paths) if task.cell.arm == "after"]
     assert len(dependent) == 4
     for task in dependent:
         maker = task.needs
@@ -78,46 +78,46 @@ def test_a_trained_prior_is_the_full_byol_cell_of_the_same_seed(places: Places) 
         assert task.prior.input_size == 12
 
 
-def test_a_prior_on_a_dataset_is_trained_on_that_one(places: Places) -> None:
-    folder = places.data / "mine"
+def test_a_prior_on_a_dataset_is_trained_on_that_one(paths: Paths) -> None:
+    folder = paths.data / "mine"
     for name in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
         (folder / name).parent.mkdir(parents=True)
         Image.new("RGB", (8, 8), (len(name), 0, 0)).save(folder / name)
     tasks = planned(
-        places, "datasets=[digits, mine]", "arms=[{method: byol, budgets: [1]}, {method: byol, rela: {prior: mine-T}}]"
+        paths, "datasets=[digits, mine]", "arms=[{method: byol, budgets: [1]}, {method: byol, rela: {prior: mine-T}}]"
     )
     needs = {(task.cell.dataset, task.needs.cell.dataset) for task in tasks if task.needs}
     assert needs == {("digits", "mine"), ("mine", "mine")}
 
 
-def test_a_change_of_the_maker_changes_the_dependent(places: Places) -> None:
+def test_a_change_of_the_maker_changes_the_dependent(paths: Paths) -> None:
     def ids(*settings: str) -> dict[str, str]:
-        return {task.cell.arm: task.id for task in planned(places, *settings, only="arm=after,seed=0,budget=0.5")}
+        return {task.cell.arm: task.id for task in planned(paths, *settings, only="arm=after,seed=0,budget=0.5")}
 
     before, after = ids(), ids("protocol.lr=0.01")
     assert before.keys() == after.keys() == {"after", "byol"}
     assert before["after"] != after["after"]
 
 
-def test_only_a_dependent_pulls_in_its_maker(places: Places) -> None:
-    tasks = planned(places, only="arm=after,seed=1,budget=0.5")
+def test_only_a_dependent_pulls_in_its_maker(paths: Paths) -> None:
+    tasks = planned(paths, only="arm=after,seed=1,budget=0.5")
     assert [(task.cell.arm, task.cell.budget, task.cell.seed) for task in tasks] == [
         ("byol", 1.0, 1),
         ("after", 0.5, 1),
     ]
-    everything = {task.id for task in planned(places)}
+    everything = {task.id for task in planned(paths)}
     assert {task.id for task in tasks} <= everything
 
 
-def test_a_prior_that_no_cell_makes(places: Places) -> None:
-    text = refusal(places, "arms=[{method: byol, budgets: [1]}, {method: byol, rela: {prior: DIGIT-T}}]")
+def test_a_prior_that_no_cell_makes(paths: Paths) -> None:
+    text = refusal(paths, "arms=[{method: byol, budgets: [1]}, {method: byol, rela: {prior: DIGIT-T}}]")
     assert text.startswith(
         "grid g: arm 'rela(byol,DIGIT-T)': prior 'DIGIT-T' is the backbone of the cell byol at budget 1"
     )
     assert text.endswith("did you mean 'DIGITS-T'?")
     for arms in ("[{method: byol, budgets: [0.5]}", "[{method: byol, budgets: [1], params: {momentum: 0.9}}"):
         assert "which the grid does not have" in refusal(
-            places, f"arms={arms}, {{name: x, method: byol, rela: {{prior: DIGITS-T}}}}]"
+            paths, f"arms={arms}, {{name: x, method: byol, rela: {{prior: DIGITS-T}}}}]"
         )
 
 
@@ -152,47 +152,47 @@ def test_a_prior_that_no_cell_makes(places: Places) -> None:
         ("arms=[{method: byol, name: a, params: {projection: true}}]", "a", "params.projection: True is not a int"),
     ],
 )
-def test_an_unknown_name(places: Places, setting: str, arm: str, sentence: str) -> None:
-    text = refusal(places, setting)
+def test_an_unknown_name(paths: Paths, setting: str, arm: str, sentence: str) -> None:
+    text = refusal(paths, setting)
     assert text.startswith(f"grid g: arm {arm!r}")
     assert sentence in text
 
 
-def test_a_missing_dataset_marks_the_tasks_that_need_it(places: Places) -> None:
-    tasks = planned(places, "datasets=[digits, cifar10]")
+def test_a_missing_dataset_marks_the_tasks_that_need_it(paths: Paths) -> None:
+    tasks = planned(paths, "datasets=[digits, cifar10]")
     missing = [task for task in tasks if isinstance(task, Missing)]
     assert {task.cell.dataset for task in missing} == {"cifar10"}
     assert len(missing) == len(tasks) // 2
     for task in missing:
-        assert str(places.data / "cifar10") in task.reason
-        assert state_of(task, places).text == f"missing: {task.reason}"
+        assert str(paths.data / "cifar10") in task.reason
+        assert state_of(task, paths).text == f"missing: {task.reason}"
 
 
-def test_a_missing_maker_makes_its_dependents_missing(places: Places) -> None:
+def test_a_missing_maker_makes_its_dependents_missing(paths: Paths) -> None:
     arms = "arms=[{method: byol, budgets: [1]}, {method: byol, rela: {prior: CF10-T}}]"
-    tasks = planned(places, "datasets=[digits, cifar10]", arms)
+    tasks = planned(paths, "datasets=[digits, cifar10]", arms)
     on_digits = [task for task in tasks if task.cell.dataset == "digits" and task.cell.rela]
     assert len(on_digits) == 4
-    assert all(str(places.data / "cifar10") in task.reason for task in on_digits)
+    assert all(str(paths.data / "cifar10") in task.reason for task in on_digits)
 
 
 @pytest.mark.parametrize(
     ("prior", "file"),
     [("file:net.safetensors", "priors/net.safetensors"), ("timm:resnet10t", "priors/timm/resnet10t.safetensors")],
 )
-def test_missing_weights_mark_the_tasks_that_need_them(places: Places, prior: str, file: str) -> None:
-    tasks = planned(places, f"arms=[byol, {{method: byol, rela: {{prior: '{prior}', backbone: resnet_small}}}}]")
+def test_missing_weights_mark_the_tasks_that_need_them(paths: Paths, prior: str, file: str) -> None:
+    tasks = planned(paths, f"arms=[byol, {{method: byol, rela: {{prior: '{prior}', backbone: resnet_small}}}}]")
     assert [isinstance(task, Missing) for task in tasks] == [False] * 4 + [True] * 4
-    assert all(str(places.data / file) in task.reason for task in tasks if isinstance(task, Missing))
+    assert all(str(paths.data / file) in task.reason for task in tasks if isinstance(task, Missing))
 
 
-def test_a_dataset_without_a_size_needs_one(places: Places) -> None:
-    text = refusal(places, "datasets=[imagenet1k]", "protocol.input_size=null")
+def test_a_dataset_without_a_size_needs_one(paths: Paths) -> None:
+    text = refusal(paths, "datasets=[imagenet1k]", "protocol.input_size=null")
     assert "set protocol.input_size" in text
     assert text.startswith("grid g: ")
 
 
-def test_a_priors_file_counts_by_content_wherever_it_lies(places: Places, tmp_path: Path) -> None:
+def test_a_priors_file_counts_by_content_wherever_it_lies(paths: Paths, tmp_path: Path) -> None:
     one, two = tmp_path / "one" / "net.safetensors", tmp_path / "two" / "net.safetensors"
     save_weights(build_backbone("resnet_small", 12).module, one)
     two.parent.mkdir()
@@ -200,7 +200,7 @@ def test_a_priors_file_counts_by_content_wherever_it_lies(places: Places, tmp_pa
 
     def identifier(path: Path) -> str:
         arm = f"arms=[{{method: byol, rela: {{prior: 'file:{path}', backbone: resnet_small}}}}]"
-        return planned(places, arm, "seeds=[0]", "budgets=[0.5]")[0].id
+        return planned(paths, arm, "seeds=[0]", "budgets=[0.5]")[0].id
 
     assert identifier(one) == identifier(two)
     torch.manual_seed(1)
@@ -208,8 +208,8 @@ def test_a_priors_file_counts_by_content_wherever_it_lies(places: Places, tmp_pa
     assert identifier(one) != identifier(two)
 
 
-def test_a_grid_of_10_000_cells(places: Places) -> None:
-    tasks = planned(places, f"seeds={list(range(2_500))}", "arms=[{method: byol, budgets: [0.1, 0.2, 0.5, 1]}]")
+def test_a_grid_of_10_000_cells(paths: Paths) -> None:
+    tasks = planned(paths, f"seeds={list(range(2_500))}", "arms=[{method: byol, budgets: [0.1, 0.2, 0.5, 1]}]")
     assert len({task.id for task in tasks}) == 10_000
     assert {task.cell.seed for task in tasks} == set(range(2_500))
 
@@ -224,13 +224,13 @@ class Mine(BYOL):
 """
 
 
-def test_a_plugin_registers_what_it_defines(places: Places, tmp_path: Path) -> None:
+def test_a_plugin_registers_what_it_defines(paths: Paths, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="test_plan_mine"))
     load_plugin(path)
     load_plugin(path)  # as `prepare` does
     assert "test_plan_mine" in methods
-    assert all(task.cell.method == "test_plan_mine" for task in planned(places, "arms=[test_plan_mine]"))
+    assert all(task.cell.method == "test_plan_mine" for task in planned(paths, "arms=[test_plan_mine]"))
 
 
 def test_plugins_of_one_file_name_do_not_displace_each_other(tmp_path: Path) -> None:
@@ -278,17 +278,17 @@ def test_a_plugin_that_is_none(tmp_path: Path, name: str, content: bytes | None,
         (['{"time": "t", "event": "start"}', '{"time": "t2", "event": "resume"}'], "started: resume at t2"),
     ],
 )
-def test_the_state_of_a_cell_that_was_killed_at_any_moment(places: Places, lines: list[str], state: str) -> None:
-    task = planned(places, only="arm=rand,seed=0,budget=0.5")[0]
+def test_the_state_of_a_cell_that_was_killed_at_any_moment(paths: Paths, lines: list[str], state: str) -> None:
+    task = planned(paths, only="arm=rand,seed=0,budget=0.5")[0]
     if lines:
-        places.work(task.id).mkdir(parents=True)
-        (places.work(task.id) / "events.jsonl").write_text("\n".join(lines))
-    assert state_of(task, places).text == state
+        paths.work(task.id).mkdir(parents=True)
+        (paths.work(task.id) / "events.jsonl").write_text("\n".join(lines))
+    assert state_of(task, paths).text == state
 
 
-def test_the_state_of_a_damaged_record(places: Places) -> None:
-    task = planned(places, only="arm=rand,seed=0,budget=0.5")[0]
-    places.records.mkdir(parents=True)
-    path = places.records / f"{task.id}.json"
+def test_the_state_of_a_damaged_record(paths: Paths) -> None:
+    task = planned(paths, only="arm=rand,seed=0,budget=0.5")[0]
+    paths.records.mkdir(parents=True)
+    path = paths.records / f"{task.id}.json"
     path.write_text(json.dumps({"schema_version": 99}))
-    assert state_of(task, places).text == f"damaged: {path}: schema version 99 where 1 is known"
+    assert state_of(task, paths).text == f"damaged: {path}: schema version 99 where 1 is known"

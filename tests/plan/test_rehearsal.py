@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import Split, dataset_facts, datasets, load_dataset
 from bench.data.sampler import total_steps
 from bench.grid.cell import Cell
@@ -48,8 +48,8 @@ def grid(tmp_path: Path) -> Path:
 
 
 def bench(tmp_path: Path, *arguments: str | Path) -> Any:
-    places = ["--results", tmp_path / "results"]
-    return CliRunner().invoke(app, list(map(str, [*arguments, *places])))
+    paths = ["--results", tmp_path / "results"]
+    return CliRunner().invoke(app, list(map(str, [*arguments, *paths])))
 
 
 def what(cell: Cell) -> tuple[str, str, float]:
@@ -85,7 +85,7 @@ def test_a_set_that_is_not_here_has_a_stand_in_of_images(name: str, file: str, t
     cell = expand(load_grid("quickstart"))[0].model_copy(update={"dataset": name, "train_images": 30})
     lay_out([cell], tmp_path / "nothing", tmp_path / "stage")
     assert (tmp_path / "stage" / file).is_file()
-    found = load_dataset(name, Places(tmp_path / "stage", tmp_path, "g"))
+    found = load_dataset(name, Paths(tmp_path / "stage", tmp_path, "g"))
     info = datasets.get(name)(name)
     assert found.classes == info.classes
     assert len(found.train) == max(30, found.classes)
@@ -119,7 +119,7 @@ def test_a_set_that_is_here_is_used(tmp_path: Path) -> None:
     lay_out([cell], tmp_path / "data", tmp_path / "stage")
     lay_out([cell], tmp_path / "data", tmp_path / "stage")
     assert (tmp_path / "data" / "mine" / "train" / "one" / "10.png").is_file(), "only the link to it went"
-    real, staged = (dataset_facts("mine", Places(tmp_path / at, tmp_path, "g")).digest for at in ("data", "stage"))
+    real, staged = (dataset_facts("mine", Paths(tmp_path / at, tmp_path, "g")).digest for at in ("data", "stage"))
     assert real == staged
     with pytest.raises(UserError, match="unknown dataset 'other'"):
         lay_out([cell.model_copy(update={"dataset": "other"})], tmp_path / "data", tmp_path / "stage")
@@ -157,14 +157,14 @@ def test_a_rehearsals_records_are_marked_everywhere_and_enter_no_real_report(gri
 
 
 def test_obstacles_name_the_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = Places(tmp_path / "data", tmp_path / "results", "quickstart")
+    paths = Paths(tmp_path / "data", tmp_path / "results", "quickstart")
     cells = expand(load_grid("quickstart"))
-    tasks = plan(cells, cells, places, "grid quickstart")
-    assert obstacles(tasks, places) == {}
+    tasks = plan(cells, cells, paths, "grid quickstart")
+    assert obstacles(tasks, paths) == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
-    found = obstacles(tasks, places)
+    found = obstacles(tasks, paths)
     records, cache = (
-        next(reason for reason in found if str(folder) in reason) for folder in (places.records, places.cache)
+        next(reason for reason in found if str(folder) in reason) for folder in (paths.records, paths.cache)
     )
     assert "will be written there and 0.0 GB are free" in records
     assert len(found[records]) == len(tasks)
@@ -174,7 +174,7 @@ def test_obstacles_name_the_disk_that_is_too_small(tmp_path: Path, monkeypatch: 
 
 def test_an_untrained_prior_looks_at_two_images_and_has_features_for_all() -> None:
     cell = expand(load_grid("quickstart"))[0]
-    prior = find_prior("rand", cell, Places(Path(), Path(), "g", rehearsal=True))
+    prior = find_prior("rand", cell, Paths(Path(), Path(), "g", rehearsal=True))
     images = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = Untrained(prior, "rand").model().eval()(images)
@@ -184,10 +184,10 @@ def test_an_untrained_prior_looks_at_two_images_and_has_features_for_all() -> No
 
 
 def test_the_stage_is_apart(tmp_path: Path) -> None:
-    places = stage(Places(tmp_path / "data", tmp_path / "results", "g"), "g@rehearsal")
-    assert places.rehearsal
-    assert places.data.is_relative_to(tmp_path / "results" / "g@rehearsal")
-    assert places.records == tmp_path / "results" / "g@rehearsal"
+    paths = stage(Paths(tmp_path / "data", tmp_path / "results", "g"), "g@rehearsal")
+    assert paths.rehearsal
+    assert paths.data.is_relative_to(tmp_path / "results" / "g@rehearsal")
+    assert paths.records == tmp_path / "results" / "g@rehearsal"
 
 
 # What another grid has as well is left out: the datasets of paper_table1 and their loaders, with the same backbones.

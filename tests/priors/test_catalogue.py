@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.cli.listing import listing
 from bench.core.errors import MissingError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import load_plugin
 from bench.data.augment import EvalView
 from bench.data.loader import InMemoryLoader
@@ -65,16 +65,16 @@ def asking(prior: str, trained: str = "resnet_small", **rela: Any) -> Cell:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    return Places(tmp_path / "data", tmp_path / "results", "g")
+    return Paths(tmp_path / "data", tmp_path / "results", "g")
 
 
-def stored(name: str, places: Places) -> nn.Module:
+def stored(name: str, paths: Paths) -> nn.Module:
     """Return a network of an entry with random weights, which are now where the entry's are looked for."""
     torch.manual_seed(1)
     model = build(CATALOGUE[name]).eval()
-    save_weights(model, CATALOGUE[name].path(places.data))
+    save_weights(model, CATALOGUE[name].path(paths.data))
     return model
 
 
@@ -95,14 +95,14 @@ def test_the_priors_of_the_paper_have_their_input_sizes() -> None:
 
 
 @pytest.mark.parametrize("entry", OF_TIMM, ids=lambda entry: entry.name)
-def test_the_catalogue_says_what_timm_says(entry: Entry, places: Places) -> None:
+def test_the_catalogue_says_what_timm_says(entry: Entry, paths: Paths) -> None:
     config = timm.get_pretrained_cfg(entry.model.removeprefix("timm:") if entry.model else "")
     assert config is not None
     assert config.input_size == (3, entry.input_size, entry.input_size)
     assert (config.mean, config.std) == (entry.mean, entry.std)
     assert config.license
     assert config.license in entry.licence.lower()
-    prior = find_prior(entry.name, asking(entry.name), places)
+    prior = find_prior(entry.name, asking(entry.name), paths)
     assert (prior.input_size, prior.mean, prior.std) == (entry.input_size, entry.mean, entry.std)
 
 
@@ -128,64 +128,64 @@ def test_clips_transformers_are_those_that_openai_trained(name: str) -> None:
     assert ours.hf_hub_id == theirs.hf_hub_id
 
 
-def test_a_named_prior_of_timm_is_the_stored_weights(places: Places) -> None:
-    model = stored(SMALL, places)
-    prior = find_prior(SMALL, asking(SMALL), places)
+def test_a_named_prior_of_timm_is_the_stored_weights(paths: Paths) -> None:
+    model = stored(SMALL, paths)
+    prior = find_prior(SMALL, asking(SMALL), paths)
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(prior.model().eval()(images), model(images))
 
 
-def test_the_digest_is_of_the_weights_wherever_and_however_they_lie(places: Places, tmp_path: Path) -> None:
-    model = stored(SMALL, places)
-    path = CATALOGUE[SMALL].path(places.data)
-    here = find_prior(SMALL, asking(SMALL), places).digest()
-    other = Places(tmp_path / "elsewhere", tmp_path, "h")
+def test_the_digest_is_of_the_weights_wherever_and_however_they_lie(paths: Paths, tmp_path: Path) -> None:
+    model = stored(SMALL, paths)
+    path = CATALOGUE[SMALL].path(paths.data)
+    here = find_prior(SMALL, asking(SMALL), paths).digest()
+    other = Paths(tmp_path / "elsewhere", tmp_path, "h")
     wrapped = {f"module.{name}": value for name, value in reversed(model.state_dict().items())}
     save_tensors(wrapped | {"module.classifier.weight": torch.ones(2, 1280)}, CATALOGUE[SMALL].path(other.data))
     assert find_prior(SMALL, asking(SMALL, trained="resnet18"), other).digest() == here
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     save_weights(model, path)
-    assert find_prior(SMALL, asking(SMALL), places).digest() != here
+    assert find_prior(SMALL, asking(SMALL), paths).digest() != here
 
 
-def test_the_public_resnet20(resnet20_weights: Path, places: Places) -> None:
-    prior = find_prior("CF10-R20", asking("CF10-R20"), places)
+def test_the_public_resnet20(resnet20_weights: Path, paths: Paths) -> None:
+    prior = find_prior("CF10-R20", asking("CF10-R20"), paths)
     assert re.fullmatch("[0-9a-f]{16}", prior.digest())
-    same = find_prior(f"file:{resnet20_weights}", asking("x", backbone="resnet20_cifar"), places).model().state_dict()
+    same = find_prior(f"file:{resnet20_weights}", asking("x", backbone="resnet20_cifar"), paths).model().state_dict()
     for name, value in prior.model().state_dict().items():
         assert torch.equal(value, same[name])
 
 
-def test_other_weights_under_a_known_name_are_refused(tmp_path: Path, places: Places) -> None:
+def test_other_weights_under_a_known_name_are_refused(tmp_path: Path, paths: Paths) -> None:
     save_weights(build(CATALOGUE["CF10-R20"]), tmp_path / "other.safetensors")
     entry = replace(CATALOGUE["CF10-R20"], file=str(tmp_path / "other.safetensors"))
     with pytest.raises(MissingError, match=r"'CF10-R20'.*its weights have the SHA-256 \w+\.\.\., not 2191d83b"):
-        weights_digest(entry, places.data)
+        weights_digest(entry, paths.data)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE.keys() - {"CF10-R20"}))
-def test_missing_weights_only_mark_the_tasks_that_need_them(name: str, places: Places) -> None:
+def test_missing_weights_only_mark_the_tasks_that_need_them(name: str, paths: Paths) -> None:
     cells = [asking(name), asking("rand")]
-    missing, there = plan(cells, cells, places, "grid g")
+    missing, there = plan(cells, cells, paths, "grid g")
     assert there.id
     assert missing.reason.startswith(f"prior {name!r} ")
     assert "\n" not in missing.reason
     if name == "YOLOv9":
         assert missing.reason.endswith("): register its features under this name in a --plugin file")
     else:
-        assert missing.reason.endswith(f"looked for {CATALOGUE[name].path(places.data)}; `prepare` downloads it")
+        assert missing.reason.endswith(f"looked for {CATALOGUE[name].path(paths.data)}; `prepare` downloads it")
 
 
-def test_a_plugin_brings_a_model_that_nothing_here_has(places: Places, tmp_path: Path) -> None:
+def test_a_plugin_brings_a_model_that_nothing_here_has(paths: Paths, tmp_path: Path) -> None:
     plugin = tmp_path / "yolo.py"
     plugin.write_text(PLUGIN)
     with priors.temporary():
         load_plugin(plugin)
-        task = plan([asking("YOLOv9")], [asking("YOLOv9")], places, "grid g")[0]
+        task = plan([asking("YOLOv9")], [asking("YOLOv9")], paths, "grid g")[0]
         assert task.id
-        assert "from a plugin: Its features." in dict(listing("priors", places.data))["YOLOv9"]
+        assert "from a plugin: Its features." in dict(listing("priors", paths.data))["YOLOv9"]
 
 
 @pytest.mark.parametrize(
@@ -198,28 +198,28 @@ def test_a_plugin_brings_a_model_that_nothing_here_has(places: Places, tmp_path:
         ({"prior": "CF10-R20", "backbone": "resnet20_cifar"}, "leave out rela.backbone"),
     ],
 )
-def test_a_mistake_is_one_sentence(rela: dict[str, str], sentence: str, places: Places) -> None:
+def test_a_mistake_is_one_sentence(rela: dict[str, str], sentence: str, paths: Paths) -> None:
     cell = asking(**rela)
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
-        plan([cell], [cell], places, "grid g")
+        plan([cell], [cell], paths, "grid g")
     assert str(caught.value).startswith("grid g: arm 'a'")
 
 
-def test_the_list_says_what_is_ready(places: Places) -> None:
-    stored(SMALL, places)
-    lines = dict(listing("priors", places.data))
+def test_the_list_says_what_is_ready(paths: Paths) -> None:
+    stored(SMALL, paths)
+    lines = dict(listing("priors", paths.data))
     assert {"rand", "file", "timm", "<DATASET>-T"} <= lines.keys()
     for name, entry in CATALOGUE.items():
         assert f"{entry.input_size} px" in lines[name]
         assert entry.licence in lines[name]
     assert lines[SMALL].endswith("; ready here")
     assert "dimension 1280, 4.2 M parameters, 17 MB, Apache-2.0" in lines[SMALL]
-    assert lines["CLIP-B16"].endswith(f"not in {places.data}; `prepare` downloads it")
+    assert lines["CLIP-B16"].endswith(f"not in {paths.data}; `prepare` downloads it")
     assert lines["YOLOv9"].endswith("bring its features in a --plugin file")
 
 
-def prepared(cell: Cell, places: Places, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str, str]:
-    good = prepare_tasks(plan([cell], [cell], places, "grid g"), places)
+def prepared(cell: Cell, paths: Paths, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str, str]:
+    good = prepare_tasks(plan([cell], [cell], paths, "grid g"), paths)
     said = capsys.readouterr()
     return good, said.out, said.err
 
@@ -229,11 +229,11 @@ def test_what_nobody_knows_of_a_prior_is_left_out() -> None:
     assert CATALOGUE[SMALL].numbers() == ("224", "1280", "17")
 
 
-def test_prepare_verifies_what_is_there(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    stored(SMALL, places)
-    good, out, _ = prepared(asking(SMALL), places, capsys)
+def test_prepare_verifies_what_is_there(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(SMALL, paths)
+    good, out, _ = prepared(asking(SMALL), paths, capsys)
     assert good
-    digest = find_prior(SMALL, asking(SMALL), places).digest()
+    digest = find_prior(SMALL, asking(SMALL), paths).digest()
     assert f"prior {SMALL}: 1280 features at 224 pixels, digest {digest}" in out
 
 
@@ -247,13 +247,13 @@ def test_prepare_verifies_what_is_there(places: Places, capsys: pytest.CaptureFi
     ],
 )
 def test_prepare_says_what_is_damaged(
-    name: str, file: str, backbone: str | None, how: str, places: Places, capsys: pytest.CaptureFixture[str]
+    name: str, file: str, backbone: str | None, how: str, paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = places.data / "priors" / file
+    path = paths.data / "priors" / file
     save_weights(build_backbone("resnet18", 16).module, path)
     if how != "other":
         path.write_bytes(os.urandom(300) if how == "noise" else path.read_bytes()[:-1000])
-    good, _, err = prepared(asking(name, backbone=backbone), places, capsys)
+    good, _, err = prepared(asking(name, backbone=backbone), paths, capsys)
     assert not good
     assert err.startswith("prior ")
     assert str(path) in err
@@ -261,46 +261,46 @@ def test_prepare_says_what_is_damaged(
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(
-    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    good, _, err = prepared(asking("CLIP-RN50"), places, capsys)
+    good, _, err = prepared(asking("CLIP-RN50"), paths, capsys)
     assert not good
     assert err.startswith("prior 'CLIP-RN50' cannot be downloaded: ")
     assert err.count("\n") == 1
-    assert not CATALOGUE["CLIP-RN50"].path(places.data).exists()
+    assert not CATALOGUE["CLIP-RN50"].path(paths.data).exists()
 
 
-def features_at(size: int | None, name: str, places: Places) -> Tensor:
-    prior = find_prior(f"timm:{name}", asking("x"), places)
+def features_at(size: int | None, name: str, paths: Paths) -> Tensor:
+    prior = find_prior(f"timm:{name}", asking("x"), paths)
     prior.input_size = size or prior.input_size
     with torch.no_grad():
         out: Tensor = prior.model().eval()(torch.ones(1, 3, size or 160, size or 160))
     return out
 
 
-def test_a_transformer_takes_another_size_than_its_own(places: Places) -> None:
+def test_a_transformer_takes_another_size_than_its_own(paths: Paths) -> None:
     """As timm itself resamples its position embeddings."""
     torch.manual_seed(0)
     model: Any = timm.create_model(TINY_VIT, pretrained=False, num_classes=0)
     nn.init.normal_(model.pos_embed)
-    save_weights(model, places.data / "priors" / "timm" / f"{TINY_VIT}.safetensors")
+    save_weights(model, paths.data / "priors" / "timm" / f"{TINY_VIT}.safetensors")
     with torch.no_grad():
-        assert torch.equal(features_at(None, TINY_VIT, places), model.eval()(torch.ones(1, 3, 160, 160)))
+        assert torch.equal(features_at(None, TINY_VIT, paths), model.eval()(torch.ones(1, 3, 160, 160)))
         model.set_input_size(img_size=64)
-        torch.testing.assert_close(features_at(64, TINY_VIT, places), model.eval()(torch.ones(1, 3, 64, 64)))
+        torch.testing.assert_close(features_at(64, TINY_VIT, paths), model.eval()(torch.ones(1, 3, 64, 64)))
     with pytest.raises(UserError, match=r"takes no images of 4 pixels .*its own size is 160: leave out") as caught:
-        features_at(4, TINY_VIT, places)
+        features_at(4, TINY_VIT, paths)
     assert "\n" not in str(caught.value)
 
 
-def test_a_convolutional_prior_takes_another_size_as_it_is(places: Places) -> None:
+def test_a_convolutional_prior_takes_another_size_as_it_is(paths: Paths) -> None:
     name = "test_resnet.r160_in1k"
     model = timm.create_model(name, pretrained=False, num_classes=0).eval()
-    save_weights(model, places.data / "priors" / "timm" / f"{name}.safetensors")
+    save_weights(model, paths.data / "priors" / "timm" / f"{name}.safetensors")
     with torch.no_grad():
-        assert torch.equal(features_at(64, name, places), model(torch.ones(1, 3, 64, 64)))
+        assert torch.equal(features_at(64, name, paths), model(torch.ones(1, 3, 64, 64)))
 
 
 @pytest.mark.parametrize(
@@ -320,15 +320,15 @@ def test_any_architecture_is_a_prior_for_any_other(
     input_size: int | None,
     trained: str,
     k: int,
-    places: Places,
+    paths: Paths,
 ) -> None:
-    folder = places.data / "priors"
+    folder = paths.data / "priors"
     if backbone:
         save_weights(build_backbone(backbone, 16).module, folder / "net.safetensors")
     elif prior.startswith("timm:"):
         save_weights(timm.create_model(TINY_VIT, num_classes=0), folder / "timm" / f"{TINY_VIT}.safetensors")
     cell = asking(prior, trained, backbone=backbone, input_size=input_size)
-    task = plan([cell], [cell], places, "grid g")[0]
+    task = plan([cell], [cell], paths, "grid g")[0]
     assert isinstance(task, Ready), task.reason
     assert task.prior is not None
     images = torch.rand(70, 3, 16, 16)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import MissingError, UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Cell, Protocol
 from bench.grid.controls import Rela
 from bench.models.backbones import build_backbone
@@ -37,8 +37,8 @@ def cell(prior: str, backbone: str = "resnet_small", size: int | None = 48) -> C
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "data", tmp_path / "results", "g")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "data", tmp_path / "results", "g")
 
 
 @torch.no_grad()
@@ -47,54 +47,54 @@ def features(model: nn.Module, size: int) -> Tensor:
     return out
 
 
-def test_rand_fits_the_cells_images(places: Places) -> None:
+def test_rand_fits_the_cells_images(paths: Paths) -> None:
     """A transformer has weights for one size: that of the cell, which the prior sees unless it is told otherwise."""
-    model = find_prior("rand", cell("rand", VIT), places).model()
+    model = find_prior("rand", cell("rand", VIT), paths).model()
     assert features(model, 48).shape == (2, 192)
 
 
-def test_rand_fits_the_datasets_own_size(places: Places) -> None:
-    prior = find_prior("rand", cell("rand", size=None), places)
+def test_rand_fits_the_datasets_own_size(paths: Paths) -> None:
+    prior = find_prior("rand", cell("rand", size=None), paths)
     assert features(prior.model(), 8).shape == (2, 128)
 
 
-def test_a_file_fits_the_cells_images(places: Places) -> None:
+def test_a_file_fits_the_cells_images(paths: Paths) -> None:
     stored = build_backbone(VIT, 48).module
-    save_weights(stored, places.data / "priors" / "vit.safetensors")
+    save_weights(stored, paths.data / "priors" / "vit.safetensors")
     name = "file:vit.safetensors"
     asking = cell(name).model_copy(update={"rela": Rela(prior=name, backbone=VIT)})
-    model = find_prior(name, asking, places).model()
+    model = find_prior(name, asking, paths).model()
     assert torch.equal(features(model, 48), features(stored, 48))
 
 
-def test_a_file_that_the_data_root_lacks_comes_with_the_package(places: Places) -> None:
-    prior = find_prior("file:resnet20_cifar10.safetensors", cell("file:x"), places)
+def test_a_file_that_the_data_root_lacks_comes_with_the_package(paths: Paths) -> None:
+    prior = find_prior("file:resnet20_cifar10.safetensors", cell("file:x"), paths)
     assert isinstance(prior, Stored)
     assert prior.path() == SHIPPED / "resnet20_cifar10.safetensors"
-    own = places.data / "priors" / "resnet20_cifar10.safetensors"
+    own = paths.data / "priors" / "resnet20_cifar10.safetensors"
     save_weights(nn.Linear(1, 1), own)
     assert prior.path() == own
 
 
-def test_a_trained_backbone_is_the_makers(places: Places) -> None:
+def test_a_trained_backbone_is_the_makers(paths: Paths) -> None:
     torch.manual_seed(0)
     stored = build_backbone("resnet_small", 16).module
-    save_weights(stored, places.backbone("0123456789abcdef"))
+    save_weights(stored, paths.backbone("0123456789abcdef"))
     maker, asking = cell("rand").model_copy(update={"rela": None}), cell("DIGITS-T", backbone="resnet18")
-    prior = Trained(maker, "0123456789abcdef", 16, asking, places)
+    prior = Trained(maker, "0123456789abcdef", 16, asking, paths)
     assert torch.equal(features(prior.model(), 16), features(stored, 16))
     assert prior.digest() == "0123456789abcdef"
 
 
-def test_a_trained_backbone_that_is_not_there(places: Places) -> None:
-    prior = Trained(cell("rand"), "0123456789abcdef", 16, cell("DIGITS-T"), places)
+def test_a_trained_backbone_that_is_not_there(paths: Paths) -> None:
+    prior = Trained(cell("rand"), "0123456789abcdef", 16, cell("DIGITS-T"), paths)
     with pytest.raises(MissingError) as caught:
         prior.model()
-    assert str(places.backbone("0123456789abcdef")) in str(caught.value)
+    assert str(paths.backbone("0123456789abcdef")) in str(caught.value)
 
 
-def test_a_rehearsal_looks_at_two_images_by_the_priors_own_network(places: Places) -> None:
-    prior = find_prior("timm:resnet18", cell("timm:resnet18"), places)
+def test_a_rehearsal_looks_at_two_images_by_the_priors_own_network(paths: Paths) -> None:
+    prior = find_prior("timm:resnet18", cell("timm:resnet18"), paths)
     prior.input_size = 32
     stand_in = Untrained(prior, "timm:resnet18")
     assert (stand_in.input_size, stand_in.mean, stand_in.std) == (32, prior.mean, prior.std)
@@ -107,7 +107,7 @@ def test_a_rehearsal_looks_at_two_images_by_the_priors_own_network(places: Place
     assert not torch.equal(one[0], one[1])
 
 
-def test_priors_of_two_plugins_never_share_their_targets(places: Places) -> None:
+def test_priors_of_two_plugins_never_share_their_targets(paths: Paths) -> None:
     class One(Prior):
         """One."""
 
@@ -116,7 +116,7 @@ def test_priors_of_two_plugins_never_share_their_targets(places: Places) -> None
 
         version = 2
 
-    digests = [kind("", cell("x"), places).digest() for kind in (One, Two)]
+    digests = [kind("", cell("x"), paths).digest() for kind in (One, Two)]
     assert digests == ["One-1", "Two-2"]
 
 
@@ -126,10 +126,10 @@ def test_every_kind_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ":", "file", "timm:", "timm:../../x", "rnd:3", "CF10"])
-def test_a_name_that_is_none(places: Places, name: str) -> None:
+def test_a_name_that_is_none(paths: Paths, name: str) -> None:
     """Of a bare `file`, only the weights are missing: it names the folder as if it were the file."""
     with pytest.raises(UserError) as caught:
-        find_prior(name, cell(name), places).digest()
+        find_prior(name, cell(name), paths).digest()
     assert "prior " in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Cell
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -193,11 +193,11 @@ def test_simsiam_learns_nothing_without_its_stop_gradient(tmp_path: Path, tempor
     grid = load_grid(
         "quickstart", settings=["seeds=[0]", "budgets=[1.0]", "arms=[no_stop, simsiam]", "claims=[]", *SMALL]
     )
-    places = Places(data=tmp_path / "data", results=tmp_path / "results", grid="quickstart")
+    paths = Paths(data=tmp_path / "data", results=tmp_path / "results", grid="quickstart")
     cells = expand(grid)
     found = {}
-    for outcome in run_tasks(plan(cells, cells, places, "quickstart"), places, torch.device("cpu"), 0, Display()):
-        record = read_record(record_path(places.records, outcome.task.id))
+    for outcome in run_tasks(plan(cells, cells, paths, "quickstart"), paths, torch.device("cpu"), 0, Display()):
+        record = read_record(record_path(paths.records, outcome.task.id))
         assert isinstance(record, Finished)
         found[record.cell.method] = learned(record)
     assert found == {"no_stop": False, "simsiam": True}

@@ -134,9 +134,9 @@ def read(
     return collect(grid, tmp_path / "records")
 
 
-@pytest.fixture
-def found(tmp_path: Path) -> Collected:
-    return read(tmp_path, joules=True)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+    return read(tmp_path_factory.mktemp("found"), joules=True)
 
 
 def pick(found: Collected, arm: str, budget: float, seed: int = 0) -> Finished:

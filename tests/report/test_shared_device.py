@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.estimate import measured_rate
-from bench.report import write_report
 from bench.report.claims import judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import ALONE, FLOP, JOULES, PRIOR, SECONDS, STEPS, TARGETS
 from bench.report.document import report_document
 from bench.report.facts import phase_seconds, wall_seconds
+from bench.report.render.html import html_document
 from bench.report.render.markdown import markdown_document
 from bench.report.sections.costs import cost_table
 from bench.report.sections.savings import saving_table
@@ -145,13 +145,13 @@ def test_a_mean_of_seconds_says_of_how_many_cells(tmp_path: Path, before: Collec
 def test_a_report_without_any_seconds(tmp_path: Path) -> None:
     found = read(tmp_path / "all", beside)
     assert found.costs.currencies == tuple(currency for currency in found.costs.currencies if currency.exact)
-    text = markdown_document(report_document(found))
+    document = report_document(found)
+    text = markdown_document(document)
     assert text.count(ALL_SHARED) == 2, "by the costs and by the verdicts"
     assert text.count("other cells ran on the same device.") == 2
+    assert ALL_SHARED in html_document(document)
     assert set(column(saving_table(found), "Seconds", "own")) == {NONE}
     assert not any("Seconds" in head for head in targets_table(found).head)
-    write_report(found.grid, tmp_path / "all" / "records" / "trial", tmp_path / "out")
-    assert ALL_SHARED in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_report_of_cells_that_were_alone_does_not_speak_of_it(before: Collected) -> None:
@@ -184,6 +184,6 @@ def test_the_rate_of_an_estimate_is_that_of_cells_that_were_alone(tmp_path: Path
     cpu = torch.device("cpu")
     read(tmp_path / "some", slower)
     # 900 FLOP a step of 0.1 s in all arms that are not byol.
-    assert measured_rate(Places(tmp_path, tmp_path / "some" / "records", "trial"), cpu) == pytest.approx(9000)
+    assert measured_rate(Paths(tmp_path, tmp_path / "some" / "records", "trial"), cpu) == pytest.approx(9000)
     read(tmp_path / "none", lambda record: beside(slower(record)))
-    assert measured_rate(Places(tmp_path, tmp_path / "none" / "records", "trial"), cpu) is None
+    assert measured_rate(Paths(tmp_path, tmp_path / "none" / "records", "trial"), cpu) is None

@@ -80,8 +80,8 @@ class Forks:
 
     def start(self, folder: Path, *options: str | Path, out: str = "out", **how: Any) -> int:
         """Start `run` on the grid and the data of a folder, and return the process's number."""
-        places = ["--data-root", folder / "data", "--results", folder / "results", "--device", "cpu"]
-        words = [str(word) for word in ("run", "--grid", folder / "tiny.yaml", *places, *options)]
+        paths = ["--data-root", folder / "data", "--results", folder / "results", "--device", "cpu"]
+        words = [str(word) for word in ("run", "--grid", folder / "tiny.yaml", *paths, *options)]
         return self._ask({"run": words, "out": str(folder / out), "within": str(folder), **how})
 
     def wait(self, process: int) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from bench.cli.main import app
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import load_plugin
 from bench.data import dataset_cache, datasets
 from bench.grid.expand import expand
@@ -86,7 +86,7 @@ def planned(tmp_path: Path, plugin: str, setting: str) -> list[Task]:
     (tmp_path / "h1.yaml").write_text(GRID)
     load_plugin(tmp_path / "mine.py")
     cells = expand(load_grid(str(tmp_path / "h1.yaml"), settings=[setting]))
-    return plan(cells, cells, Places(tmp_path, tmp_path, "h1"), "grid h1")
+    return plan(cells, cells, Paths(tmp_path, tmp_path, "h1"), "grid h1")
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_a_parameter_that_no_grid_can_set_is_named(parameters: str, sentence: st
         (METHOD.format(parameters="backbone, dim") + "    version = '2'", "version is '2'; make it a whole number"),
         (
             METHOD.format(parameters="backbone, dim") + "    views = ()",
-            "views is (); make it a tuple of bench.data.augment.View",
+            "views is (); make it a tuple of methods.View",
         ),
         (
             METHOD.format(parameters="backbone, dim") + "    views = View()",
-            "make it a tuple of bench.data.augment.View",
+            "make it a tuple of methods.View",
         ),
         (METHOD.format(parameters="backbone, dim") + "    views = (1, 2)", "views is (1, 2); make it a tuple"),
         (
             "methods.register('mine')(type('Mine', (Method,), {}))",
-            "views is None; make it a tuple of bench.data.augment.View",
+            "views is None; make it a tuple of methods.View",
         ),
         ("methods.register('mine')(nn.Linear)", "must be a subclass of Method"),
         ("methods.register('mine')(3)", "must be a subclass of Method"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import DatasetInfo, dataset_cache, datasets
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -46,27 +46,27 @@ protocol: {epochs: 3, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "data", tmp_path / "results", "tiny")
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path / "data", tmp_path / "results", "tiny")
 
 
-def tasks_of(places: Places, *settings: str) -> list[Task]:
-    path = places.results.parent / "tiny.yaml"
+def tasks_of(paths: Paths, *settings: str) -> list[Task]:
+    path = paths.results.parent / "tiny.yaml"
     path.write_text(GRID)
     cells = expand(load_grid(str(path), settings=settings))
-    return plan(cells, cells, places, "grid tiny")
+    return plan(cells, cells, paths, "grid tiny")
 
 
-def run(places: Places, *settings: str, workers: int = 0, limits: Limits | None = None) -> list[Outcome]:
-    return run_tasks(tasks_of(places, *settings), places, CPU, workers, Display(), limits)
+def run(paths: Paths, *settings: str, workers: int = 0, limits: Limits | None = None) -> list[Outcome]:
+    return run_tasks(tasks_of(paths, *settings), paths, CPU, workers, Display(), limits)
 
 
-def log(outcome: Outcome, places: Places) -> str:
-    return (places.work(outcome.task.id) / "run.log").read_text()
+def log(outcome: Outcome, paths: Paths) -> str:
+    return (paths.work(outcome.task.id) / "run.log").read_text()
 
 
-def recorded(outcome: Outcome, places: Places) -> Record:
-    found = read_record(record_path(places.records, outcome.task.id))
+def recorded(outcome: Outcome, paths: Paths) -> Record:
+    found = read_record(record_path(paths.records, outcome.task.id))
     assert isinstance(found, Record)
     return found
 
@@ -161,20 +161,20 @@ class InfiniteAtLast(Bad):
     ],
 )
 def test_a_bad_cell_is_recorded_and_the_next_one_runs(
-    method: type[BYOL], status: str, reason: str, places: Places, temporary: Any
+    method: type[BYOL], status: str, reason: str, paths: Paths, temporary: Any
 ) -> None:
     temporary(methods, bad=method)
-    bad, good = run(places)
+    bad, good = run(paths)
     assert (bad.status, good.status) == (status, "done")
-    found = recorded(bad, places)
+    found = recorded(bad, paths)
     assert found.status == status
     assert found.error == bad.reason
     assert re.search(reason, bad.reason), bad.reason
     assert "\n" not in bad.reason
-    text = log(bad, places)
+    text = log(bad, paths)
     assert "Traceback (most recent call last)" in text
     assert bad.reason in text
-    again, _ = run(places)
+    again, _ = run(paths)
     assert (again.status, again.cached) == (status, False), "it is tried again"
 
 
@@ -220,10 +220,10 @@ class InfinitePrior(Prior):
     ],
 )
 def test_a_bad_prior_costs_its_own_cells(
-    prior: type[Prior], status: str, reason: str, places: Places, temporary: Any
+    prior: type[Prior], status: str, reason: str, paths: Paths, temporary: Any
 ) -> None:
     temporary(priors, bad=prior)
-    bad, good = run(places, "arms=[{method: byol, rela: {prior: bad}}, simclr]")
+    bad, good = run(paths, "arms=[{method: byol, rela: {prior: bad}}, simclr]")
     assert (bad.status, good.status) == (status, "done")
     assert reason in bad.reason
 
@@ -236,20 +236,20 @@ class Slow(BYOL):
             pass
 
 
-def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, temporary: Any) -> None:
+def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(paths: Paths, temporary: Any) -> None:
     temporary(methods, bad=Slow)
     only, step = "arms=[bad]", re.compile(r"at step \d of 6")
-    (late,) = run(places, only, limits=Limits(cell_seconds=1e-3))
-    assert late.status == recorded(late, places).status == "timeout"
-    assert late.reason.endswith("0.001 s allowed, at step 0 of 6; a longer limit goes on from there")
-    (late,) = run(places, only, limits=Limits(cell_seconds=1.0))
+    (late,) = run(paths, only, limits=Limits(cell_seconds=1e-3))
+    assert late.status == recorded(late, paths).status == "timeout"
+    assert late.reason.endswith("0.001 s allowed, at step 0 of 6; with a longer limit it resumes there")
+    (late,) = run(paths, only, limits=Limits(cell_seconds=1.0))
     assert late.status == "timeout"
     assert "at step 6 of 6" not in late.reason
-    (again,) = run(places, only, limits=Limits(cell_seconds=1.0))
+    (again,) = run(paths, only, limits=Limits(cell_seconds=1.0))
     assert step.findall(again.reason) == step.findall(late.reason) != [], "seconds of all runs count: no step more"
-    (done,) = run(places, only, limits=Limits(cell_seconds=600))
+    (done,) = run(paths, only, limits=Limits(cell_seconds=600))
     assert done.status == "done"
-    found = recorded(done, places)
+    found = recorded(done, paths)
     assert isinstance(found, Finished)
     ledger = found.ledger
     assert ledger.steps == 6
@@ -257,29 +257,29 @@ def test_a_cell_has_its_time_and_goes_on_when_it_gets_more(places: Places, tempo
     assert sum(ledger.seconds.values()) == pytest.approx(ledger.wall_seconds, rel=0.02)
 
 
-def test_making_targets_takes_time_too(places: Places) -> None:
+def test_making_targets_takes_time_too(paths: Paths) -> None:
     arms = "arms=[{method: byol, rela: {prior: rand}}]"
-    (late,) = run(places, arms, limits=Limits(cell_seconds=1e-3))
-    assert late.reason.endswith("0.001 s allowed, while making targets; a longer limit goes on from there")
-    assert not list(places.cache.glob("targets/*.safetensors"))
-    assert run(places, arms)[0].status == "done"
+    (late,) = run(paths, arms, limits=Limits(cell_seconds=1e-3))
+    assert late.reason.endswith("0.001 s allowed, while making targets; with a longer limit it resumes there")
+    assert not list(paths.cache.glob("targets/*.safetensors"))
+    assert run(paths, arms)[0].status == "done"
 
 
-def test_retry_runs_just_those_it_names(places: Places, temporary: Any) -> None:
+def test_retry_runs_just_those_it_names(paths: Paths, temporary: Any) -> None:
     temporary(methods, bad=Raises, oom=Python)
     arms = "arms=[bad, oom, {method: byol}, {name: user, method: simclr, rela: {prior: DIGITS-T}}]"
-    failed, oom, *_ = run(places, arms)
-    tasks = tasks_of(places, arms)
-    assert with_status(tasks, places, ["failed"]) == tasks[:1]
-    assert with_status(tasks, places, ["failed", "oom"]) == tasks[:2]
-    assert with_status(tasks, places, ["timeout"]) == []
-    path = record_path(places.records, tasks[3].id)
+    failed, oom, *_ = run(paths, arms)
+    tasks = tasks_of(paths, arms)
+    assert with_status(tasks, paths, ["failed"]) == tasks[:1]
+    assert with_status(tasks, paths, ["failed", "oom"]) == tasks[:2]
+    assert with_status(tasks, paths, ["timeout"]) == []
+    path = record_path(paths.records, tasks[3].id)
     found = read_record(path)
     assert isinstance(found, Finished)
     same = {name: getattr(found, name) for name in Failed.model_fields if name not in {"status", "error"}}
     late = Failed(status="timeout", error="late", **same)
-    write_record(late, places.records)
-    assert with_status(tasks, places, ["timeout"]) == tasks[2:], "with what it needs"
+    write_record(late, paths.records)
+    assert with_status(tasks, paths, ["timeout"]) == tasks[2:], "with what it needs"
     assert (failed.status, oom.status) == ("failed", "oom")
 
 
@@ -309,12 +309,12 @@ def _streams(tmp_path: Path, temporary: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_streams")
-def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, temporary: Any) -> None:
+def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(paths: Paths, temporary: Any) -> None:
     """Also after another loader, a plugin's, say, has had torch watch over workers from then on."""
     assert len(list(DataLoader([1, 2], num_workers=1))) == 2  # type: ignore[arg-type]
     temporary(methods, bad=Killer)
     settings = ("datasets=[streams]", "arms=[bad, simclr]", "protocol.epochs=30")
-    bad, good = run(places, *settings, workers=1)
+    bad, good = run(paths, *settings, workers=1)
     assert (bad.status, good.status) == ("failed", "done")
     assert bad.reason == (
         "a process that decodes images ended with code -9 (Killed); where memory is short, fewer --workers help"
@@ -323,21 +323,21 @@ def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(places: Places, te
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small /dev/shm")
-def test_a_record_names_full_shared_memory(places: Places) -> None:
+def test_a_record_names_full_shared_memory(paths: Paths) -> None:
     """In a namespace whose /dev/shm does not hold a batch: that is said, and without workers the cell is done."""
-    root = places.results.parent
+    root = paths.results.parent
     images(root, 64)
     (root / "tiny.yaml").write_text(GRID)
     (root / "streams.py").write_text(STREAM)
     settings = ("datasets=[streams]", "arms=[simclr]", "protocol.input_size=64", "protocol.epochs=1")
     words = [sys.executable, "-m", "bench", "run", "--grid", root / "tiny.yaml", "--plugin", root / "streams.py"]
-    words += ["--data-root", places.data, "--results", places.results, "--device", "cpu"]
+    words += ["--data-root", paths.data, "--results", paths.results, "--device", "cpu"]
     words += [word for setting in settings for word in ("--set", setting)]
 
     def end(workers: int) -> tuple[int, str | None]:
         command = f"mount -t tmpfs -o size=64k none /dev/shm && {shlex.join(map(str, words))} --workers {workers}"
         code = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=ROOT, check=False).returncode
-        (record,) = map(read_record, places.records.glob("*.json"))
+        (record,) = map(read_record, paths.records.glob("*.json"))
         assert isinstance(record, Failed)
         return code, record.error
 
@@ -348,10 +348,10 @@ def test_a_record_names_full_shared_memory(places: Places) -> None:
     assert end(0) == (0, None)
 
 
-def test_nothing_of_the_environment_is_kept(places: Places, monkeypatch: pytest.MonkeyPatch, temporary: Any) -> None:
+def test_nothing_of_the_environment_is_kept(paths: Paths, monkeypatch: pytest.MonkeyPatch, temporary: Any) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "marker-3141592653")
     temporary(methods, bad=Raises)
-    assert [outcome.status for outcome in run(places)] == ["failed", "done"]
-    files = [path for path in places.results.rglob("*") if path.is_file()]
+    assert [outcome.status for outcome in run(paths)] == ["failed", "done"]
+    files = [path for path in paths.results.rglob("*") if path.is_file()]
     assert len(files) >= 8
     assert not [path for path in files if b"marker-3141592653" in path.read_bytes()]

@@ -145,7 +145,7 @@ def test_a_signal_to_the_whole_group_saves_a_cell_whose_images_stream(
     until((cut / "decoding").exists)
     os.killpg(process, number)
     assert server.wait(process) == 130, (cut / "out").read_text()
-    assert "the same command goes on from there" in (cut / "out").read_text()
+    assert "the same command resumes it" in (cut / "out").read_text()
     (log,) = events(cut).values()
     assert log[-1]["event"] == "interrupted"
     assert "why" not in log[-1], "no worker has died"

@@ -10,7 +10,7 @@ import torchvision.transforms as T
 from torch import Tensor
 
 from bench.core.errors import Interrupted
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.images import part_of
@@ -55,30 +55,30 @@ def grid(tmp_path: Path) -> Path:
     return path
 
 
-def tasks_of(grid: Path, places: Places, *settings: str) -> list[Task]:
+def tasks_of(grid: Path, paths: Paths, *settings: str) -> list[Task]:
     cells = expand(load_grid(str(grid), settings=settings))
-    return plan(cells, cells, places, "grid tiny")
+    return plan(cells, cells, paths, "grid tiny")
 
 
-def places_in(folder: Path) -> Places:
-    return Places(data=folder / "data", results=folder / "results", grid="tiny")
+def places_in(folder: Path) -> Paths:
+    return Paths(data=folder / "data", results=folder / "results", grid="tiny")
 
 
-def run(grid: Path, places: Places, *settings: str) -> list[Outcome]:
-    return run_tasks(tasks_of(grid, places, *settings), places, CPU, 0, Display())
+def run(grid: Path, paths: Paths, *settings: str) -> list[Outcome]:
+    return run_tasks(tasks_of(grid, paths, *settings), paths, CPU, 0, Display())
 
 
-def record(task: Task, places: Places) -> Finished:
-    found = read_record(record_path(places.records, task.id))
+def record(task: Task, paths: Paths) -> Finished:
+    found = read_record(record_path(paths.records, task.id))
     assert isinstance(found, Finished)
     return found
 
 
-def what_was_learned(task: Task, places: Places) -> tuple[object, dict[str, Tensor]]:
-    found = record(task, places)
+def what_was_learned(task: Task, paths: Paths) -> tuple[object, dict[str, Tensor]]:
+    found = record(task, paths)
     curve = [(p.step, p.flops, p.loss, p.mean_losses, p.weight_norm, p.score) for p in found.curve]
     facts = (curve, found.switch_step, found.ledger.steps, found.ledger.images, found.ledger.flops)
-    return facts, read_state(places.backbone(task.id))
+    return facts, read_state(paths.backbone(task.id))
 
 
 def assert_equal(one: tuple[object, dict[str, Tensor]], other: tuple[object, dict[str, Tensor]]) -> None:
@@ -88,11 +88,11 @@ def assert_equal(one: tuple[object, dict[str, Tensor]], other: tuple[object, dic
 
 
 def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Path) -> None:
-    places, schedule = places_in(tmp_path), "protocol.evaluations=3"
-    outcomes = run(grid, places, schedule)
+    paths, schedule = places_in(tmp_path), "protocol.evaluations=3"
+    outcomes = run(grid, paths, schedule)
     assert [(outcome.status, outcome.cached) for outcome in outcomes] == [("done", False)] * 4
     for outcome in outcomes:
-        found = record(outcome.task, places)
+        found = record(outcome.task, paths)
         ledger, steps = found.ledger, total_steps(found.cell, 200)
         assert ledger is not None
         assert ledger.steps == steps == found.curve[-1].step == {0.5: 9, 1.0: 18}[found.cell.budget]
@@ -105,12 +105,12 @@ def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Pa
         assert len(found.curve[-1].score.linear) == 3
         assert (ledger.targets is not None) == (found.cell.rela is not None)
         assert found.provenance["packages"]["torch"] == torch.__version__
-    constant = record(outcomes[2].task, places)
+    constant = record(outcomes[2].task, paths)
     assert constant.switch_step == 3, "half of three epochs, rounded down, is one epoch of three steps"
-    before = {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
-    again = run(grid, places, schedule)
+    before = {path: path.stat().st_mtime_ns for path in paths.records.rglob("*") if path.is_file()}
+    again = run(grid, paths, schedule)
     assert [(outcome.status, outcome.cached) for outcome in again] == [("done", True)] * 4
-    assert before == {path: path.stat().st_mtime_ns for path in places.records.rglob("*") if path.is_file()}
+    assert before == {path: path.stat().st_mtime_ns for path in paths.records.rglob("*") if path.is_file()}
 
 
 def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: Path) -> None:
@@ -121,21 +121,21 @@ def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: P
 
 
 def test_a_point_holds_the_mean_loss_of_each_kind_of_step_since_the_one_before(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     settings = ("datasets=[{name: digits, train_images: 64}]", "budgets=[0.5]", "protocol.epochs=6")
-    task = next(task for task in tasks_of(grid, places, *settings) if task.cell.arm == "constant")
+    task = next(task for task in tasks_of(grid, paths, *settings) if task.cell.arm == "constant")
     losses: list[float] = []  # of every step: an epoch is one step
     watch = Hooks(lambda step, steps, loss: losses.append(loss), lambda name, facts: None, lambda: False)
-    found = run_cell(task, places, CPU, 0, watch)
+    found = run_cell(task, paths, CPU, 0, watch)
     first, last = found.curve
     assert first.mean_losses == {"rela": pytest.approx(sum(losses[:3]) / 3, rel=1e-6)}
     assert last.mean_losses == {"method": pytest.approx(sum(losses[3:]) / 3, rel=1e-6)}
 
 
 def test_a_point_holds_the_norm_of_what_is_trained(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    task = next(task for task in tasks_of(grid, places, "protocol.epochs=1", "protocol.lr=1e-12") if task.cell.rela)
-    found = run_cell(task, places, CPU, 0, Hooks(lambda *facts: None, lambda *facts: None, lambda: False))
+    paths = places_in(tmp_path)
+    task = next(task for task in tasks_of(grid, paths, "protocol.epochs=1", "protocol.lr=1e-12") if task.cell.rela)
+    found = run_cell(task, paths, CPU, 0, Hooks(lambda *facts: None, lambda *facts: None, lambda: False))
     method = build_method(task.cell, 12, 128, 3)
     squares = [
         p.square().sum().item() for name, p in method.named_parameters() if "teacher" not in name and "map" not in name
@@ -151,9 +151,9 @@ protocol:"""
 
 def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Path, tmp_path: Path) -> None:
     grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
-    places = places_in(tmp_path)
-    ran = run(grid, places, "protocol.batch_size=16")
-    outcomes = {(o.task.cell.arm, o.task.cell.budget): record(o.task, places) for o in ran}
+    paths = places_in(tmp_path)
+    ran = run(grid, paths, "protocol.batch_size=16")
+    outcomes = {(o.task.cell.arm, o.task.cell.budget): record(o.task, paths) for o in ran}
     constant, matched, plain = (outcomes[arm, 0.5].ledger for arm in ("constant", "matched", "byol"))
     assert constant is not None
     assert matched is not None
@@ -168,19 +168,19 @@ def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Pat
 
 def test_a_flop_matched_arm_waits_for_the_other_and_is_another_cell(grid: Path, tmp_path: Path) -> None:
     grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     cells = expand(load_grid(str(grid)))
-    tasks = plan(cells, [cell for cell in cells if cell.arm == "matched"], places, "grid tiny")
+    tasks = plan(cells, [cell for cell in cells if cell.arm == "matched"], paths, "grid tiny")
     assert [task.cell.arm for task in tasks] == ["constant", "matched"]
     assert tasks[1].needs is tasks[0]
-    assert len({task.id for task in tasks_of(grid, places)}) == len(cells) == 6
+    assert len({task.id for task in tasks_of(grid, paths)}) == len(cells) == 6
 
 
 def test_shuffled_targets_are_those_of_other_images_and_cost_the_same(grid: Path, tmp_path: Path) -> None:
     arms = "arms=[{method: byol, rela: {prior: rand}}, {name: s, method: byol, rela: {prior: rand, shuffle: true}}]"
-    places = places_in(tmp_path)
-    outcomes = run(grid, places, arms)
-    one, other = (record(outcome.task, places) for outcome in outcomes)
+    paths = places_in(tmp_path)
+    outcomes = run(grid, paths, arms)
+    one, other = (record(outcome.task, paths) for outcome in outcomes)
     assert one.ledger.flops == other.ledger.flops
     assert one.curve[-1].loss != other.curve[-1].loss
     assert other.ledger.targets is not None
@@ -188,42 +188,42 @@ def test_shuffled_targets_are_those_of_other_images_and_cost_the_same(grid: Path
 
 
 def test_the_trainer_moves_every_weight_of_the_backbone(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    for outcome in run(grid, places, "arms=[byol, {method: byol, rela: {prior: rand}}]"):
+    paths = places_in(tmp_path)
+    for outcome in run(grid, paths, "arms=[byol, {method: byol, rela: {prior: rand}}]"):
         initial = build_method(outcome.task.cell, 12, 4, 1).backbone
-        trained = read_state(places.backbone(outcome.task.id))
+        trained = read_state(paths.backbone(outcome.task.id))
         assert [name for name, weight in initial.named_parameters() if torch.equal(weight, trained[name])] == []
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 9])
 def test_an_interrupted_cell_goes_on_as_if_nothing_had_happened(stop_at: int, grid: Path, tmp_path: Path) -> None:
-    places, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
+    paths, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
     only = ("arms=[{name: constant, method: byol, rela: {prior: rand, phase: 0.5}}]",)
-    (task,) = tasks_of(grid, places, *only)
+    (task,) = tasks_of(grid, paths, *only)
     steps: list[int] = []
     watch = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == stop_at)
     with pytest.raises(Interrupted):
-        run_cell(task, places, CPU, 0, watch)
-    (resumed,) = run(grid, places, *only)
+        run_cell(task, paths, CPU, 0, watch)
+    (resumed,) = run(grid, paths, *only)
     (unbroken,) = run(grid, whole, *only)
     assert resumed.status == "done"
-    assert_equal(what_was_learned(task, places), what_was_learned(unbroken.task, whole))
-    found = record(task, places).ledger
+    assert_equal(what_was_learned(task, paths), what_was_learned(unbroken.task, whole))
+    found = record(task, paths).ledger
     assert found is not None
     assert sum(found.seconds.values()) == pytest.approx(found.wall_seconds, rel=0.02)
 
 
 def test_a_checkpoint_of_another_cell_or_a_damaged_one_is_not_used(grid: Path, tmp_path: Path) -> None:
-    places, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
+    paths, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
     only = "arms=[{method: byol, budgets: [0.5]}]"
-    (task,) = tasks_of(grid, places, only)
-    places.work(task.id).mkdir(parents=True)
-    (places.work(task.id) / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    (outcome,) = run(grid, places, only)
+    (task,) = tasks_of(grid, paths, only)
+    paths.work(task.id).mkdir(parents=True)
+    (paths.work(task.id) / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    (outcome,) = run(grid, paths, only)
     run(grid, whole, only)
     assert outcome.status == "done"
-    assert_equal(what_was_learned(task, places), what_was_learned(task, whole))
-    assert (places.work(task.id) / "checkpoint.pt.damaged").read_bytes() == b"not a checkpoint"
+    assert_equal(what_was_learned(task, paths), what_was_learned(task, whole))
+    assert (paths.work(task.id) / "checkpoint.pt.damaged").read_bytes() == b"not a checkpoint"
 
 
 @pytest.fixture
@@ -246,73 +246,73 @@ def broken(temporary: Any) -> None:
 
 @pytest.mark.usefixtures("broken")
 def test_a_failure_is_recorded_and_the_grid_goes_on(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     arms = "arms=[raises, nan, {method: byol, budgets: [0.5]}]"
-    outcomes = run(grid, places, arms)
+    outcomes = run(grid, paths, arms)
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "done"]
     assert outcomes[0].reason == "ValueError: on purpose"
     assert outcomes[1].reason == "the loss is nan at step 3"
-    failed = read_record(record_path(places.records, outcomes[0].task.id))
+    failed = read_record(record_path(paths.records, outcomes[0].task.id))
     assert isinstance(failed, Failed)
     assert failed.error == "ValueError: on purpose"
-    assert "on purpose" in (places.work(outcomes[0].task.id) / "run.log").read_text()
-    again = run(grid, places, arms)
+    assert "on purpose" in (paths.work(outcomes[0].task.id) / "run.log").read_text()
+    again = run(grid, paths, arms)
     assert [outcome.cached for outcome in again] == [False, False, True], "a failure is not cached"
 
 
 @pytest.mark.usefixtures("broken")
 def test_what_needs_a_failed_cell_is_skipped_and_says_why(grid: Path, tmp_path: Path, temporary: Any) -> None:
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     temporary(methods, byol=methods.get("raises"))
-    outcomes = run(grid, places, "arms=[{method: byol, budgets: [1.0]}, {method: simclr, rela: {prior: DIGITS-T}}]")
+    outcomes = run(grid, paths, "arms=[{method: byol, budgets: [1.0]}, {method: simclr, rela: {prior: DIGITS-T}}]")
     assert [outcome.status for outcome in outcomes] == ["failed", "skipped"]
     assert outcomes[1].reason == f"the cell {outcomes[0].task.id} that it needs is failed"
 
 
 def test_a_lost_backbone_that_a_cell_needs_is_trained_again(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    outcomes = run(grid, places)
+    paths = places_in(tmp_path)
+    outcomes = run(grid, paths)
     maker, user = outcomes[1].task, outcomes[3].task
     assert user.needs is not None
     assert user.needs.id == maker.id
-    places.backbone(maker.id).unlink()
-    assert all(outcome.cached for outcome in run(grid, places)), "nobody needs it"
-    record_path(places.records, user.id).unlink()
-    assert [outcome.cached for outcome in run(grid, places)] == [True, False, True, False]
-    assert places.backbone(maker.id).is_file()
+    paths.backbone(maker.id).unlink()
+    assert all(outcome.cached for outcome in run(grid, paths)), "nobody needs it"
+    record_path(paths.records, user.id).unlink()
+    assert [outcome.cached for outcome in run(grid, paths)] == [True, False, True, False]
+    assert paths.backbone(maker.id).is_file()
 
 
 def test_a_missing_dataset_skips_its_cells_only(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     settings = ("datasets=[{name: cifar10, train_images: 200}, {name: digits, train_images: 200}]", "arms=[byol]")
-    outcomes = run(grid, places, *settings)
+    outcomes = run(grid, paths, *settings)
     assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
-    assert str(places.data / "cifar10") in outcomes[0].reason
+    assert str(paths.data / "cifar10") in outcomes[0].reason
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_trains_and_is_another_cell(precision: str, grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     arms = "arms=[{method: byol, rela: {prior: rand, phase: 0.4}}]"
-    (outcome,) = run(grid, places, arms, f"protocol.precision={precision}")
+    (outcome,) = run(grid, paths, arms, f"protocol.precision={precision}")
     assert outcome.status == "done", outcome.reason
-    assert outcome.task.id != tasks_of(grid, places, arms)[0].id
+    assert outcome.task.id != tasks_of(grid, paths, arms)[0].id
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_prior_in_reduced_precision_makes_targets_of_its_own(precision: str, grid: Path, tmp_path: Path) -> None:
     """Those of its network under autocast, in a file of their own, for a cell of its own."""
-    places, made = places_in(tmp_path), dict[str, tuple[Task, Tensor]]()
+    paths, made = places_in(tmp_path), dict[str, tuple[Task, Tensor]]()
     for each in ("fp32", precision):
-        (outcome,) = run(grid, places, f"arms=[{{method: byol, rela: {{prior: rand, precision: {each}}}}}]")
+        (outcome,) = run(grid, paths, f"arms=[{{method: byol, rela: {{prior: rand, precision: {each}}}}}]")
         assert outcome.status == "done", outcome.reason
-        found = [load_targets(path, 200) for path in (places.cache / "targets").glob("*.safetensors")]
+        found = [load_targets(path, 200) for path in (paths.cache / "targets").glob("*.safetensors")]
         (targets,) = [each for each in found if each and each.maker == outcome.task.id]
         assert isinstance(targets.values, Tensor)
         made[each] = outcome.task, targets.values
     task, values = made[precision]
     assert task.prior
-    data = part_of(load_dataset("digits", places), task.cell).train
+    data = part_of(load_dataset("digits", paths), task.cell).train
     (images,) = open_source(data, 12, CPU, 0).eval_batches(EvalView(12))
     with torch.no_grad(), torch.autocast("cpu", {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]):
         features = task.prior.model().to(memory_format=torch.channels_last).eval()(images)
@@ -321,11 +321,11 @@ def test_a_prior_in_reduced_precision_makes_targets_of_its_own(precision: str, g
 
 
 def test_evaluation_takes_the_centres_of_larger_images_where_the_protocol_says_so(grid: Path, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    (outcome,) = run(grid, places, "arms=[{method: byol}]", "protocol.eval_resize=30")
-    task, data = outcome.task, part_of(load_dataset("digits", places), outcome.task.cell)
+    paths = places_in(tmp_path)
+    (outcome,) = run(grid, paths, "arms=[{method: byol}]", "protocol.eval_resize=30")
+    task, data = outcome.task, part_of(load_dataset("digits", paths), outcome.task.cell)
     backbone = build_method(task.cell, 12, None, 1).backbone.eval()
-    backbone.load_state_dict(read_state(places.backbone(task.id)))
+    backbone.load_state_dict(read_state(paths.backbone(task.id)))
     transform = T.Compose([T.Resize(30, antialias=True), T.CenterCrop(12), T.Normalize(MEAN, STD)])
 
     @torch.no_grad()
@@ -335,7 +335,7 @@ def test_evaluation_takes_the_centres_of_larger_images_where_the_protocol_says_s
         train, test = map(backbone, images)
         return knn_accuracy(Features(train, labels[0], test, labels[1]), data.classes, task.cell.protocol.knn)
 
-    final = record(task, places).final
+    final = record(task, paths).final
     assert final
     assert final.knn == pytest.approx(neighbours(transform), abs=0.005)
     assert final.knn != pytest.approx(neighbours(T.Compose([T.Resize(12), *transform.transforms[2:]])), abs=0.005)

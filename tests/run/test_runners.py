@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
@@ -40,14 +40,14 @@ def test_two_runners_share_a_grid(server: Forks, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_four_runners_share_a_grid_and_one_is_killed(server: Forks, tmp_path: Path) -> None:
     alone, together = folder(tmp_path / "alone", SEEDS), folder(tmp_path / "together", SEEDS)
-    places = Places(together / "data", together / "results", "tiny")
+    paths = Paths(together / "data", together / "results", "tiny")
     cells = expand(load_grid(str(together / "tiny.yaml")))
-    tasks = plan(cells, cells, places, "grid tiny")
+    tasks = plan(cells, cells, paths, "grid tiny")
     runners = [server.start(together, out=f"out{i}", environment=ALWAYS) for i in range(4)]
 
     def in_the_midst() -> list[str]:
         saved = {cell for cell, log in events(together).items() if log and log[-1]["event"] == "checkpoint"}
-        states = [state_of(task, places).text for task in tasks if task.id in saved]
+        states = [state_of(task, paths).text for task in tasks if task.id in saved]
         return [state for state in states if state.startswith("running (")]
 
     until(in_the_midst)

@@ -14,7 +14,7 @@ import torch
 
 from bench.cli.run import Call
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.registry import load_plugin
 from bench.grid.expand import expand
 from bench.grid.load import find_grid, load_grid
@@ -23,7 +23,7 @@ from bench.plan.graph import Task, plan
 from bench.plan.state import Outcome
 from bench.run.control import chosen
 from bench.run.executors import Resources, executors, find_executor
-from bench.run.executors.local import cpu_environments, gpu_environments, with_counts
+from bench.run.executors.local import Local, cpu_environments, gpu_environments, with_counts
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Finished, Ledger, read_record, read_records
@@ -33,10 +33,10 @@ CPU = torch.device("cpu")
 LONG = GRID.replace("epochs: 4", "epochs: 100")
 
 
-def tasks_of(there: Path) -> tuple[list[Task], Places]:
-    places = Places(there / "data", there / "results", "tiny")
+def tasks_of(there: Path) -> tuple[list[Task], Paths]:
+    paths = Paths(there / "data", there / "results", "tiny")
     cells = expand(load_grid(str(there / "tiny.yaml")))
-    return plan(cells, cells, places, "grid tiny"), places
+    return plan(cells, cells, paths, "grid tiny"), paths
 
 
 def ledgers(there: Path) -> dict[str, Ledger]:
@@ -84,9 +84,7 @@ def test_each_gpu_has_its_processes_and_no_more_gpus_than_are_visible(monkeypatc
     [
         (Resources(jobs=0), "--jobs 0: must be at least 1"),
         (Resources(jobs=10**6), r"--jobs 1000000: this process may use \d+ cores"),
-        (Resources(jobs=1, jobs_per_gpu=1), "--jobs 1 --jobs-per-gpu 1: choose one"),
         (Resources(jobs=1, gpus_per_cell=2), "--jobs 1 --gpus-per-cell 2: choose one"),
-        (Resources(jobs_per_gpu=2), "--jobs-per-gpu 2: torch uses no CUDA device here; on a CPU, use --jobs N"),
     ],
 )
 def test_what_cannot_be_is_refused(resources: Resources, sentence: str) -> None:
@@ -94,10 +92,16 @@ def test_what_cannot_be_is_refused(resources: Resources, sentence: str) -> None:
         find_executor("local", "cpu", resources)
 
 
-def test_jobs_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_so_many_on_the_cpu_or_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match="--jobs 2 is for a CPU: on GPUs, use --jobs-per-gpu N; or choose --device cpu"):
-        find_executor("local", "auto", Resources(jobs=2))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for device, environments in (("cpu", cpu_environments(2)), ("cuda", gpu_environments(2))):
+        local = find_executor("local", device, Resources(jobs=2))
+        assert isinstance(local, Local)
+        assert local.environments == environments
+    assert len(gpu_environments(2)) == 6
 
 
 def test_a_cell_gets_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +142,8 @@ def test_an_executor_of_a_plugin_is_given_no_option_that_it_does_not_take(tmp_pa
     with executors.temporary():
         load_plugin(tmp_path / "mine.py")
         assert type(find_executor("mine", "cpu", Resources())).__name__ == "Mine"
-        with pytest.raises(UserError, match="--jobs-per-gpu is not an option of --executor mine"):
-            find_executor("mine", "cpu", Resources(jobs_per_gpu=2))
+        with pytest.raises(UserError, match="--gpus-per-cell is not an option of --executor mine"):
+            find_executor("mine", "cpu", Resources(gpus_per_cell=2))
         with pytest.raises(UserError, match="unknown executor 'min'; did you mean 'mine'"):
             find_executor("min", "cpu", Resources())
 
@@ -148,30 +152,30 @@ def test_an_executor_of_a_plugin_is_given_no_option_that_it_does_not_take(tmp_pa
 
 
 def test_chosen_cells_run_alone_once_what_they_need_is_done(tmp_path: Path) -> None:
-    tasks, places = tasks_of(folder(tmp_path / "there", GRID.replace("epochs: 4", "epochs: 1")))
+    tasks, paths = tasks_of(folder(tmp_path / "there", GRID.replace("epochs: 4", "epochs: 1")))
     maker, trained = (next(task for task in tasks if task.cell.arm == arm) for arm in ("byol", "trained"))
 
     def run(*cells: str) -> list[Outcome]:
-        return run_tasks(chosen(tasks, places, cells, []), places, CPU, 0, Display())
+        return run_tasks(chosen(tasks, paths, cells, []), paths, CPU, 0, Display())
 
     (skipped,) = run(trained.id)
     assert (skipped.status, skipped.reason) == ("skipped", f"the cell {maker.id} that it needs is not done")
     assert [(one.task.id, one.status) for one in run(maker.id)] == [(maker.id, "done")]
     assert [(one.task.id, one.status) for one in run(trained.id)] == [(trained.id, "done")]
     with pytest.raises(UserError, match="--cell nothing: no cell of tiny has this id"):
-        chosen(tasks, places, ["nothing"], [])
+        chosen(tasks, paths, ["nothing"], [])
 
 
 def test_cells_are_chosen_by_ids_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks, places = tasks_of(folder(tmp_path / "there", GRID))
+    tasks, paths = tasks_of(folder(tmp_path / "there", GRID))
     first, second, *_ = tasks
     for text, cells, expected in ((f"{second.id}\n{first.id}\n", ["-"], 2), (second.id, [first.id, "-"], 2)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        assert chosen(tasks, places, cells, []) == tasks[:expected]
+        assert chosen(tasks, paths, cells, []) == tasks[:expected]
     for text, says in (("", "there is no id on standard input"), ("nothing", "no cell of tiny has this id")):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         with pytest.raises(UserError, match=says):
-            chosen(tasks, places, ["-"], [])
+            chosen(tasks, paths, ["-"], [])
 
 
 # Seconds that others had a part in
@@ -181,11 +185,11 @@ def test_a_record_tells_how_many_cells_shared_the_device(tmp_path: Path, monkeyp
     """The targets that a cell made beside others are marked in the record of one that uses them alone."""
     text = GRID.replace("epochs: 4", "epochs: 1").replace("{name: trained, method: swav, rela: {prior: DIGITS-T}}", "")
     text = text.replace("  - \n", "  - {name: again, method: byol, rela: {prior: rand}}\n")
-    tasks, places = tasks_of(folder(tmp_path / "there", text))
+    tasks, paths = tasks_of(folder(tmp_path / "there", text))
     monkeypatch.setenv("BENCH_SIDE_BY_SIDE", "3")
-    run_tasks([task for task in tasks if task.cell.arm == "queue"], places, CPU, 0, Display())
+    run_tasks([task for task in tasks if task.cell.arm == "queue"], paths, CPU, 0, Display())
     monkeypatch.delenv("BENCH_SIDE_BY_SIDE")
-    run_tasks([task for task in tasks if task.cell.arm == "again"], places, CPU, 0, Display())
+    run_tasks([task for task in tasks if task.cell.arm == "again"], paths, CPU, 0, Display())
     queue, again = (ledgers(tmp_path / "there")[arm] for arm in ("queue", "again"))
     assert queue.targets
     assert again.targets
@@ -262,11 +266,11 @@ def test_one_signal_saves_all_that_runs_and_the_same_command_goes_on(
     assert sum(log[-1]["event"] == "interrupted" for log in events(there).values()) == 2
     assert read_records(there / "results" / "tiny") == ([], [])
     assert server.run(there, "--jobs", "2", "--only", "arm=queue", out="again") == 0, (there / "again").read_text()
-    assert "goes on at step" in (there / "again").read_text()
+    assert "resumes at step" in (there / "again").read_text()
     assert server.run(whole, "--only", "arm=queue") == 0
-    tasks, places = tasks_of(there)
+    tasks, paths = tasks_of(there)
     queue = next(task for task in tasks if task.cell.arm == "queue")
-    name = places.backbone(queue.id).name
+    name = paths.backbone(queue.id).name
     assert left(there)[name] == left(whole)[name], "the same weights, bit for bit"
     assert ledgers(there)["queue"].side_by_side == 2, "of the first run, as it was alone in the second"
 
@@ -296,7 +300,7 @@ def test_a_killed_process_costs_its_cell_alone(server: Forks, alone: Path, tmp_p
     assert server.run(there, *options) == 1
     told = (there / "out").read_text()
     assert re.search(r"process \d+ was killed by SIGKILL while it ran digits queue .*; another takes its place", told)
-    assert "1 failed: the process that ran it died; the next run goes on from the last checkpoint" in told
+    assert "1 failed: the process that ran it died; the next run resumes from the last checkpoint" in told
     assert "1 skipped" in told, "what matches its FLOPs"
     states = {record.cell.arm: record.status for record in read_records(there / "results" / "tiny")[0]}
     assert states == {"byol": "done", "trained": "done", "queue": "failed"}
@@ -312,7 +316,7 @@ def test_a_full_disk_is_said_once(server: Forks, tmp_path: Path) -> None:
     assert server.run(there, "--jobs", "2", "--plugin", there / "full.py") == 2
     told = (there / "out").read_text()
     assert told.count("error: ") == told.count("cannot be written") == 1, told
-    assert told.count("make room, and the same command goes on from there") == 1
+    assert told.count("make room and run the same command again") == 1
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.tune import points
@@ -43,42 +43,42 @@ protocol: {epochs: 2, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k
 """
 
 
-def planned(there: Path, *settings: str) -> tuple[list[Task], Places]:
-    places = Places(there / "data", there / "results", "tiny")
+def planned(there: Path, *settings: str) -> tuple[list[Task], Paths]:
+    paths = Paths(there / "data", there / "results", "tiny")
     cells = expand(load_grid(str(there / "tiny.yaml"), settings=settings))
-    return plan(cells, cells, places, "grid tiny"), places
+    return plan(cells, cells, paths, "grid tiny"), paths
 
 
 def run(there: Path, *settings: str) -> list[Outcome]:
-    tasks, places = planned(there, *settings)
+    tasks, paths = planned(there, *settings)
 
     def run_some(some: Any) -> list[Outcome]:
-        return run_tasks(some, places, CPU, 0, Display(quiet=True))
+        return run_tasks(some, paths, CPU, 0, Display(quiet=True))
 
     return in_turns(tasks, lambda: planned(there, *settings)[0], run_some)
 
 
-def record(task: Task, places: Places) -> Finished:
+def record(task: Task, paths: Paths) -> Finished:
     assert isinstance(task, Ready)
-    found = read_record(record_path(places.records, task.id))
+    found = read_record(record_path(paths.records, task.id))
     assert isinstance(found, Finished)
     return found
 
 
 def test_the_best_trial_is_the_recipe_of_its_arm(tmp_path: Path) -> None:
     there = folder(tmp_path / "a", GRID)
-    tasks, places = planned(there)
+    tasks, paths = planned(there)
     assert [isinstance(task, Waiting) for task in tasks] == [False, False, True, True, True, True, True]
     assert [task.cell.arm for task in tasks][2:6:3] == ["byol", "trained"]
     assert tasks[3].needs is tasks[2], "the prior of a trial is the backbone of the grid's first seed"
-    assert state_of(tasks[2], places).text == "waiting: 2 of 2 trials that choose its recipe are not done"
+    assert state_of(tasks[2], paths).text == "waiting: 2 of 2 trials that choose its recipe are not done"
     outcomes = run(there)
     assert [outcome.status for outcome in outcomes] == ["done"] * 7
     assert [outcome.task.cell.arm for outcome in outcomes] == [task.cell.arm for task in tasks]
     grid = load_grid(str(there / "tiny.yaml"))
     assert grid.tune
     for start, steps in ((0, 4), (3, 2)):  # of 32 images, in 2 epochs over 64 and 80 images, and over half as many
-        one, two, arm = (record(outcome.task, places) for outcome in outcomes[start : start + 3])
+        one, two, arm = (record(outcome.task, paths) for outcome in outcomes[start : start + 3])
         accuracies = [statistics.fmean(trial.final.linear) for trial in (one, two)]
         best = one if accuracies[0] >= accuracies[1] else two
         point = points(grid.tune)[(one, two).index(best)]
@@ -148,10 +148,10 @@ def test_a_failed_trial_does_not_win_and_when_all_have_failed_nothing_is_run(
     said = write_report(found.grid, there / "results" / "tiny", tmp_path / "out", ["md"])
     assert "failed: Digits, fragile, tuned at 100%, fragile, trial 1: RuntimeError: it broke" in said
     # One of them is mended: it wins, although it comes second and the other one stays failed.
-    tasks, places = planned(there)
+    tasks, paths = planned(there)
     temporary(methods, fragile=type("Mended", (BYOL,), {}))
     (second,) = (task for task in tasks if task.cell.arm == "fragile, trial 2")
-    assert run_tasks([second], places, CPU, 0, Display(quiet=True))[0].status == "done"
+    assert run_tasks([second], paths, CPU, 0, Display(quiet=True))[0].status == "done"
     (chosen,) = (task for task in planned(there)[0] if task.cell.arm == "fragile")
     assert isinstance(chosen, Ready)
     assert chosen.cell.protocol.lr == second.cell.protocol.lr

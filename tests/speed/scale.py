@@ -16,7 +16,7 @@ tune_process()  # as the program does, before torch is imported
 import torch
 from torch import nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import folder
 from bench.data.augment import EvalView
 from bench.data.loader import StreamingLoader
@@ -82,7 +82,7 @@ def train(images: StreamingLoader, root: Path) -> int:
 def targets(images: StreamingLoader, root: Path) -> int:
     """Make the targets of all images."""
     count, clock = len(images.labels), Clock(CPU)
-    prior = Pixels("", CELL, Places(root, root, "scale"))
+    prior = Pixels("", CELL, Paths(root, root, "scale"))
     made = stream_targets(
         partial(features, prior, images, SIZE, clock),
         count,
@@ -98,7 +98,7 @@ def targets(images: StreamingLoader, root: Path) -> int:
 def probe(images: StreamingLoader, test: StreamingLoader, root: Path) -> tuple[int, int]:
     """Extract the features of all images and evaluate them; also return how many bytes they take."""
     evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
-    found = evaluate.extract(Pixels("", CELL, Places(root, root, "scale")).model(), images, test, EvalView(SIZE))
+    found = evaluate.extract(Pixels("", CELL, Paths(root, root, "scale")).model(), images, test, EvalView(SIZE))
     linear_probe(found, 10, Probe(epochs=2), seed=0)
     evaluate.knn_accuracy(found, 10, Knn())
     return len(found.train) + len(found.test), 4 * (found.train.numel() + found.test.numel())

@@ -9,7 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.core.device import threads
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.seeds import generator
 from bench.data.augment import augment
 from bench.data.loader import InMemoryLoader
@@ -161,7 +161,7 @@ def test_augmentation_against_lightly(benchmark: BenchmarkFixture, capsys: pytes
 @pytest.mark.benchmark(group="targets of 512 images of 32 px, resnet_small as prior")
 def test_targets(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     source = random_images(512, CPU)
-    prior = find_prior("rand", cell("Rand."), Places(tmp_path, tmp_path, "speed"))
+    prior = find_prior("rand", cell("Rand."), Paths(tmp_path, tmp_path, "speed"))
     targets = benchmark.pedantic(lambda: make_targets(prior, source, 128, 32, Clock(CPU)), rounds=3)
     assert targets.values.shape == (512, 128)
 
@@ -170,11 +170,11 @@ def test_targets(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
 def test_planning(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     seeds = f"seeds={list(range(10_000))}"
     settings = [seeds, "arms=[byol]", "budgets=[0.5]", "claims=[]"]
-    places = Places(tmp_path, tmp_path, "speed")
+    paths = Paths(tmp_path, tmp_path, "speed")
 
     def everything() -> int:
         cells = expand(load_grid("quickstart", settings=settings))
-        tasks = plan(cells, cells, places, "quickstart")
+        tasks = plan(cells, cells, paths, "quickstart")
         return sum(total_steps(task.cell, 1437) for task in tasks)
 
     # The first time, methods and datasets are imported.
@@ -186,18 +186,18 @@ def test_a_finished_grid(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     """Copies of one real record; as a test, 100 of them."""
     seeds = f"seeds={list(range(10_000 if benchmark.enabled else 100))}"
     grid = load_grid("quickstart", settings=[seeds, "arms=[byol]", "budgets=[0.5]", "claims=[]"])
-    places = Places(tmp_path, tmp_path, grid.name)
+    paths = Paths(tmp_path, tmp_path, grid.name)
 
     def planned() -> list[Task]:
         cells = expand(grid)
-        return plan(cells, cells, places, "quickstart")
+        return plan(cells, cells, paths, "quickstart")
 
     real = next(record for record in read_records(RECORDS)[0] if not record.cell.rela)
-    places.records.mkdir()
+    paths.records.mkdir()
     for task in planned():
         copy = real.model_copy(update={"cell": task.cell, "inputs": task.inputs, "id": task.id})
-        record_path(places.records, task.id).write_text(copy.model_dump_json(indent=1))
-    assert benchmark.pedantic(lambda: to_run(planned(), places), rounds=3) == []
+        record_path(paths.records, task.id).write_text(copy.model_dump_json(indent=1))
+    assert benchmark.pedantic(lambda: to_run(planned(), paths), rounds=3) == []
 
 
 @pytest.mark.benchmark(group="report of 10,000 records, with all of its files")

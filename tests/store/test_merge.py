@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.cell import Cell, Inputs, cell_id
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
@@ -84,7 +84,7 @@ def put(folder: Path, *records: Finished, backbone: bytes = b"") -> Path:
     for record in records:
         write_record(record, folder / "g")
         if backbone:
-            weights = Places(Path(), folder, "g").backbone(record.id)
+            weights = Paths(Path(), folder, "g").backbone(record.id)
             weights.parent.mkdir(exist_ok=True)
             weights.write_bytes(backbone)
     return folder

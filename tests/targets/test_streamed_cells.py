@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from bench.core.errors import Interrupted
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import DatasetInfo, dataset_cache, datasets, load_dataset
 from bench.data.augment import EvalView, View
 from bench.data.folder import PathList
@@ -71,19 +71,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tasks(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Places]:
+def tasks(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Paths]:
     return planned(root, tmp_path, monkeypatch)
 
 
-def planned(root: Path, where: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Places]:
+def planned(root: Path, where: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Task], Paths]:
     monkeypatch.setenv("BENCH_CACHE", str(where / "cache"))
     (where / "streams.yaml").write_text(GRID)
-    places = Places(root, where / "results", "streams")
+    paths = Paths(root, where / "results", "streams")
     cells = expand(load_grid(str(where / "streams.yaml")))
-    return plan(cells, cells, places, "grid streams"), places
+    return plan(cells, cells, paths, "grid streams"), paths
 
 
-def run(task: Task, places: Places, stop: int | None = None) -> tuple[Finished, list[tuple[str, dict[str, Any]]]]:
+def run(task: Task, paths: Paths, stop: int | None = None) -> tuple[Finished, list[tuple[str, dict[str, Any]]]]:
     """Run a cell, until `stop` images have targets, and return its record and its events."""
     events: list[tuple[str, dict[str, Any]]] = []
 
@@ -91,13 +91,13 @@ def run(task: Task, places: Places, stop: int | None = None) -> tuple[Finished, 
         return stop is not None and ("targets", {"images": stop, "of": COUNT}) in events
 
     watch = Hooks(lambda *_: None, lambda *event: events.append(event), stops)
-    return run_cell(task, places, CPU, 0, watch), events
+    return run_cell(task, paths, CPU, 0, watch), events
 
 
-def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tuple[list[Task], Places]) -> None:
-    (plain, shuffled), places = tasks
-    first, events = run(plain, places)
-    second, later = run(shuffled, places)
+def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tuple[list[Task], Paths]) -> None:
+    (plain, shuffled), paths = tasks
+    first, events = run(plain, paths)
+    second, later = run(shuffled, paths)
     assert ("targets", {"images": COUNT, "of": COUNT}) in events
     assert [name for name, _ in later if name == "targets"] == []
     assert first.references is not None
@@ -110,7 +110,7 @@ def test_a_cell_has_its_targets_in_a_file_and_the_next_one_reads_them(tasks: tup
     assert cost.flops > 0
     assert cost.seconds == pytest.approx(first.ledger.seconds["targets"], rel=0.2)
     assert sum(first.ledger.seconds.values()) == pytest.approx(first.ledger.wall_seconds, rel=0.02)
-    one, other = (read_state(places.backbone(task.id)) for task in (plain, shuffled))
+    one, other = (read_state(paths.backbone(task.id)) for task in (plain, shuffled))
     assert not all(torch.equal(value, other[name]) for name, value in one.items()), "shuffled targets are others"
 
 
@@ -120,15 +120,15 @@ def test_a_cell_that_is_stopped_between_two_shards_goes_on(
     monkeypatch.setattr("bench.targets.make.stream_targets", in_small_shards)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
-    (task, _), places = planned(root, tmp_path / "whole", monkeypatch)
-    whole, _ = run(task, places)
-    expected = read_state(places.backbone(task.id))
-    (task, _), places = planned(root, tmp_path / "cut", monkeypatch)
+    (task, _), paths = planned(root, tmp_path / "whole", monkeypatch)
+    whole, _ = run(task, paths)
+    expected = read_state(paths.backbone(task.id))
+    (task, _), paths = planned(root, tmp_path / "cut", monkeypatch)
     with pytest.raises(Interrupted):
-        run(task, places, stop=512)
-    resumed, events = run(task, places)
+        run(task, paths, stop=512)
+    resumed, events = run(task, paths)
     assert [facts["images"] for name, facts in events if name == "targets"] == [600]
-    found = read_state(places.backbone(task.id))
+    found = read_state(paths.backbone(task.id))
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     assert [point.score for point in resumed.curve] == [point.score for point in whole.curve]
     assert resumed.ledger.targets is not None
@@ -142,15 +142,15 @@ def in_small_shards(*given: Any, **more: Any) -> Any:
     return stream_targets(*given, **more, shard=256)
 
 
-def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], Places], root: Path) -> None:
-    (task, _), places = tasks
-    run(task, places)
-    (path,) = (places.cache / "targets").glob("*.safetensors")
+def test_the_targets_are_those_that_memory_would_hold(tasks: tuple[list[Task], Paths], root: Path) -> None:
+    (task, _), paths = tasks
+    run(task, paths)
+    (path,) = (paths.cache / "targets").glob("*.safetensors")
     streamed = load_targets(path, COUNT, in_file=True)
     assert streamed is not None
     assert isinstance(streamed.values, MemmapRows)
     assert task.prior is not None
-    train = load_dataset("streams", places).train
+    train = load_dataset("streams", paths).train
     source = StreamingLoader(PathList(train.images), torch.from_numpy(train.labels), 8, CPU, 0)
     in_memory = make_targets(task.prior, source, streamed.values.shape[1], 8, Clock(CPU))
     torch.testing.assert_close(streamed.values[torch.arange(COUNT)], in_memory.values, atol=1e-5, rtol=0)

@@ -1,32 +1,30 @@
 """The two-Gaussian study: its samples and steps, its speed-ups, its records, its report."""
 
-import io
 import json
 import math
 import shlex
 import statistics
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from bench.cli.main import main
-from bench.cli.request import program
 from bench.core.errors import UserError
 from bench.grid.load import load_grid
+from bench.plan.request import program
 from bench.store.reading import Damaged
 from bench.toy import train as gaussians
 from bench.toy.report import write_toy_report
 from bench.toy.study import Setting, ToyGrid, ToyRecord, find_toy, read_toy
 from bench.toy.train import Weights, descend, draw, evaluate, initial, logits, relabel, sgd_step, study, train_prior
+from tests.run import processes
+from tests.run.processes import ROOT, Ran
 
-ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {
     "title": "Tiny",
     "toy": {
@@ -50,14 +48,6 @@ TINY: dict[str, Any] = {
 }
 
 
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -75,15 +65,7 @@ def bench(path: Path, verb: str, *arguments: str, of: str = "") -> Ran:
     words = [verb, *([f"{path}{of}"] if verb == "report" else ["--grid", str(path)]), *arguments]
     words += ["--results", str(path.parent / "results")]
     words += ["--reports", str(path.parent / "reports")] if verb == "report" else []
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["bench", *words])
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-    return Ran(code, out.getvalue(), err.getvalue())
+    return processes.bench(*words)
 
 
 def shipped() -> ToyGrid:
@@ -456,12 +438,9 @@ def test_any_profile_of_its_own_and_mini(path: Path) -> None:
 
 
 def test_the_shipped_study_is_listed() -> None:
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
-        patch.setattr(sys, "argv", ["bench", "list", "grids"])
-        with pytest.raises(SystemExit):
-            main()
-    assert "paper_toy" in out.getvalue()
-    assert shipped().title in out.getvalue()
+    listed = processes.bench("list", "grids").out
+    assert "paper_toy" in listed
+    assert shipped().title in listed
 
 
 def test_the_shipped_report_is_that_of_the_shipped_records(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import DatasetInfo, Split, dataset_cache, datasets
 from bench.data.augment import MEAN, STD, View
 from bench.grid.expand import expand
@@ -128,21 +128,21 @@ def tasks_of(
     seed: int = 0,
     images: int | None = None,
     protocol: str = "probe: {epochs: 1}, knn: {k: 5}",
-) -> tuple[list[Task], Places]:
+) -> tuple[list[Task], Paths]:
     """Return the planned cells of a small grid, and where they run."""
     text = GRID.replace("DATASET", dataset).replace("IMAGES", str(images or "null")).replace("BUDGET", str(budget))
     (root / "colours.yaml").write_text(
         text.replace("SEED", str(seed)).replace("ARM", arms).replace("PROTOCOL", protocol)
     )
-    cells, places = expand(load_grid(str(root / "colours.yaml"))), Places(root, root / "results", "colours")
-    return plan(cells, cells, places, "grid colours"), places
+    cells, paths = expand(load_grid(str(root / "colours.yaml"))), Paths(root, root / "results", "colours")
+    return plan(cells, cells, paths, "grid colours"), paths
 
 
 def run(
-    task: Task, places: Places, workers: int = 0, step: Callable[[int, int, float], None] = lambda *facts: None
+    task: Task, paths: Paths, workers: int = 0, step: Callable[[int, int, float], None] = lambda *facts: None
 ) -> Finished:
     """Run a cell to its end."""
-    return run_cell(task, places, CPU, workers, Hooks(step, lambda *facts: None, lambda: False))
+    return run_cell(task, paths, CPU, workers, Hooks(step, lambda *facts: None, lambda: False))
 
 
 def spread(values: Sequence[int]) -> np.ndarray:

@@ -112,8 +112,8 @@ def reds_of(seen: list[Batch]) -> list[list[int]]:
 def test_an_image_has_its_own_target_and_label(
     dataset: str, budget: float, images: int | None, workers: int, root: Path, seen: list[Batch]
 ) -> None:
-    (task,), places = tasks_of(root, RELA, dataset, budget, images=images)
-    record = run(task, places, workers)
+    (task,), paths = tasks_of(root, RELA, dataset, budget, images=images)
+    record = run(task, paths, workers)
     steps = int((images or COUNT) * budget) // BATCH
     reds = reds_of(seen)
     assert len(seen) == 3 * steps
@@ -142,8 +142,8 @@ def test_an_image_has_its_own_target_and_label(
 def test_shuffled_targets_are_a_random_permutation_the_same_in_all_epochs(
     dataset: str, root: Path, seen: list[Batch]
 ) -> None:
-    (task,), places = tasks_of(root, RELA.replace("red,", "red, shuffle: true,"), dataset)
-    run(task, places)
+    (task,), paths = tasks_of(root, RELA.replace("red,", "red, shuffle: true,"), dataset)
+    run(task, paths)
     values = spread(range(COUNT))
     given: dict[int, set[int]] = {}
     for batch, step in zip(seen, reds_of(seen), strict=True):
@@ -165,10 +165,10 @@ def test_shuffled_targets_are_a_random_permutation_the_same_in_all_epochs(
 def test_all_arms_of_a_seed_see_the_same_images_and_those_of_another_seed_others(root: Path, seen: list[Batch]) -> None:
     found = []
     for seed in (0, 1):
-        tasks, places = tasks_of(root, f"byol, {RELA}", seed=seed)
+        tasks, paths = tasks_of(root, f"byol, {RELA}", seed=seed)
         for task in tasks:
             seen.clear()
-            run(task, places)
+            run(task, paths)
             found.append(reds_of(seen))
     assert found[0] == found[1]
     assert found[2] == found[3]
@@ -205,8 +205,8 @@ def test_cells_share_targets_where_images_prior_and_size_are_the_same_and_nowher
     ]
     made = 0
     for arm, dataset, images, files in ways:
-        (task,), places = tasks_of(root, arm, dataset, budget=0.25, images=images)
-        record = run(task, places)
+        (task,), paths = tasks_of(root, arm, dataset, budget=0.25, images=images)
+        record = run(task, paths)
         assert len(list((root / "cache" / "targets").glob("*.safetensors"))) == files
         assert record.ledger.targets is not None
         assert record.ledger.targets.cached == (files == made), "who made them has not found them"

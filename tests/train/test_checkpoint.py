@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.core.errors import Interrupted
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.models.weights import read_state
@@ -38,24 +38,24 @@ WEIGHTS = {"step": 3, "weights": torch.arange(100_000.0)}
 SAVED = Checkpoint({"train": 1.5}, {"train": 90.0}, 2.5, 10**9, (POINT,), WEIGHTS)
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "data", folder / "results", "tiny")
+def places_in(folder: Path) -> Paths:
+    return Paths(folder / "data", folder / "results", "tiny")
 
 
-def task_of(places: Places) -> Task:
-    path = places.results.parent / "tiny.yaml"
+def task_of(paths: Paths) -> Task:
+    path = paths.results.parent / "tiny.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(GRID)
-    (task,) = plan(cells := expand(load_grid(str(path))), cells, places, "grid tiny")
+    (task,) = plan(cells := expand(load_grid(str(path))), cells, paths, "grid tiny")
     return task
 
 
-def stop_at(task: Task, places: Places, step: int) -> Path:
+def stop_at(task: Task, paths: Paths, step: int) -> Path:
     steps: list[int] = []
     watch = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == step)
     with pytest.raises(Interrupted):
-        run_cell(task, places, CPU, 0, watch)
-    return checkpoint_path(places, task.id)
+        run_cell(task, paths, CPU, 0, watch)
+    return checkpoint_path(paths, task.id)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_a_method_that_has_changed_begins_anew(
     path = stop_at(task_of(cut), cut, 4)
     temporary(methods, byol=Changed)
     states = []
-    for places in (cut, whole):
-        (outcome,) = run_tasks([task_of(places)], places, CPU, 0, Display())
+    for paths in (cut, whole):
+        (outcome,) = run_tasks([task_of(paths)], paths, CPU, 0, Display())
         assert outcome.status == "done", outcome.reason
-        states.append(read_state(places.backbone(outcome.task.id)))
+        states.append(read_state(paths.backbone(outcome.task.id)))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert path.with_name("checkpoint.pt.stale").is_file()
     assert "does not fit method 'byol' as it is now" in capsys.readouterr().err
@@ -152,18 +152,18 @@ def test_a_method_that_has_changed_begins_anew(
 def test_a_damaged_record_is_set_aside_and_the_cell_runs_again(
     damage: Callable[[str], str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = places_in(tmp_path)
-    task = task_of(places)
-    path = record_path(places.records, task.id)
+    paths = places_in(tmp_path)
+    task = task_of(paths)
+    path = record_path(paths.records, task.id)
     kept = []
     for end in ("damaged", "damaged.2"):
-        run_tasks([task], places, CPU, 0, Display())
+        run_tasks([task], paths, CPU, 0, Display())
         text = damage(path.read_text())
         assert text != path.read_text()
         path.write_text(text)
         kept.append(text)
         capsys.readouterr()
-        (outcome,) = run_tasks([task], places, CPU, 0, Display())
+        (outcome,) = run_tasks([task], paths, CPU, 0, Display())
         assert (outcome.status, outcome.cached) == ("done", False)
         assert capsys.readouterr().err == f"{path}: {why}; set aside as {path.name}.{end}\n"
     assert [path.with_name(f"{path.name}.{end}").read_text() for end in ("damaged", "damaged.2")] == kept
@@ -171,17 +171,17 @@ def test_a_damaged_record_is_set_aside_and_the_cell_runs_again(
 
 
 def test_damaged_targets_are_set_aside_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = places_in(tmp_path)
-    path = places.results.parent / "tiny.yaml"
+    paths = places_in(tmp_path)
+    path = paths.results.parent / "tiny.yaml"
     path.write_text(GRID.replace("method: byol", "method: byol, rela: {prior: rand}"))
-    tasks = plan(cells := expand(load_grid(str(path))), cells, places, "grid tiny")
-    run_tasks(tasks, places, CPU, 0, Display())
-    (targets,) = places.cache.glob("targets/*.safetensors")
+    tasks = plan(cells := expand(load_grid(str(path))), cells, paths, "grid tiny")
+    run_tasks(tasks, paths, CPU, 0, Display())
+    (targets,) = paths.cache.glob("targets/*.safetensors")
     whole = targets.read_bytes()
     targets.write_bytes(flip(whole))
-    record_path(places.records, tasks[0].id).unlink()
+    record_path(paths.records, tasks[0].id).unlink()
     capsys.readouterr()
-    (outcome,) = run_tasks(tasks, places, CPU, 0, Display())
+    (outcome,) = run_tasks(tasks, paths, CPU, 0, Display())
     assert outcome.status == "done"
     assert capsys.readouterr().err.endswith(f"set aside as {targets.name}.damaged\n")
     assert targets.with_name(f"{targets.name}.damaged").read_bytes() == flip(whole)
@@ -190,13 +190,13 @@ def test_damaged_targets_are_set_aside_and_made_again(tmp_path: Path, capsys: py
 
 def test_what_a_kill_has_left_of_a_finished_cell_is_removed(tmp_path: Path) -> None:
     """Killed after the record was written and before the checkpoint was removed."""
-    places = places_in(tmp_path)
-    task = task_of(places)
-    path = stop_at(task, places, 2)
+    paths = places_in(tmp_path)
+    task = task_of(paths)
+    path = stop_at(task, paths, 2)
     saved = path.read_bytes()
-    run_tasks([task], places, CPU, 0, Display())
+    run_tasks([task], paths, CPU, 0, Display())
     assert not path.exists()
     path.write_bytes(saved)
-    (outcome,) = run_tasks([task], places, CPU, 0, Display())
+    (outcome,) = run_tasks([task], paths, CPU, 0, Display())
     assert outcome.cached
     assert not path.exists()

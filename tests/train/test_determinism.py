@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.core.device import threads
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
@@ -45,7 +45,7 @@ protocol: {epochs: 3, batch_size: 16, input_size: 8, precision: fp32}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> InMemoryLoader:
-    data = load_dataset("digits", Places(tmp_path_factory.mktemp("data"), Path("results"), "x")).train
+    data = load_dataset("digits", Paths(tmp_path_factory.mktemp("data"), Path("results"), "x")).train
     images = np.asarray(data.images[:32])
     return InMemoryLoader(torch.from_numpy(images), torch.from_numpy(data.labels[:32]), 8, CPU)
 

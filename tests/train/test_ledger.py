@@ -103,8 +103,8 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
     monkeypatch.setattr("bench.data.loader.LARGE_IMAGES", 40)
     write_files(tmp_path)
     protocol = "evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}"
-    (task,), places = tasks_of(tmp_path, RELA, dataset, protocol=protocol)
-    record = run(task, places)
+    (task,), paths = tasks_of(tmp_path, RELA, dataset, protocol=protocol)
+    record = run(task, paths)
     ledger = record.ledger
     assert ledger is not None
     assert ledger.targets is not None
@@ -117,7 +117,7 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
     counting = PRIOR + RELA_LOSS + RELA_LOSS + BYOL_LOSS  # of FLOPs: of the prior and of a step of each kind
     assert ledger.seconds["other"] == counting + 2 * SAVING
     assert ledger.wall_seconds == sum(ledger.seconds.values())
-    again = run(tasks_of(tmp_path, RELA.replace("0.34", "0.67"), dataset, protocol=protocol)[0][0], places)
+    again = run(tasks_of(tmp_path, RELA.replace("0.34", "0.67"), dataset, protocol=protocol)[0][0], paths)
     assert again.ledger.seconds["targets"] == 0
     assert not ledger.targets.cached
     assert again.ledger.targets == ledger.targets.model_copy(update={"cached": True}), "who finds them owes as much"
@@ -125,12 +125,12 @@ def test_each_second_is_charged_to_what_took_it(dataset: str, tmp_path: Path, mo
 
 @pytest.mark.usefixtures("_clock")
 def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
-    (task,), places = tasks_of(tmp_path, RELA)
+    (task,), paths = tasks_of(tmp_path, RELA)
     steps: list[int] = []
     stopping = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == 4)
     with pytest.raises(Interrupted):
-        run_cell(task, places, CPU, 0, stopping, Limits(1e9))
-    record = run(task, places)
+        run_cell(task, paths, CPU, 0, stopping, Limits(1e9))
+    record = run(task, paths)
     assert record.ledger.seconds["train"] == EPOCH * RELA_STEP + 2 * EPOCH * BYOL_STEP == record.curve[-1].seconds
     assert record.ledger.seconds["targets"] == PASS + PRIOR
     assert record.ledger.targets is not None
@@ -143,10 +143,10 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
 def test_an_arm_stops_where_another_ones_seconds_are_spent(cut: int, tmp_path: Path) -> None:
     """Whole, or cut and gone on: after the fifth step, or after the last one, before it was evaluated."""
     arms = f"{RELA.replace('{', '{name: rela, ', 1)}, {{name: timed, method: byol, seconds_of: rela}}"
-    (rela, timed), places = tasks_of(tmp_path, arms, protocol="evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}")
+    (rela, timed), paths = tasks_of(tmp_path, arms, protocol="evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}")
     assert timed.needs is rela
-    spent = (other := run(rela, places)).ledger
-    write_record(other, places.records)
+    spent = (other := run(rela, paths)).ledger
+    write_record(other, paths.records)
     assert spent.targets is not None
     steps = math.ceil((spent.seconds["train"] + spent.targets.seconds) / (VIEWS + BYOL_LOSS))
     assert steps > 3 * EPOCH, "more than its budget has: its own step is cheaper, and targets are charged"
@@ -155,8 +155,8 @@ def test_an_arm_stops_where_another_ones_seconds_are_spent(cut: int, tmp_path: P
         until = cut if cut > 0 else steps
         hooks = Hooks(lambda step, *_: taken.append(step), lambda *_: None, lambda: len(taken) == until)
         with pytest.raises(Interrupted):
-            run_cell(timed, places, CPU, 0, hooks, Limits(1e9))
-    record = run(timed, places)
+            run_cell(timed, paths, CPU, 0, hooks, Limits(1e9))
+    record = run(timed, paths)
     assert [point.step for point in record.curve] == [record.ledger.steps] == [steps]
     assert record.curve[-1].seconds == record.ledger.seconds["train"] == steps * (VIEWS + BYOL_LOSS)
     assert record.inputs.seconds_of == rela.id
@@ -173,8 +173,8 @@ def counted(method: Method, views: list[Tensor], targets: Tensor | None) -> int:
 
 def test_each_flop_is_counted_once_and_where_it_belongs(tmp_path: Path) -> None:
     protocol = "evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}"
-    tasks, places = tasks_of(tmp_path, f"{RELA}, byol", protocol=protocol)
-    rela, byol = (run(task, places) for task in tasks)
+    tasks, paths = tasks_of(tmp_path, f"{RELA}, byol", protocol=protocol)
+    rela, byol = (run(task, paths) for task in tasks)
     method = build_method(tasks[0].cell, SIZE, 1, EPOCH)
     assert isinstance(method, ReLA)
     views = [torch.randn(BATCH, 3, SIZE, SIZE) for _ in range(2)]
@@ -212,9 +212,9 @@ def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, 
     Of `anyhow` nothing can be learned: what is right by chance follows the regression's every detail.
     """
     protocol = "probe: {recipe: lbfgs, l2: [0.003]}, knn: {k: 3, temperature: 0.1}"
-    (task,), places = tasks_of(tmp_path, "byol", dataset, protocol=protocol)
-    score = run(task, places).curve[-1].score
-    (train, labels), (test, wanted) = learned(dataset, places.backbone(task.id))
+    (task,), paths = tasks_of(tmp_path, "byol", dataset, protocol=protocol)
+    score = run(task, paths).curve[-1].score
+    (train, labels), (test, wanted) = learned(dataset, paths.backbone(task.id))
     vote = KNeighborsClassifier(3, weights=lambda distance: np.exp((1 - distance) / 0.1), metric="cosine")
     assert score.knn == pytest.approx(vote.fit(train, labels).score(test, wanted), abs=1.1 / TEST)
     scaler = StandardScaler().fit(train)
@@ -228,11 +228,11 @@ def test_scores_are_of_test_images_by_what_training_images_taught(dataset: str, 
 
 def test_a_cell_draws_its_probe_by_its_own_seed(tmp_path: Path) -> None:
     """The paper's probe in a plain loop, on labels that say nothing: another seed is right about others."""
-    (task,), places = tasks_of(
+    (task,), paths = tasks_of(
         tmp_path, "byol", "anyhow", seed=7, protocol="probe: {epochs: 4, batch_size: 32, lr: 0.01}"
     )
-    score = run(task, places).curve[-1].score
-    (train, labels), (test, wanted) = learned("anyhow", places.backbone(task.id))
+    score = run(task, paths).curve[-1].score
+    (train, labels), (test, wanted) = learned("anyhow", paths.backbone(task.id))
     expected = {}
     for seed in (7, 0):
         torch.manual_seed(derive(seed, "probe"))

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,42 +9,24 @@ from torch import Tensor, nn
 
 from bench.core.seeds import generator
 from bench.data.loader import InMemoryLoader
-from bench.data.sampler import Sampler
-from bench.grid.cell import Cell, Protocol, Recipe, Rela
-from bench.measure.clock import Clock
+from bench.grid.cell import Recipe
 from bench.train.loop import Trainer
 from bench.train.recipe import optimiser_of, rate
 from methods import Momentum
-from methods.build import build_method
+from tests.train.small import BATCH, cell, noise, trainer_of
 
-CPU = torch.device("cpu")
-COUNT, BATCH, SIZE, EPOCHS = 32, 8, 8, 5
+COUNT, EPOCHS = 32, 5
 STEPS = EPOCHS * COUNT // BATCH
 COSINE = {"schedule": "cosine", "warmup": 0.2, "teacher": "cosine", "lr": 0.05}
 
 
 @pytest.fixture(scope="module")
 def source() -> InMemoryLoader:
-    images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator(0, "images"))
-    return InMemoryLoader(images, torch.arange(COUNT) % 10, SIZE, CPU)
+    return noise(COUNT)
 
 
-def trainer_of(source: InMemoryLoader, phase: float | None = None, **protocol: Any) -> Trainer:
-    cell = Cell(
-        arm="arm",
-        dataset="digits",
-        train_images=None,
-        backbone="resnet_small",
-        method="byol",
-        params={},
-        rela=None if phase is None else Rela(prior="rand", phase=phase),
-        budget=1.0,
-        seed=0,
-        protocol=Protocol.model_validate({"epochs": EPOCHS, "batch_size": BATCH, "input_size": SIZE, **protocol}),
-    )
-    method = build_method(cell, SIZE, 5, COUNT // BATCH)
-    targets = None if phase is None else torch.randn(COUNT, 5, generator=generator(0, "targets"))
-    return Trainer(method, source, Sampler(COUNT, 1.0, BATCH, 0), targets, cell.protocol, Clock(CPU))
+def trainer(source: InMemoryLoader, phase: float | None = None, budget: float = 1.0, **protocol: object) -> Trainer:
+    return trainer_of(cell(phase=phase, budget=budget, epochs=EPOCHS, **protocol), source)
 
 
 def of_torch(lr: float, rising: int, steps: int, cosine: bool) -> list[float]:
@@ -92,7 +73,7 @@ def watched(trainer: Trainer, until: int) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize("phase", [None, 0.4], ids=["plain", "rela"])
 def test_a_cell_has_one_schedule_across_kill_and_switch(source: InMemoryLoader, phase: float | None) -> None:
     """The rate ends at 0 with the cell's own budget; the momentum rises as in BYOL's section 3.2."""
-    whole, cut, resumed = (trainer_of(source, phase, **COSINE) for _ in range(3))
+    whole, cut, resumed = (trainer(source, phase, **COSINE) for _ in range(3))
     rates, momenta = watched(whole, STEPS)
     assert rates == pytest.approx(of_torch(0.05, STEPS // 5, STEPS, cosine=True), abs=1e-12, rel=0)
     byol = [1 - (1 - 0.99) * (math.cos(math.pi * k / (STEPS - 1)) + 1) / 2 for k in range(STEPS)]
@@ -109,15 +90,12 @@ def test_a_cell_has_one_schedule_across_kill_and_switch(source: InMemoryLoader, 
 
 
 def test_a_smaller_budget_ends_its_own_schedule(source: InMemoryLoader) -> None:
-    half = trainer_of(source, **COSINE)
-    half.order = Sampler(COUNT, 0.5, BATCH, 0)
-    fresh = Trainer(half.method, source, half.order, None, half.protocol, Clock(CPU))
-    rates, _ = watched(fresh, STEPS // 2)
+    rates, _ = watched(trainer(source, budget=0.5, **COSINE), STEPS // 2)
     assert rates == pytest.approx(of_torch(0.05, STEPS // 10, STEPS // 2, cosine=True), abs=1e-12, rel=0)
 
 
 def test_the_default_recipe_never_moves(source: InMemoryLoader) -> None:
-    rates, momenta = watched(trainer_of(source), STEPS)
+    rates, momenta = watched(trainer(source), STEPS)
     assert (set(rates), set(momenta)) == ({1e-3}, {0.99})
 
 
@@ -185,7 +163,7 @@ def test_adamw_decays_norms_and_biases_where_the_recipe_says_so(everything: bool
 
 @pytest.mark.parametrize("optimiser", ["sgd", "lars"])
 def test_a_cell_trained_by_it_resumes_to_the_same_bits(source: InMemoryLoader, optimiser: str) -> None:
-    whole, cut, resumed = (trainer_of(source, optimiser=optimiser, **COSINE) for _ in range(3))
+    whole, cut, resumed = (trainer(source, optimiser=optimiser, **COSINE) for _ in range(3))
     start = torch.cat([each.detach().flatten().clone() for each in whole.trained])
     whole.train(9, lambda: None)
     cut.train(4, lambda: None)

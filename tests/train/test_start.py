@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.data.augment import EvalView
 from bench.data.loader import InMemoryLoader
@@ -50,8 +50,8 @@ class Other(Prior):
         return "other"
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "data", folder / "results", "tiny")
+def places_in(folder: Path) -> Paths:
+    return Paths(folder / "data", folder / "results", "tiny")
 
 
 def tasks_of(folder: Path, arms: str) -> list[Task]:
@@ -112,19 +112,19 @@ def test_the_public_resnet20_begins_as_it_is(resnet20_weights: Path, tmp_path: P
 
 def test_a_prior_that_the_grid_trains_is_waited_for_and_charged(tmp_path: Path) -> None:
     maker, warm = tasks = tasks_of(tmp_path, "[byol, {name: warm, method: simclr, warm_start: DIGITS-T}]")
-    places = places_in(tmp_path)
+    paths = places_in(tmp_path)
     assert isinstance(maker, Ready)
     assert isinstance(warm, Ready)
     assert warm.needs is maker
     assert (warm.inputs.warm_start, warm.inputs.prior) == (maker.id, None)
     with Display() as display:
-        outcomes = run_tasks(tasks, places, CPU, 0, display)
+        outcomes = run_tasks(tasks, paths, CPU, 0, display)
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
-    one, other = (read_state(places.backbone(task.id)) for task in (maker, warm))
+    one, other = (read_state(paths.backbone(task.id)) for task in (maker, warm))
     for name, value in one.items():
         if "running" not in name and "num_batches" not in name:  # which follow the images, at a rate of nothing
             torch.testing.assert_close(other[name], value, atol=1e-6, rtol=0)
-    found = collect(load_grid(str(tmp_path / "tiny.yaml")), places.records)
+    found = collect(load_grid(str(tmp_path / "tiny.yaml")), paths.records)
     first, second = found.done
     assert found.costs.of(second, FLOP, ALONE) == second.ledger.flops, "nothing in training"
     assert found.costs.of(second, FLOP, PRIOR) == second.ledger.flops + first.ledger.flops

@@ -8,60 +8,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
-from bench.grid.cell import Cell, Protocol
-from bench.grid.controls import Rela
 from bench.measure.clock import Clock
 from bench.models.weights import read_state
 from bench.targets.make import make_targets
 from bench.targets.reduce import reduce_features
-from bench.train.loop import Trainer
 from methods import Batch, Method, Momentum
 from methods.build import build_method
 from methods.rela import ReLA
 from priors import find_prior
 from tests.train.colours import registered, run, tasks_of
+from tests.train.small import BATCH, CPU, DIM, SIZE, cell, method_of, noise, trainer_of
 
-CPU = torch.device("cpu")
-COUNT, BATCH, SIZE, DIM = 24, 8, 8, 5
-STEPS = 4
-SMALL = {"moco": {"queue": 24}, "dino": {"hidden": 24, "outputs": 24}, "byol": {}, "simclr": {}}
+COUNT, STEPS = 24, 4
 MOMENTUM = {"moco": 0.999, "dino": 0.99, "byol": 0.99}
-
-
-def cell(method: str = "byol", seed: int = 0, rela: bool = False, **protocol: object) -> Cell:
-    return Cell(
-        arm="arm",
-        dataset="digits",
-        train_images=None,
-        backbone="resnet_small",
-        method=method,
-        params=SMALL.get(method, {}),
-        rela=Rela(prior="rand", phase=1.0) if rela else None,
-        budget=1.0,
-        seed=seed,
-        protocol=Protocol.model_validate({"batch_size": BATCH, "input_size": SIZE, **protocol}),
-    )
 
 
 @pytest.fixture(scope="module")
 def source() -> InMemoryLoader:
-    images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator(0, "images"))
-    return InMemoryLoader(images, torch.arange(COUNT) % 10, SIZE, CPU)
-
-
-def method_of(of: Cell) -> Method:
-    return build_method(of, SIZE, DIM, steps_per_epoch=COUNT // BATCH)
-
-
-def trainer_of(of: Cell, method: Method, source: InMemoryLoader) -> Trainer:
-    targets = torch.randn(COUNT, DIM, generator=generator(0, "targets")) if of.rela else None
-    order = Sampler(COUNT, of.budget, BATCH, of.seed)
-    return Trainer(method, source, order, targets, of.protocol, Clock(CPU))
+    return noise(COUNT)
 
 
 def adamw(weight: Tensor, gradients: list[Tensor], lr: float, decay: float) -> Tensor:
@@ -77,7 +46,7 @@ def adamw(weight: Tensor, gradients: list[Tensor], lr: float, decay: float) -> T
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1.0), ("bf16", 1.0), ("fp16", 65536.0)])
 def test_only_losses_in_fp16_are_scaled(precision: str, scale: float, source: InMemoryLoader) -> None:
     of = cell(precision=precision)
-    assert trainer_of(of, method_of(of), source).scaler.get_scale() == scale
+    assert trainer_of(of, source).scaler.get_scale() == scale
 
 
 @pytest.mark.parametrize("protocol", [{}, {"lr": 0.03, "weight_decay": 0.5}], ids=["defaults", "large"])
@@ -86,14 +55,14 @@ def test_each_step_is_adamw_on_all_trained_weights_and_then_the_momentum_update(
     name: str, rela: bool, protocol: dict[str, float], source: InMemoryLoader
 ) -> None:
     """The gradients are those of a copy before each step; weight decay takes hold of biases and batch norms too."""
-    of = cell(name, rela=rela, **protocol)
+    of = cell(name, phase=1.0 if rela else None, **protocol)
     lr, decay = protocol.get("lr", 1e-3), protocol.get("weight_decay", 0.01)
-    method = method_of(of)
+    method = method_of(of, COUNT)
     with torch.no_grad():  # zeros and ones would hide their decay
         for parameter in method.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator(1, parameter.numel())))
     initial = {key: value.detach().clone() for key, value in method.named_parameters()}
-    trainer = trainer_of(of, method, source)
+    trainer = trainer_of(of, source, method)
     gradients: dict[str, list[Tensor]] = {key: [] for key, value in method.named_parameters() if value.requires_grad}
     views = source.batches(method.views, trainer.order, range(STEPS))
     (follows,) = [each for each in method.modules() if isinstance(each, Momentum)]
@@ -152,8 +121,8 @@ def random_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def test_initial_weights_are_those_of_the_seed_and_their_own_for_each_part() -> None:
-    first, again, other = (method_of(cell("byol", seed, rela=True)) for seed in (0, 0, 1))
-    plain, simclr = method_of(cell("byol")), method_of(cell("simclr"))
+    first, again, other = (method_of(cell("byol", seed, phase=1.0), COUNT) for seed in (0, 0, 1))
+    plain, simclr = method_of(cell("byol"), COUNT), method_of(cell("simclr"), COUNT)
     assert len(random_weights(first)) > 20
     for name, value in random_weights(first).items():
         assert torch.equal(value, again.get_parameter(name)), name
@@ -164,7 +133,7 @@ def test_initial_weights_are_those_of_the_seed_and_their_own_for_each_part() -> 
     assert isinstance(first, ReLA)
     for name, value in first.method.named_parameters():
         assert torch.equal(value, plain.get_parameter(name)), "with and without ReLA the heads are the same"
-    wide = build_method(cell("byol", rela=True), SIZE, 256, 3)
+    wide = build_method(cell("byol", phase=1.0), SIZE, 256, 3)
     assert isinstance(wide, ReLA)
     alike = [value for value in wide.method.parameters() if value.shape == wide.map.weight.shape]
     assert alike
@@ -172,10 +141,10 @@ def test_initial_weights_are_those_of_the_seed_and_their_own_for_each_part() -> 
 
 
 def test_a_random_prior_is_the_initial_backbone_of_its_seed(tmp_path: Path) -> None:
-    places = Places(tmp_path, tmp_path, "x")
-    models = [find_prior("rand", cell(seed=seed, rela=True), places).model() for seed in (0, 1)]
+    paths = Paths(tmp_path, tmp_path, "x")
+    models = [find_prior("rand", cell(seed=seed, phase=1.0), paths).model() for seed in (0, 1)]
     for seed, model in enumerate(models):
-        for name, value in method_of(cell(seed=seed)).backbone.named_parameters():
+        for name, value in method_of(cell(seed=seed), COUNT).backbone.named_parameters():
             assert torch.equal(value, model.get_parameter(name))
     assert not torch.equal(models[0].get_parameter("conv1.weight"), models[1].get_parameter("conv1.weight"))
 
@@ -186,7 +155,7 @@ def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_hav
     found = []
     for seed in (0, 0, 1):
         of = cell(seed=seed)
-        trainer = trainer_of(of, Drawing(method_of(of).backbone, 128), source)
+        trainer = trainer_of(of, source, Drawing(method_of(of, COUNT).backbone, 128))
         torch.manual_seed(len(found))  # whatever was drawn before
         trainer.train(6, lambda: None)
         assert isinstance(trainer.method, Drawing)
@@ -208,7 +177,7 @@ def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(
     name: str, source: InMemoryLoader
 ) -> None:
     """In train mode, as in the public code: its batch norm takes the batch's statistics."""
-    method = method_of(cell(name))
+    method = method_of(cell(name), COUNT)
     (follows,) = [each for each in method.modules() if isinstance(each, Momentum)]
     statistics = {key: value.clone() for key, value in follows.named_buffers() if "running_mean" in key}
     assert statistics
@@ -217,11 +186,10 @@ def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(
     assert not any(out.requires_grad for out in map(follows, images))
     method.loss(Batch(images, source.labels[index])).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in follows.parameters())
-    method_of_its_own = method_of(cell(name))
-    trainer = trainer_of(cell(name), method_of_its_own, source)
+    trainer = trainer_of(cell(name), source)
     trainer.train(1, lambda: None)
-    assert all(module.training for module in method_of_its_own.modules())
-    (trained,) = [each for each in method_of_its_own.modules() if isinstance(each, Momentum)]
+    assert all(module.training for module in trainer.method.modules())
+    (trained,) = [each for each in trainer.method.modules() if isinstance(each, Momentum)]
     optimised = set(map(id, trainer.trained))
     assert not any(id(parameter) in optimised for parameter in trained.parameters())
     for key, before in statistics.items():
@@ -229,7 +197,7 @@ def test_a_momentum_network_trains_no_weight_and_keeps_batch_norms_of_its_own(
 
 
 def test_a_prior_makes_targets_in_eval_mode_and_learns_nothing(source: InMemoryLoader, tmp_path: Path) -> None:
-    prior = find_prior("rand", cell(rela=True), Places(tmp_path, tmp_path, "x"))
+    prior = find_prior("rand", cell(phase=1.0), Paths(tmp_path, tmp_path, "x"))
     model = prior.model()
     with torch.no_grad():
         (images,) = source.eval_batches(EvalView(SIZE, prior.mean, prior.std))
@@ -250,9 +218,9 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
     with registered():
         learned = []
         for shares in ("[1.0]", "[0.3, 0.6, 1.0]"):
-            (task,), places = tasks_of(tmp_path, "byol", protocol=f"evaluate_at: {shares}, probe: {{epochs: 2}}")
-            record = run(task, places)
-            learned.append((record.curve[-1].loss, record.curve[-1].score, read_state(places.backbone(task.id))))
+            (task,), paths = tasks_of(tmp_path, "byol", protocol=f"evaluate_at: {shares}, probe: {{epochs: 2}}")
+            record = run(task, paths)
+            learned.append((record.curve[-1].loss, record.curve[-1].score, read_state(paths.backbone(task.id))))
     assert learned[0][:2] == learned[1][:2]
     assert all(torch.equal(value, learned[1][2][key]) for key, value in learned[0][2].items())
 
@@ -260,8 +228,8 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
 def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: InMemoryLoader) -> None:
     """Gradients beyond 65,504 are infinite in fp16; the scaler begins at a factor of 65,536 and halves it each time."""
     of = cell(precision="fp16")
-    method = method_of(of)
-    trainer = trainer_of(of, method, source)
+    method = method_of(of, COUNT)
+    trainer = trainer_of(of, source, method)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     norm, skipped = trainer.weight_norm(), 0
     trainer.train(1, lambda: None)

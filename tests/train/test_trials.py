@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.core.errors import SealedError
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.data import ImageSet, load_dataset
 from bench.data.images import Images, open_images, part_of
 from bench.data.sampler import total_steps
@@ -27,9 +27,9 @@ def _registered() -> Iterator[None]:
         yield
 
 
-def trial_of(task: Task, places: Places) -> Ready:
+def trial_of(task: Task, paths: Paths) -> Ready:
     (trial,) = plan(
-        [cell := task.cell.model_copy(update={"validation": Validation(share=0.25, seed=3)})], [cell], places, "g"
+        [cell := task.cell.model_copy(update={"validation": Validation(share=0.25, seed=3)})], [cell], paths, "g"
     )
     assert isinstance(trial, Ready)
     return trial
@@ -54,7 +54,7 @@ def cell(share: float, seed: int = 3, images: int | None = None) -> Cell:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     folder = tmp_path_factory.mktemp("digits")
-    return load_dataset("digits", Places(folder, folder, "test"))
+    return load_dataset("digits", Paths(folder, folder, "test"))
 
 
 def images_of(split: object) -> list[bytes]:
@@ -85,8 +85,8 @@ def test_the_split_is_that_of_its_seed(digits: ImageSet) -> None:
 
 
 def test_whatever_reads_the_test_set_of_a_trial_raises(digits: ImageSet, tmp_path: Path) -> None:
-    places = Places(tmp_path, tmp_path, "test")
-    images = open_images(cell(0.1, images=100), places, CPU, 0)
+    paths = Paths(tmp_path, tmp_path, "test")
+    images = open_images(cell(0.1, images=100), paths, CPU, 0)
     for sealed in (part_of(digits, cell(0.1)).test, images.test):
         for look in (len, lambda it: it.labels, lambda it: it.images, lambda it: it.eval_batches):
             with pytest.raises(SealedError):
@@ -98,38 +98,38 @@ def test_a_trial_is_the_same_whatever_the_test_set_holds(tmp_path: Path) -> None
     """The two datasets have the same training images and other test labels."""
     scores = {}
     for dataset in ("colours", "turned"):
-        (task,), places = tasks_of(tmp_path, "byol", dataset)
-        trial = run(trial_of(task, places), places)
+        (task,), paths = tasks_of(tmp_path, "byol", dataset)
+        trial = run(trial_of(task, paths), paths)
         scores[dataset] = [(point.score, point.loss, point.weight_norm) for point in trial.curve]
-        scores[dataset, "test"] = run(task, places).final
+        scores[dataset, "test"] = run(task, paths).final
         assert trial.test_images == 24
         assert trial.references is None
-        assert not places.backbone(trial.id).exists()
+        assert not paths.backbone(trial.id).exists()
     assert scores["colours"] == scores["turned"]
     assert scores["colours", "test"] != scores["turned", "test"]
 
 
-def ran(trial: Ready, places: Places) -> Outcome:
-    (outcome,) = run_tasks([trial], places, CPU, 0, Display(quiet=True))
+def ran(trial: Ready, paths: Paths) -> Outcome:
+    (outcome,) = run_tasks([trial], paths, CPU, 0, Display(quiet=True))
     return outcome
 
 
 def test_a_look_at_the_test_set_ends_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task,), places = tasks_of(tmp_path, "byol")
-    trial = trial_of(task, places)
+    (task,), paths = tasks_of(tmp_path, "byol")
+    trial = trial_of(task, paths)
     monkeypatch.setattr(Images, "judging", property(lambda images: images.test))
-    outcome = ran(trial, places)
+    outcome = ran(trial, paths)
     assert outcome.status == "failed"
     assert "a trial that chooses a recipe has looked at the test set" in outcome.reason
     monkeypatch.undo()
-    assert ran(trial, places).status == "done"
+    assert ran(trial, paths).status == "done"
 
 
 def test_the_targets_of_a_trial_are_of_its_own_images(tmp_path: Path) -> None:
     """And not in the cache for the arm itself, nor the other way round."""
-    (task,), places = tasks_of(tmp_path, "{method: byol, rela: {prior: red, phase: 1.0}}")
-    trial = trial_of(task, places)
-    records: list[Finished] = [run(each, places) for each in (trial, task, trial) if isinstance(each, Ready)]
+    (task,), paths = tasks_of(tmp_path, "{method: byol, rela: {prior: red, phase: 1.0}}")
+    trial = trial_of(task, paths)
+    records: list[Finished] = [run(each, paths) for each in (trial, task, trial) if isinstance(each, Ready)]
     targets = [record.ledger.targets for record in records]
     assert [(made.images, made.cached) for made in targets if made] == [(72, False), (96, False), (72, False)]
     assert trial.train_images == 72

@@ -1,1 +1,1 @@
-"""The datasets that are known by name, one file each: a new file here is found by itself."""
+"""The datasets that are known by name, one file each: a new file here needs no registration elsewhere."""

@@ -33,9 +33,10 @@ class FashionMnist(DatasetInfo):
     def originals(self, root: Path) -> list[Path]:
         for base in (root / "FashionMNIST" / "raw", root / self.name):
             paths = [base / f"{stem}{suffix}" for stem in self.stems for suffix in (".gz", "")]
-            found = {path.stem: path for path in paths if folder.kind(path) is not None}  # of two, the one not gzipped
-            if len(found) == len(self.stems):
-                return list(found.values())
+            # Of two, the one not gzipped.
+            by_name = {path.stem: path for path in paths if folder.kind(path) is not None}
+            if len(by_name) == len(self.stems):
+                return list(by_name.values())
         return []
 
     def read_originals(self, paths: list[Path]) -> tuple[Split, Split]:

@@ -10,7 +10,7 @@ from contextlib import chdir, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.core.errors import told
+from bench.core.errors import describe_error
 from bench.report.figures.chart import Chart, Mark, Series, View, legend
 from bench.report.figures.svg import COLOURS, GREY, PALE, PAPER, page_svg
 from bench.report.tables import one_line
@@ -55,7 +55,7 @@ def guarded(name: str, draw: Callable[[], Drawn]) -> Drawn | None:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             return draw()
     except Exception as error:  # of matplotlib, its fonts or its files
-        warnings.warn(f"{name} cannot be drawn: {told(error)}", NotDrawn, stacklevel=2)
+        warnings.warn(f"{name} cannot be drawn: {describe_error(error)}", NotDrawn, stacklevel=2)
         return None
 
 
@@ -181,18 +181,18 @@ def _draw_x_axis(axes: "Axes", chart: Chart) -> None:
         axes.margins(x=0.07)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     label = chart.x_label
-    places = dict(sorted(chart.budgets))
-    if places and _apart([*places], chart.log):
-        axes.set_xticks([*places], [f"{cost:,.0f}\n{budget}" for cost, budget in places.items()])
+    paths = dict(sorted(chart.budgets))
+    if paths and _apart([*paths], chart.log):
+        axes.set_xticks([*paths], [f"{cost:,.0f}\n{budget}" for cost, budget in paths.items()])
         label += ", and budget"
     axes.set_xlabel(f"{label} (log scale)" if chart.log else label)
 
 
 def _apart(costs: list[float], log: bool) -> bool:
     """Return whether ticks at these costs would stand clear of one another."""
-    places = [math.log(cost) for cost in costs] if log else costs
-    gaps = [right - left for left, right in pairwise(places)]
-    return not gaps or min(gaps) >= 0.12 * (places[-1] - places[0])
+    paths = [math.log(cost) for cost in costs] if log else costs
+    gaps = [right - left for left, right in pairwise(paths)]
+    return not gaps or min(gaps) >= 0.12 * (paths[-1] - paths[0])
 
 
 def _name_levels(axes: "Axes", chart: Chart) -> None:

@@ -48,17 +48,13 @@ def _block(block: Block) -> str:
         case Paragraph(text):
             return _inline(text)
         case Bullets(items):
-            return _bullets(items)
+            return "\n".join(f"- {_inline(item)}" for item in items)
         case TableBlock(_, table):
             return to_markdown(table)
         case Figure(images=images):
             return "\n\n".join(f"![{escape_markdown(image.title)}]({image.name}.png)" for image in images)
         case Details():
             return ""
-
-
-def _bullets(items: tuple[Text, ...]) -> str:
-    return "\n".join(f"- {_inline(item)}" for item in items)
 
 
 def _inline(text: Text) -> str:

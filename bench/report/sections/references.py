@@ -41,9 +41,9 @@ class Reference:
     @property
     def linear(self) -> Summary:
         """Its linear accuracy."""
-        found = summarise(map(score_linear, self.scores))
-        assert found
-        return found
+        summary = summarise(map(score_linear, self.scores))
+        assert summary
+        return summary
 
 
 def references(found: Collected, group: Group) -> list[Reference]:

@@ -151,14 +151,14 @@ def saving(ours: Spending, theirs: Spending, target: float) -> Saving | None:
         return None
     spent = np.array([side.to_reach(target, seeds) for side in (ours, theirs)])
     (least, arm), (least_baseline, baseline) = np.median(spent, axis=2).tolist()
-    share = _share(arm, baseline)
+    share = float(_share(arm, baseline))
     bound = BOUNDS[least < arm, least_baseline < baseline] if math.isfinite(share) else ""
     low = high = None
     if len(seeds) > 1 and (spent[:, 0] == spent[:, 1]).all():
-        resampled = (_share(*pair) for pair in np.median(spent[:, 1][:, _drawn(len(seeds))], axis=2).T.tolist())
-        shares = sorted(each for each in resampled if not math.isnan(each))
-        if shares:
-            low, high = (shares[round(q * (len(shares) - 1))] for q in (0.025, 0.975))
+        resampled = _share(*np.median(spent[:, 1][:, _drawn(len(seeds))], axis=2))
+        shares = np.sort(resampled[~np.isnan(resampled)])
+        if len(shares):
+            low, high = (float(shares[round(q * (len(shares) - 1))]) for q in (0.025, 0.975))
     return Saving(target, len(seeds), arm, baseline, share, bound, low, high)
 
 
@@ -221,11 +221,10 @@ def saving_table(found: Collected) -> Table:
     return Table(head, tuple(rows), names=2)
 
 
-def _share(arm: float, baseline: float) -> float:
+def _share(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """Return the share saved: -inf where the arm does not get there, inf where only the arm does, nan for neither."""
-    if math.isinf(arm) or math.isinf(baseline):
-        return math.nan if arm == baseline else math.inf if math.isinf(baseline) else -math.inf
-    return 1 - arm / baseline
+    with np.errstate(invalid="ignore"):  # of neither
+        return np.where(np.isinf(baseline) & np.isfinite(arm), np.inf, 1 - arm / baseline)
 
 
 def _entry(one: Saving) -> Entry:

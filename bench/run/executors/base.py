@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:  # all of them import torch, and options are looked at before
-    from bench.core.paths import Places
+    from bench.core.paths import Paths
     from bench.plan.graph import Task
     from bench.plan.state import Outcome
     from bench.run.request import RunRequest
@@ -18,12 +18,12 @@ class Work:
 
     Args:
         tasks: each after the one that it needs, the finished ones among them.
-        places: where data, records and caches are.
+        paths: where data, records and caches are.
         request: what was asked, of this process and of those that it starts.
     """
 
     tasks: "Sequence[Task]"
-    places: "Places"
+    paths: "Paths"
     request: "RunRequest"
 
 
@@ -32,7 +32,6 @@ class Resources:
     """The options of `run` that are an executor's, each by its option's name; None: not given."""
 
     jobs: int | None = None
-    jobs_per_gpu: int | None = None
     gpus_per_cell: int | None = None
     slurm: tuple[str, ...] | None = None
 

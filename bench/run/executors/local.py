@@ -20,58 +20,49 @@ from bench.run.together import Together
 
 @executors.register("local")
 class Local(Executor):
-    """On this machine, one cell after the other; --jobs N or --jobs-per-gpu N at a time, or --gpus-per-cell N each."""
+    """On this machine, cell after cell; --jobs N at a time on the CPU or on each GPU, or --gpus-per-cell N for each."""
 
-    takes = frozenset({"jobs", "jobs_per_gpu", "gpus_per_cell"})
+    takes = frozenset({"jobs", "gpus_per_cell"})
 
     def __init__(self, device: str, resources: Resources) -> None:
         super().__init__(device, resources)
         self.target = find_device(device)
         self.processes, self.nodes = resources.gpus_per_cell or 1, whole_number(NODES) or 1  # of each cell
         self.environments: list[dict[str, str]] = []  # of the runners, where there are to be any
-        given = {"--jobs": resources.jobs, "--jobs-per-gpu": resources.jobs_per_gpu}
-        given |= {"--gpus-per-cell": resources.gpus_per_cell}
+        given = {"--jobs": resources.jobs, "--gpus-per-cell": resources.gpus_per_cell}
         options = [f"{name} {count}" for name, count in given.items() if count is not None]
         if len(options) > 1:
             raise UserError(f"{' '.join(options)}: choose one")
         if any(count is not None and count < 1 for count in given.values()):
             raise UserError(f"{options[0]}: must be at least 1")
-        if resources.jobs:
-            self._check_jobs(resources.jobs)
+        if resources.jobs and self.target.type == "cuda":
+            self.environments = gpu_environments(resources.jobs)
+        elif resources.jobs:
+            if resources.jobs > cores():
+                raise UserError(
+                    f"{options[0]}: this process may use {cores()} cores, and cells that share one gain nothing"
+                )
             self.environments = cpu_environments(resources.jobs)
-        elif resources.jobs_per_gpu:
-            if self.target.type != "cuda":
-                raise UserError(f"{options[0]}: torch uses no CUDA device here; on a CPU, use --jobs N")
-            self.environments = gpu_environments(resources.jobs_per_gpu)
         elif self.target.type == "cuda" and self.processes // self.nodes > torch.cuda.device_count():
             raise UserError(f"{options[0]}: torch sees {torch.cuda.device_count()} GPUs here")
 
-    def _check_jobs(self, jobs: int) -> None:
-        """Raise UserError unless so many runners can share the cores."""
-        if self.target.type == "cuda":
-            raise UserError(f"--jobs {jobs} is for a CPU: on GPUs, use --jobs-per-gpu N; or choose --device cpu")
-        if jobs > cores():
-            raise UserError(
-                f"--jobs {jobs}: this process may use {cores()} cores, and cells that share one gain nothing"
-            )
-
     def run(self, work: Work) -> list[Outcome]:
         """Run the cells, by this runner when one is to run at a time."""
-        pending = to_run(work.tasks, work.places) if len(self.environments) > 1 else []
+        pending = to_run(work.tasks, work.paths) if len(self.environments) > 1 else []
         if not pending:
-            display = Display(work.places.mark, quiet=PARENT in os.environ)
+            display = Display(work.paths.mark, quiet=PARENT in os.environ)
             limits, workers = work.request.limits(), work.request.workers
-            trains: Trains = Here(work.places, self.target, workers, limits, display)
+            trains: Trains = Here(work.paths, self.target, workers, limits, display)
             if self.processes > 1:
                 threads = _threads(self.processes // self.nodes)
-                trains = Together(work.places, work.request, display, self.processes, self.nodes, threads)
+                trains = Together(work.paths, work.request, display, self.processes, self.nodes, threads)
             try:
-                return run_tasks(work.tasks, work.places, self.target, workers, display, limits, trains)
+                return run_tasks(work.tasks, work.paths, self.target, workers, display, limits, trains)
             except DeviceLost:
                 if launched():
                     raise
-                display.say("  the GPU answers this process no more; another one takes its place")
-                pending, self.environments = to_run(work.tasks, work.places), [{}]
+                display.say("  the GPU no longer responds to this process; another one takes over")
+                pending, self.environments = to_run(work.tasks, work.paths), [{}]
         return SideBySide(work, pending, with_counts(self.environments[: len(pending)])).run()
 
 

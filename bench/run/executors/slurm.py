@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
-from bench.core.paths import Places
+from bench.core.paths import Paths
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done, to_run
 from bench.run import slurm_job
@@ -79,16 +79,16 @@ class Slurm(Executor):
 
     def run(self, work: Work) -> list[Outcome]:
         """Submit what is neither done nor queued, and return at once; what waits for a job is `queued`."""
-        places, known = work.places, jobs_of(work.places)
+        paths, known = work.paths, jobs_of(work.paths)
         if any(job.state is None for job in known.values()):
             raise UserError(
                 "--executor slurm: `squeue` gives no answer, so what is in the queue is not known; try again"
             )
         jobs = {cell: job for cell, job in known.items() if job.queued}
-        ready = to_run(work.tasks, places)
+        ready = to_run(work.tasks, paths)
         pending = {task.id for task in ready}
         fresh = [task for task in ready if task.id not in jobs]
-        awaited = {_needed(task, places) for task in fresh}
+        awaited = {_needed(task, paths) for task in fresh}
         fresh.sort(key=lambda task: task.id not in awaited)  # what others wait for begins first
         groups, left_out = grouped(fresh, awaited, jobs)
         arrays = [(needed, part) for needed, tasks in groups.items() for part in _parts(tasks)]
@@ -103,14 +103,14 @@ class Slurm(Executor):
         """Submit cells as one array, note each one's job, and return them by cell. Raises UserError."""
         import submitit
 
-        folder = _own_folder(work.places)
+        folder = _own_folder(work.paths)
         executor = submitit.SlurmExecutor(folder)
-        executor.update_parameters(**self._parameters(work.places, after))
+        executor.update_parameters(**self._parameters(work.paths, after))
         processes = max(self.gpus, self.nodes)
         together = ["--gpus-per-cell", str(processes)] if processes > 1 else []
         words = [[*work.request.to_argv(), *together, "--cell", task.id] for task in tasks]
         nodes = [self.nodes] * len(tasks)
-        checkpoints = [str(checkpoint_path(work.places, task.id).absolute()) for task in tasks]
+        checkpoints = [str(checkpoint_path(work.paths, task.id).absolute()) for task in tasks]
         try:
             with redirect_stderr(StringIO()):  # where submitit repeats what Slurm says
                 submitted = executor.map_array(slurm_job.run, words, nodes, checkpoints)
@@ -119,15 +119,15 @@ class Slurm(Executor):
         made = {}
         for task, each in zip(tasks, submitted, strict=True):
             made[task.id] = Job(each.job_id, _log(folder, each.job_id), "PENDING")
-            with atomic_write(work.places.work(task.id) / NOTE) as file:
+            with atomic_write(work.paths.work(task.id) / NOTE) as file:
                 noted = {"job": each.job_id, "submitted": datetime.now(UTC).isoformat(timespec="seconds")}
                 file.write(json.dumps(noted).encode())
         return made
 
-    def _parameters(self, places: Places, after: Job | None) -> dict[str, Any]:
+    def _parameters(self, paths: Paths, after: Job | None) -> dict[str, Any]:
         """Return what submitit is to tell `sbatch`."""
         return {
-            "job_name": _name(places),
+            "job_name": _name(paths),
             "time": MINUTES,
             "nodes": self.nodes,
             "ntasks_per_node": 1,
@@ -186,22 +186,22 @@ def grouped(
     return groups, left_out
 
 
-def jobs_of(places: Places) -> dict[str, Job]:
+def jobs_of(paths: Paths) -> dict[str, Job]:
     """Return the jobs that were submitted for the cells of a grid, by the cells' ids; Slurm is asked once."""
-    noted = dict(_noted(places))
+    noted = dict(_noted(paths))
     if not noted:
         return {}
-    queue = _queue(places)
-    found = {}
+    queue = _queue(paths)
+    jobs = {}
     for cell, number in noted.items():
         state, where = queue.get(number, ("", "")) if queue is not None else (None, "")
-        found[cell] = Job(number, _log(_folder(places), number), state, where)
-    return found
+        jobs[cell] = Job(number, _log(_folder(paths), number), state, where)
+    return jobs
 
 
-def cancel(places: Places) -> list[Job]:
+def cancel(paths: Paths) -> list[Job]:
     """Take a grid's jobs out of the queue and return them; a cell that runs saves itself. Raises UserError."""
-    jobs = [job for job in jobs_of(places).values() if job.queued or job.state is None]
+    jobs = [job for job in jobs_of(paths).values() if job.queued or job.state is None]
     if jobs and not shutil.which("scancel"):
         raise UserError("cancel: no `scancel` here; run this where jobs are submitted to Slurm")
     for part in _parts(jobs):
@@ -213,9 +213,9 @@ def cancel(places: Places) -> list[Job]:
     return jobs
 
 
-def _needed(task: Ready, places: Places) -> str:
+def _needed(task: Ready, paths: Paths) -> str:
     """Return the id of the cell that a task has to wait for, "" when there is none or it is done."""
-    if task.needs is None or is_done(task.needs, places, backbone_needed=not task.cell.matches):
+    if task.needs is None or is_done(task.needs, paths, backbone_needed=not task.cell.matches):
         return ""
     return task.needs.id
 
@@ -242,9 +242,9 @@ def _count(value: str | bool | int, key: str) -> int:
     return int(value)
 
 
-def _queue(places: Places) -> dict[str, tuple[str, str]] | None:
+def _queue(paths: Paths) -> dict[str, tuple[str, str]] | None:
     """Return state, and node or reason, of each job of the grid in Slurm's queue, or None if it cannot be asked."""
-    words = ["squeue", "--noheader", "--array", f"--name={_name(places)}", "--format=%i|%T|%N|%r"]
+    words = ["squeue", "--noheader", "--array", f"--name={_name(paths)}", "--format=%i|%T|%N|%r"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -253,26 +253,26 @@ def _queue(places: Places) -> dict[str, tuple[str, str]] | None:
     return {number: (state, f"on {node}" if node else reason) for number, state, node, reason in rows}
 
 
-def _noted(places: Places) -> Iterator[tuple[str, str]]:
+def _noted(paths: Paths) -> Iterator[tuple[str, str]]:
     """Yield each cell that was submitted, and its job."""
-    for path in sorted((places.records / ".work").glob(f"*/{NOTE}")):
-        with suppress(OSError, ValueError, LookupError, TypeError):  # another hand has been there
+    for path in sorted((paths.records / ".work").glob(f"*/{NOTE}")):
+        with suppress(OSError, ValueError, LookupError, TypeError):  # somebody may have edited it
             number = json.loads(path.read_text())["job"]
             if re.fullmatch(r"\d+(_\d+)?", number):
                 yield path.parent.name, number
 
 
-def _name(places: Places) -> str:
-    return f"rela-bench:{places.grid}"
+def _name(paths: Paths) -> str:
+    return f"rela-bench:{paths.grid}"
 
 
-def _folder(places: Places) -> Path:
-    return (places.records / ".work" / "slurm").absolute()
+def _folder(paths: Paths) -> Path:
+    return (paths.records / ".work" / "slurm").absolute()
 
 
-def _own_folder(places: Places) -> Path:
+def _own_folder(paths: Paths) -> Path:
     """Return where submitit puts its pickles, having made it one that only its owner can enter. Raises UserError."""
-    folder = _folder(places)
+    folder = _folder(paths)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise UserError(
@@ -295,5 +295,5 @@ def _named(tasks: Sequence[Ready], jobs: Mapping[str, Job]) -> str:
 def _complaint(text: str) -> str:
     """Return the error line of a Slurm command's output, or else its first line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = next((line for line in lines if "error:" in line), lines[0] if lines else "it does not say why")
-    return re.sub(r"^\w+: (error: )?", "", found)
+    complaint = next((line for line in lines if "error:" in line), lines[0] if lines else "it does not say why")
+    return re.sub(r"^\w+: (error: )?", "", complaint)

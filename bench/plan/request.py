@@ -3,23 +3,38 @@
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bench
 from bench.core.environment import own_command
 from bench.core.errors import NotMadeError, UserError
-from bench.core.paths import expanded
+from bench.core.paths import Paths, expanded, is_file
+
+if TYPE_CHECKING:
+    from bench.grid.schema import Grid
 
 # Options that a verb does not have, or means something else by.
 WITHOUT = {
-    "report": {"--data-root", "--profile"},
+    "report": {"--data-root"},
     "cancel": {"--data-root", "--plugin"},
     "check": {"--results"},
 }
+
+
+def default_data() -> Path:
+    """Return the folder of datasets and priors where no option names one."""
+    return expanded(os.environ.get("BENCH_DATA") or "data")
+
+
+def split_profile(name: str) -> tuple[str, str | None]:
+    """Return the grid and the profile that GRID@PROFILE names; a file of that name is a grid without a profile."""
+    grid, _, profile = name.rpartition("@")
+    return (grid, profile) if grid and "/" not in profile and not is_file(expanded(name)) else (name, None)
 
 
 @dataclass(frozen=True)
@@ -28,10 +43,17 @@ class Request:
 
     grid: str
     profile: str | None = None
-    settings: Sequence[str] = ()
-    plugin: Sequence[Path] = ()
-    data_root: Path | None = None
+    settings: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
+    data_root: Path = field(default_factory=default_data)
     results: Path = Path("results")
+
+    def load(self) -> "tuple[Grid, Paths]":
+        """Return the grid, and where its data and records lie. Raises UserError."""
+        from bench.plan.load import load_grid
+
+        grid = load_grid(self.grid, self.profile, self.settings)
+        return grid, Paths(data=self.data_root, results=self.results, grid=grid.name)
 
     def command(self, verb: str, *more: str) -> str:
         """Return the line for a shell that asks `verb` the same, with further words behind it."""
@@ -40,20 +62,18 @@ class Request:
     def words(self, verb: str, *more: str) -> list[str]:
         """Return the words that ask `verb` the same, with further ones behind them."""
         grid = _path(expanded(self.grid) if self.grid.startswith("~") else self.grid)
-        if verb == "report":  # which names a grid as the folder of its records is named
-            grid += f"@{self.profile}" if self.profile else ""
-            grid += "@rehearsal" if "--rehearse" in more else ""
+        grid += f"@{self.profile}" if self.profile else ""
+        if verb == "report" and "--rehearse" in more:  # it names a grid as the folder of its records is named
+            grid += "@rehearsal"
             more = tuple(word for word in more if word != "--rehearse")
-        options = [("--profile", self.profile)] if self.profile else []
-        options += [("--set", setting) for setting in self.settings]
-        options += [("--plugin", _path(path)) for path in self.plugin]
-        if self.data_root not in {None, expanded(os.environ.get("BENCH_DATA") or "data")}:
+        options = [("--set", setting) for setting in self.settings]
+        options += [("--plugin", _path(path)) for path in self.plugins]
+        if self.data_root != default_data():
             options.append(("--data-root", _path(self.data_root)))
         if self.results != Path("results"):
             options.append(("--results", _path(self.results)))
-        words = ["--grid", grid] if verb == "run" else [grid]  # as earlier versions of `run` have it, too
-        words += [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
-        return [*words, *more]
+        words = [word for option in options if option[0] not in WITHOUT.get(verb, ()) for word in option]
+        return [grid, *words, *more]
 
     @contextmanager
     def naming_commands(self) -> Iterator[None]:
@@ -82,6 +102,6 @@ def _is_ours(script: Path) -> bool:
     return spec is not None and Path(bench.__file__).parent.parent in Path(spec.origin or "").parents
 
 
-def _path(path: Path | str | None) -> str:
+def _path(path: Path | str) -> str:
     """Return a path as a shell word that cannot be mistaken for an option or a home folder."""
     return f"./{path}" if str(path).startswith(("-", "~")) else str(path)
