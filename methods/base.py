@@ -12,7 +12,7 @@ from bench.data.augment import View
 class Batch:
     """What a step sees of B images."""
 
-    views: list[Tensor]  # one float tensor (B, 3, size, size) for each of the method's views, normalised
+    views: list[Tensor]  # one float tensor (B, 3, pixels, pixels) for each of the method's views, normalised
     labels: Tensor  # int64 (B,); a self-supervised method does not look
     targets: Tensor | None = None  # float32 (B, k), there when the method `wants_targets`
 
@@ -34,6 +34,8 @@ class Method(nn.Module):
     """
 
     version: ClassVar[int] = 1
+    family: ClassVar[str] = "joint embedding"  # under which `list methods` has it
+    needs_tokens: ClassVar[bool] = False  # whether the backbone must be a vision transformer: see methods/tokens.py
     views: tuple[View, ...]
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:

@@ -1,10 +1,13 @@
-"""Parts that several methods are built of: a momentum network, and a queue of earlier rows."""
+"""Parts that several methods are built of: a momentum network, a queue of earlier rows, and draws for each image."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from bench.core.distributed import rank_slice, world_size
+from bench.data.resample import send
 
 
 class Momentum(nn.Module):
@@ -83,3 +86,12 @@ class Queue(nn.Module):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.pushed = state["pushed"]
+
+
+def uniform(images: Tensor, *shape: int) -> Tensor:
+    """Return uniform draws in [0, 1), float32 (B, *shape), for each of this process's images (B, ...), beside them.
+
+    An image gets the draws that it would get in a single process, and on any device.
+    """
+    count = len(images) * world_size()
+    return send(torch.rand(count, *shape)[rank_slice(count)], images.device)

@@ -15,6 +15,7 @@ class Supervised(Method):
     """
 
     recordable = True
+    family = "labels"
     views = (View(jitter=0.0, grey=0.0),)
 
     def __init__(self, backbone: nn.Module, dim: int, classes: int = 1000) -> None:

@@ -42,8 +42,22 @@ def list_names(
     if what == "priors":
         print(table_text(PRIOR_HEAD, [_prior_row(name, text, data_root) for name, text in rows], PRIOR_HEAD[1:4]))
         print("`prepare` downloads what is not here; licences and sources: --json")
+    elif what == "methods":
+        print(table_text(("name", "family", "paper"), [(name, *_origin(name)) for name, _ in rows]))
     else:
         print(table_text(("", ""), rows))
+
+
+def _origin(name: str) -> tuple[str, str]:
+    """Return a method's family and its paper, as the first line of its module has it; its error where it has one."""
+    from methods import methods
+
+    try:
+        method = methods.get(name)
+    except PluginError as error:
+        return "", str(error)
+    first = (inspect.getdoc(inspect.getmodule(method)) or "").partition("\n")[0]
+    return method.family, first.partition(": ")[2] or first
 
 
 def _prior_row(name: str, text: str, data: Path) -> tuple[str, ...]:

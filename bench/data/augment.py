@@ -12,6 +12,7 @@ augmentation on every device, and the host knows each index set without waiting 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,11 @@ class View:
     grey: float = 0.2
     blur: float = 0.0  # probability; Gaussian, sigma uniform in (0.1, 2)
     solarise: float = 0.0  # probability; threshold 128/256 as in lightly's RandomSolarization
+    size: float = 1.0  # pixels of a side, as a share of the cell's image size: less for a local view (multi-crop)
+
+    def pixels(self, size: int) -> int:
+        """Return the pixels of a side, for images of `size` pixels: of a local view a multiple of 4, as ViTs need."""
+        return size if self.size == 1 else max(4, 4 * round(size * self.size / 4))
 
 
 @dataclass(frozen=True)
@@ -75,22 +81,28 @@ def augment(
     """Return one random view of each image by each law; nothing waits for the device.
 
     Args:
-        images: for each of the laws uint8 (B, 3, H, W), on any device, all of one shape.
+        images: for each of the laws uint8 (B, 3, H, W), on any device; those of laws of one size have one shape.
         views: the laws.
-        size: pixels of a side of the views.
+        size: the cell's image size in pixels.
         generator: on the CPU.
         of: images of the batch of all processes, of which these are this process's share: each image gets the view
             that it would get in the whole batch. None: these are all.
 
-    The views are float32 (B, 3, size, size), normalised, channels_last, on the device of `images`.
+    The views are float32 (B, 3, pixels, pixels), normalised, channels_last, on the device of `images`.
     """
-    count, _, height, width = images[0].shape
-    draws = [draw(of or count, height, width, view, generator) for view in views]
+    draws = []
+    for each, view in zip(images, views, strict=True):
+        count, _, height, width = each.shape
+        draws.append(draw(of or count, height, width, view, generator))
     if of is not None:
         rows = rank_slice(of)
         draws = [Draws(*(values[rows] for values in drawn)) for drawn in draws]
     make = in_pieces if images[0].device.type == "cpu" else together
-    return make(images, draws, size)
+    made: list[Tensor] = []
+    for pixels, group in groupby(zip(images, draws, views, strict=True), key=lambda each: each[2].pixels(size)):
+        of_size, drawn, _ = zip(*group, strict=True)
+        made += make(of_size, drawn, pixels)
+    return made
 
 
 def in_pieces(images: Sequence[Tensor], draws: Sequence[Draws], size: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from bench.data.resample import crop_boxes, resize, resized_crops
 from bench.data.sampler import Sampler
 from bench.data.workers import decoded
 
+T = TypeVar("T")
+
 # Images of an evaluation's batch, of up to 32 pixels and of more. What a network makes of 512 larger ones leaves the
 # caches: of 64 pixels, they take a ResNet-18 on a CPU 1.4 times as long as four batches of 128.
 SMALL_IMAGES, LARGE_IMAGES = 512, 128
@@ -30,7 +32,7 @@ class Source(Protocol):
     labels: Tensor
 
     def batches(self, views: tuple[View, ...], sampler: Sampler, steps: range) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield, for each step, its indices (B,) and its views, each float32 (B, 3, size, size), on the device.
+        """Yield, for each step, its indices (B,) and its views, float32 (B, 3, pixels, pixels), on the device.
 
         Of several processes, each yields its share of the step's images.
         """
@@ -80,19 +82,20 @@ class StreamingLoader:
         crops = _Crops(self.paths, views, self.size, sampler.seed)
         whole = [replace(view, crop=None) for view in views]
         for step, batch in zip(steps, self._load(crops, batch_sampler=_keys(sampler, steps)), strict=True):
+            images = [each.to(self.device, non_blocking=True) for each in batch]
             index = sampler.own(step).to(self.device, non_blocking=True)
             draw = generator(sampler.seed, "views", step)
-            yield index, augment(batch.unbind(1), whole, self.size, draw, sampler.batch_size)
+            yield index, augment(images, whole, self.size, draw, sampler.batch_size)
 
     def eval_batches(self, view: EvalView, first: int = 0) -> Iterator[Tensor]:
         rest = range(first, len(self.paths))
         for images in self._load(_Centres(self.paths, view), sampler=rest, batch_size=LARGE_IMAGES):
-            yield normalise(images.float().div_(255), view.mean, view.std)
+            there = images.to(self.device, non_blocking=True)
+            yield normalise(there.float().div_(255), view.mean, view.std)
 
-    def _load(self, dataset: Dataset[Tensor], **batching: Any) -> Iterator[Tensor]:
-        """Yield batches of a dataset on the device."""
-        for images in decoded(dataset, self.workers, pin_memory=self.device.type == "cuda", **batching):
-            yield images.to(self.device, non_blocking=True)
+    def _load(self, dataset: Dataset[T], **batching: Any) -> Iterator[T]:
+        """Yield batches of a dataset on the host."""
+        return decoded(dataset, self.workers, pin_memory=self.device.type == "cuda", **batching)
 
 
 def _keys(sampler: Sampler, steps: range) -> Iterator[list[tuple[int, int]]]:
@@ -102,13 +105,13 @@ def _keys(sampler: Sampler, steps: range) -> Iterator[list[tuple[int, int]]]:
         yield [(step, index) for index in ahead.own(step).tolist()]
 
 
-class _Crops(Dataset[Tensor]):
-    """Random resized crops of files, uint8 (views, 3, size, size), by (step, index)."""
+class _Crops(Dataset[list[Tensor]]):
+    """Random resized crops of files, for each view uint8 (3, pixels, pixels), by (step, index)."""
 
     def __init__(self, paths: Sequence[Path], views: tuple[View, ...], size: int, seed: int) -> None:
         self.paths, self.views, self.size, self.seed = paths, views, size, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> list[Tensor]:
         step, index = key
         image = torch.from_numpy(read_image(self.paths[index]))
         draw = torch.Generator().manual_seed(derive(self.seed, "crops", step, index))
@@ -118,8 +121,9 @@ class _Crops(Dataset[Tensor]):
             box = crop_boxes(1, image.shape[1], image.shape[2], view.crop, draw)
             top, left, height, width = box[0].tolist()
             inside = image[None, :, top : top + height, left : left + width]  # far fewer pixels to resize
-            crops.append(resized_crops(inside, box * torch.tensor([0, 0, 1, 1]), self.size)[0])
-        return torch.stack(crops).mul_(255).round_().to(torch.uint8)
+            crop = resized_crops(inside, box * torch.tensor([0, 0, 1, 1]), view.pixels(self.size))[0]
+            crops.append(crop.mul_(255).round_().to(torch.uint8))
+        return crops
 
 
 class _Centres(Dataset[Tensor]):

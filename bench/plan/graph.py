@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
+
 from bench.core.errors import Lack, MissingError, UserError, describe_error, did_you_mean
 from bench.core.paths import Paths
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
@@ -14,6 +16,7 @@ from bench.grid.tune import trials_of
 from bench.models.backbones import build_backbone, check_backbone
 from bench.store.record import Failed, Finished, best_trial, read_record, record_path
 from methods import accelerators, methods
+from methods.tokens import transformer
 from priors import Prior, find_prior
 from priors.trained import Trained
 from priors.untrained import Untrained
@@ -238,6 +241,15 @@ class _Planner:
                 f" {cell.backbone!r}: they differ in {differing[0]!r} and {len(differing) - 1} more names or shapes"
             )
 
+    def _check_tokens(self, cell: Cell) -> None:
+        """Raise UserError when a method needs patch tokens that the cell's backbone does not have."""
+        with torch.device("meta"):  # no weights
+            network = build_backbone(cell.backbone, image_size(cell, self.paths)).module
+        try:
+            transformer(network)
+        except UserError as error:
+            raise UserError(f"method {cell.method!r} {error}") from error
+
     def _arm(self, cell: Cell) -> str:
         return f"{self.where}: arm {cell.arm!r}"
 
@@ -251,7 +263,8 @@ class _Planner:
         try:
             find_dataset(cell.dataset, self.paths.data)
             check_backbone(cell.backbone)
-            methods.get(cell.method)
+            if methods.get(cell.method).needs_tokens:
+                self._check_tokens(cell)
             if wrapper:
                 _check_prior_of(wrapper)
             image_size(cell, self.paths)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -284,6 +285,18 @@ def test_several_views_are_those_made_one_by_one(how: str, monkeypatch: pytest.M
     for ours, expected in zip(views.augment(images, laws, 20, generator()), one_by_one, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
         assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_local_view_is_smaller_and_otherwise_a_view_as_any() -> None:
+    images, local = noise(8, 3, 32, 32), replace(EVERYTHING, size=96 / 224)
+    laws = [PLAIN, local, local, PLAIN]
+    made = views.augment([images] * 4, laws, 32, generator())
+    assert [tuple(each.shape[2:]) for each in made] == [(32, 32), (12, 12), (12, 12), (32, 32)]
+    draw = generator()
+    for ours, law in zip(made, laws, strict=True):
+        alone = augment(images, replace(law, size=1.0), law.pixels(32), draw)
+        torch.testing.assert_close(ours, alone, rtol=0, atol=1e-6)
+    assert [replace(local, size=96 / 224).pixels(size) for size in (224, 64, 32, 16, 8)] == [96, 28, 12, 8, 4]
 
 
 def test_on_a_device_two_views_take_no_more_operations_than_one() -> None:

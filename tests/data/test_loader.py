@@ -48,6 +48,16 @@ def test_what_a_step_sees_does_not_depend_on_workers_or_on_where_one_begins(tmp_
     assert not torch.equal(alone[0][1][0], alone[0][1][1]), "two views of an image differ"
 
 
+def test_files_are_cropped_to_the_size_of_each_view(tmp_path: Path) -> None:
+    """And at once: not to the cell's size first, which would blur."""
+    paths, local = folder(tmp_path, 4), View(size=96 / 224)
+    cases = ((32, (View(), local)), (12, (View(), View())))
+    streams = [(StreamingLoader(paths, torch.arange(4), size, CPU, 0), laws) for size, laws in cases]
+    (_, both), (_, small) = (next(each.batches(laws, Sampler(4, 1.0, 4, 0), range(1))) for each, laws in streams)
+    assert [view.shape for view in both] == [(4, 3, 32, 32), (4, 3, 12, 12)]
+    assert torch.equal(both[1], small[1])
+
+
 class Same(Sampler):
     """The first images, in every step."""
 

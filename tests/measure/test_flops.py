@@ -15,7 +15,7 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops, step_flops
-from bench.models.backbones import build_backbone, resnet_small
+from bench.models.backbones import backbones, build_backbone, resnet_small
 from bench.plan.estimate import flops_per_image
 from bench.train.loop import Trainer
 from methods import Batch, methods
@@ -45,6 +45,17 @@ def test_a_training_step_needs_no_gradient_of_its_input() -> None:
     assert step_flops(lambda: model(x).sum()) == 2 * convolution + 3 * linear
 
 
+def test_a_block_of_a_vision_transformer_with_its_attention() -> None:
+    model, batch, tokens, dim = build_backbone("vit_micro", 32).module.eval(), 3, 64, 96
+    x = torch.randn(batch, 3, 32, 32)
+    projections = 2 * batch * tokens * 12 * dim * dim  # queries, keys, values, output, and the MLP's 8
+    attention = 2 * 2 * batch * tokens * tokens * dim
+    patches = 2 * batch * tokens * 48 * dim
+    assert count_flops(lambda: model(x)) == patches + 4 * (projections + attention)
+    step = 2 * patches + 3 * 4 * (projections + attention)
+    assert step_flops(lambda: model(x).sum()) == step
+
+
 def test_a_byol_step_is_two_student_steps_and_two_teacher_passes() -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 6))
     model = methods.get("byol")(backbone, 6)
@@ -54,6 +65,14 @@ def test_a_byol_step_is_two_student_steps_and_two_teacher_passes() -> None:
     teacher = first + projector
     counted = step_flops(lambda: model.loss(Batch(views, torch.zeros(5))))
     assert counted == 2 * student + 2 * teacher
+
+
+@pytest.mark.parametrize(("name", "said"), [("vit_micro", "63.5"), ("vit_tiny_cifar", "718")])
+def test_a_vits_docstring_says_what_an_image_costs(name: str, said: str) -> None:
+    model = build_backbone(name, 32).module
+    flops = count_flops(lambda: model(torch.randn(1, 3, 32, 32))) / 1e6
+    assert f"{flops:.3g}" == said
+    assert f"; {said} MFLOP an image of 32 px." in (backbones.get(name).__doc__ or "")
 
 
 def test_texts_say_what_an_image_costs_in_resnet_small() -> None:

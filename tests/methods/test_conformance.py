@@ -1,6 +1,7 @@
 """What every method must do, whoever wrote it. `pytest tests/methods --plugin FILE` checks a method of yours."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from methods import Batch, Method, methods
 from methods.rela import ReLA
 
 SIZE, COUNT, STEPS = 12, 16, 20
-SMALL: dict[str, dict[str, int]] = {  # of the paper's sizes, those that would only cost time here
+SMALL: dict[str, dict[str, Any]] = {  # of the paper's sizes, those that would only cost time here
     "barlow_twins": {"projection": 64},
     "dino": {"hidden": 64},
     "moco": {"queue": COUNT},
@@ -34,9 +35,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 def build(name: str, with_rela: bool) -> Method:
     torch.manual_seed(0)
-    backbone = build_backbone("resnet_small", SIZE)
+    backbone = build_backbone(backbone_for(name), SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, phase_steps=STEPS) if with_rela else method
+
+
+def backbone_for(name: str) -> str:
+    return "vit_micro" if methods.get(name).needs_tokens else "resnet_small"
 
 
 def batch(method: Method, images: Tensor, step: int) -> Batch:

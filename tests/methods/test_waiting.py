@@ -17,7 +17,7 @@ from bench.train.loop import Trainer
 from methods import Batch, Method, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
-from tests.methods.test_conformance import SMALL
+from tests.methods.test_conformance import SMALL, backbone_for
 
 READS = {f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")}
 
@@ -54,16 +54,21 @@ def test_what_waits_is_seen() -> None:
 
 
 def build(name: str, with_rela: bool) -> Method:
-    backbone = build_backbone("resnet_small", 12)
+    backbone = build_backbone(backbone_for(name), 12)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, check_every=1000) if with_rela else method
+
+
+def random_batch(method: Method) -> Batch:
+    sizes = [view.pixels(12) for view in method.views]
+    return Batch([torch.randn(16, 3, size, size) for size in sizes], torch.arange(16) % 10, torch.randn(16, 8))
 
 
 @EACH
 def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], fused=True)
-    batch = Batch([torch.randn(16, 3, 12, 12) for _ in method.views], torch.arange(16) % 10, torch.randn(16, 8))
+    batch = random_batch(method)
     with Waits() as waits:
         for _ in range(2):
             method.loss(batch).backward()  # type: ignore[no-untyped-call]
@@ -89,7 +94,7 @@ def host_state(method: Method) -> dict[str, object]:
 @EACH
 def test_a_loss_that_a_gpu_records_leaves_the_host_as_it_was(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
-    batch = Batch([torch.randn(16, 3, 12, 12) for _ in method.views], torch.arange(16) % 10, torch.randn(16, 8))
+    batch = random_batch(method)
     before = host_state(method)
     method.loss(batch)
     assert method.recordable == (host_state(method) == before)
@@ -130,7 +135,7 @@ VERSIONS = 1.1  # of torch count a little differently
 @EACH
 def test_no_step_takes_more_operations_than_it_did(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
-    batch = Batch([torch.randn(16, 3, 12, 12) for _ in method.views], torch.arange(16) % 10, torch.randn(16, 8))
+    batch = random_batch(method)
     with Waits() as waits:
         method.loss(batch).backward()  # type: ignore[no-untyped-call]
         method.after_step()

@@ -158,6 +158,17 @@ def test_an_unknown_name(paths: Paths, setting: str, arm: str, sentence: str) ->
     assert sentence in text
 
 
+def test_a_method_of_patch_tokens_is_refused_around_a_resnet(paths: Paths) -> None:
+    class Masked(methods.get("byol")):  # type: ignore[misc]
+        needs_tokens = True
+
+    with methods.temporary(masked=Masked):
+        text = refusal(paths, "arms=[masked]")
+        assert text.startswith("grid g: arm 'masked' on digits: method 'masked' needs the patch tokens of a vision")
+        assert "the backbone is a CifarResNet: use vit_micro" in text
+        assert all(isinstance(task, Ready) for task in planned(paths, "arms=[masked]", "backbone=vit_micro"))
+
+
 def test_a_missing_dataset_marks_the_tasks_that_need_it(paths: Paths) -> None:
     tasks = planned(paths, "datasets=[digits, cifar10]")
     missing = [task for task in tasks if isinstance(task, Missing)]
