@@ -20,12 +20,12 @@ def method(name: str, **params: object) -> Method:
     return methods.get(name)(backbone, 12, **params)
 
 
-def assert_same_gradients(model: Method, ours: Tensor, formula: Tensor) -> None:
+def assert_same_gradients(model: Method, ours: Tensor, formula: Tensor, rtol: float = 1e-4, atol: float = 1e-5) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(ours, trained, retain_graph=True)
     expected = torch.autograd.grad(formula, trained)
     for one, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 def unit(x: Tensor) -> Tensor:

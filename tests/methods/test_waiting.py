@@ -120,12 +120,19 @@ def test_a_loss_written_anew_is_recorded_only_when_it_says_so() -> None:
 OPERATIONS = {
     "barlow_twins": 314,
     "byol": 454,
+    "dcl": 319,
+    "dclw": 325,
     "dino": 447,
+    "fastsiam": 677,
     "moco": 200,
+    "mocov3": 465,
+    "nnclr": 376,
+    "ressl": 202,
     "simclr": 307,
     "simsiam": 361,
     "supervised": 103,
     "swav": 377,
+    "tico": 215,
     "vicreg": 381,
 }
 OF_RELA = 286
