@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import weight_norm
 
 from methods import Batch, Method, Momentum, View, methods
+from methods.parts import of_each
 
 
 @methods.register("dino")
@@ -21,7 +22,7 @@ class DINO(Method):
     """
 
     version = 2
-    views = (View(crop=(0.4, 1.0), blur=1.0), View(crop=(0.4, 1.0), blur=0.1, solarise=0.2))
+    views: tuple[View, ...] = (View(crop=(0.4, 1.0), blur=1.0), View(crop=(0.4, 1.0), blur=0.1, solarise=0.2))
 
     def __init__(
         self,
@@ -40,8 +41,8 @@ class DINO(Method):
         self.criterion = DINOLoss(outputs, teacher_temp=teacher_temperature, student_temp=student_temperature)
 
     def loss(self, batch: Batch) -> Tensor:
-        teacher = [self.teacher(view).float() for view in batch.views]
-        student = [self.student(view).float() for view in batch.views]
+        teacher = [self.teacher(view).float() for view in batch.views[:2]]  # the global ones
+        student = [each.float() for each in of_each(self.student, batch.views)]
         loss: Tensor = self.criterion(teacher, student)
         return loss
 

@@ -1,6 +1,7 @@
-"""Parts that several methods are built of: a momentum network, a queue of earlier rows, and draws for each image."""
+"""Parts that several methods are built of: a momentum network, a queue of earlier rows, local views, and draws."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,15 @@ class Queue(nn.Module):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.pushed = state["pushed"]
+
+
+def of_each(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
+    """Return what a network makes of each view (B, 3, h, w): of two global ones by themselves, of local ones together.
+
+    Local views, which are of one size, thus share the statistics of a batch norm, as in the public code of SwAV.
+    """
+    local = network(torch.cat(views[2:])).chunk(len(views) - 2) if views[2:] else ()
+    return [*map(network, views[:2]), *local]
 
 
 def uniform(images: Tensor, *shape: int) -> Tensor:

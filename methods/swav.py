@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from methods import Batch, Method, Queue, View, gather, methods
+from methods.parts import of_each
 
 VIEW = View(crop=(0.14, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
 
@@ -31,7 +32,7 @@ class SwAV(Method):
     """
 
     version = 2
-    views = (VIEW, VIEW)
+    views: tuple[View, ...] = (VIEW, VIEW)
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class SwAV(Method):
         super().__init__(backbone, dim)
         self.projector = SwaVProjectionHead(dim, dim, projection)
         self.prototypes = nn.Linear(projection, prototypes, bias=False)
-        self.queues = nn.ModuleList(Queue(queue, projection) for _ in self.views)
+        self.queues = nn.ModuleList(Queue(queue, projection) for _ in self.views[:2])
         self.queue_after = queue_after
         self.criterion = SwaVLoss(temperature, sinkhorn_epsilon=epsilon)
         self.after_step()
@@ -59,10 +60,12 @@ class SwAV(Method):
         return "queue" if used else "method"
 
     def loss(self, batch: Batch) -> Tensor:
-        z = [gather(normalize(self.projector(self.backbone(view)).float())) for view in batch.views]
+        projected = of_each(lambda view: self.projector(self.backbone(view)), batch.views)
+        z = [gather(normalize(each.float())) for each in projected]
         queued = [self.prototypes(queue.rows) for queue in self._queues()] if self.kind == "queue" else None
-        loss: Tensor = self.criterion([self.prototypes(each).float() for each in z], [], queued)
-        for queue, each in zip(self._queues(), z, strict=True):
+        scores = [self.prototypes(each).float() for each in z]
+        loss: Tensor = self.criterion(scores[:2], scores[2:], queued)  # none but the global views are assigned
+        for queue, each in zip(self._queues(), z[:2], strict=True):
             queue.keep(each)
         return loss.squeeze()
 

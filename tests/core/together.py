@@ -34,16 +34,22 @@ CPU, SIZE, IMAGES, BATCH, STEPS, PHASE = torch.device("cpu"), 12, 64, 16, 7, 3
 SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"projection": 16},
     "dino": {"hidden": 16, "outputs": 16},
+    "dino_multicrop": {"hidden": 16, "outputs": 16},
     "fastsiam": {"projection": 16, "bottleneck": 8},
+    "frossl": {"hidden": 16, "projection": 8},
+    "mmcr": {"hidden": 16, "projection": 8, "pairs": 2},
     "moco": {"queue": 24},
     "mocov3": {"hidden": 16, "projection": 8},
     "nnclr": {"hidden": 16, "projection": 8, "prediction": 16, "queue": 24},
     "ressl": {"hidden": 16, "projection": 8, "queue": 24},
     "simsiam": {"projection": 16, "bottleneck": 8},
+    "smog": {"hidden": 16, "projection": 8, "groups": 8},
     "supervised": {"classes": 10},
     "swav": {"prototypes": 8, "queue": 24, "queue_after": 0},
+    "swav_multicrop": {"prototypes": 8, "queue": 24, "queue_after": 0},
     "tico": {"hidden": 16, "projection": 8},
     "vicreg": {"projection": 16},
+    "wmse": {"hidden": 16, "projection": 4, "sub_batch": 8},
 }
 
 

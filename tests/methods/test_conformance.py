@@ -20,15 +20,21 @@ SIZE, COUNT, STEPS = 12, 16, 20
 SMALL: dict[str, dict[str, Any]] = {  # of the paper's sizes, those that would only cost time here
     "barlow_twins": {"projection": 64},
     "dino": {"hidden": 64},
+    "dino_multicrop": {"hidden": 64},
     "fastsiam": {"projection": 64, "bottleneck": 16},
+    "frossl": {"hidden": 64, "projection": 32},
+    "mmcr": {"hidden": 64, "projection": 32, "pairs": 1},
     "moco": {"queue": COUNT},
     "mocov3": {"hidden": 64},
     "nnclr": {"hidden": 64, "prediction": 64, "queue": COUNT},
     "ressl": {"hidden": 64, "projection": 32, "queue": COUNT},
     "simsiam": {"projection": 64, "bottleneck": 16},
+    "smog": {"hidden": 64, "groups": 20},
     "swav": {"prototypes": 20, "queue": COUNT, "queue_after": 0},
+    "swav_multicrop": {"prototypes": 20, "queue": COUNT, "queue_after": 0},
     "tico": {"hidden": 64, "projection": 32, "beta": 0.5},  # its loss rises until the covariance, from 0, is whole
     "vicreg": {"projection": 64},
+    "wmse": {"hidden": 64, "projection": 4, "sub_batch": 8},
 }
 
 

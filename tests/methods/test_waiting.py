@@ -123,17 +123,23 @@ OPERATIONS = {
     "dcl": 319,
     "dclw": 325,
     "dino": 447,
+    "dino_multicrop": 611,
     "fastsiam": 677,
+    "frossl": 353,
+    "mmcr": 524,
     "moco": 200,
     "mocov3": 465,
     "nnclr": 376,
     "ressl": 202,
     "simclr": 307,
     "simsiam": 361,
+    "smog": 266,
     "supervised": 103,
     "swav": 377,
+    "swav_multicrop": 806,
     "tico": 215,
     "vicreg": 381,
+    "wmse": 322,
 }
 OF_RELA = 286
 VERSIONS = 1.1  # of torch count a little differently

@@ -1,0 +1,47 @@
+"""FroSSL: Skean et al. 2023, "Frobenius norm minimization for self-supervised learning", arXiv 2310.02903."""
+
+import torch
+from lightly.models.modules.heads import BarlowTwinsProjectionHead
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, normalize
+
+from methods import Batch, Method, View, gather, methods
+
+VIEW = View(saturation=0.4)
+
+
+@methods.register("frossl")
+class FroSSL(Method):
+    """Two views agree, while each one's covariance has a small Frobenius norm: its variance is spread evenly.
+
+    Loss, of components that are centred over the batch and scaled to length sqrt(p): the mean squared difference of the
+    views, and for each view the logarithm of its covariance's squared entries, summed up. Head d -> 2048 -> 2048 ->
+    1024, a weight of 1, and views as in the public code for CIFAR, whose normalisation of two views this is: that of
+    more views, and lightly's, are others.
+    """
+
+    recordable = True
+    views = (VIEW, VIEW)
+
+    def __init__(
+        self, backbone: nn.Module, dim: int, hidden: int = 2048, projection: int = 1024, invariance: float = 1.0
+    ) -> None:
+        super().__init__(backbone, dim)
+        self.projector = BarlowTwinsProjectionHead(dim, hidden, projection)
+        self.invariance = invariance
+
+    def loss(self, batch: Batch) -> Tensor:
+        z0, z1 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
+        with torch.autocast(z0.device.type, enabled=False):
+            z0, z1 = (z.shape[1] ** 0.5 * normalize(z - z.mean(dim=0), dim=0) for z in (z0, z1))
+            return self.invariance * mse_loss(z0, z1) + log_norm(z0) + log_norm(z1)
+
+
+def log_norm(z: Tensor) -> Tensor:
+    """Return the logarithm of the squared Frobenius norm of the covariance of centred projections (B, p).
+
+    It is that of the products of samples, too: the smaller matrix is made.
+    """
+    count, size = z.shape
+    products = z @ z.T if count < size else z.T @ z
+    return (products.square().sum() / count**2).log()
