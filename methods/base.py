@@ -70,6 +70,7 @@ class Method(nn.Module):
         """Whether the next step gives no gradient to some of the trained parameters."""
         return False
 
+    classes: int | None = None  # that the loss tells apart, where it looks at labels
     switch_step: int | None = None  # steps after which a phase on targets ended; None: it lasts, or there is none
 
     def __init_subclass__(cls, **more: Any) -> None:

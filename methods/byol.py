@@ -28,8 +28,9 @@ class BYOL(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         x0, x1 = batch.views
-        p0, p1 = self.predictor(self.student(x0)), self.predictor(self.student(x1))
-        loss: Tensor = (self.criterion(p0, self.teacher(x1)) + self.criterion(p1, self.teacher(x0))) / 2
+        p0, p1 = (self.predictor(self.student(x)).float() for x in (x0, x1))
+        z1, z0 = (self.teacher(x).float() for x in (x1, x0))  # in this order its batch norms see them
+        loss: Tensor = (self.criterion(p0, z1) + self.criterion(p1, z0)) / 2
         return loss
 
     def after_step(self) -> None:

@@ -1,14 +1,16 @@
 """DINO: Caron et al. 2021, "Emerging properties in self-supervised vision transformers", arXiv 2104.14294."""
 
 import torch
-from lightly.loss import DINOLoss
 from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import weight_norm
 
+from bench.core.distributed import mean
 from methods import Batch, Method, Momentum, View, methods
 from methods.parts import of_each
+
+MOMENTUM = 0.9  # of the centre
 
 
 @methods.register("dino")
@@ -22,6 +24,7 @@ class DINO(Method):
     """
 
     version = 2
+    recordable = True
     views: tuple[View, ...] = (View(crop=(0.4, 1.0), blur=1.0), View(crop=(0.4, 1.0), blur=0.1, solarise=0.2))
 
     def __init__(
@@ -38,16 +41,46 @@ class DINO(Method):
         super().__init__(backbone, dim)
         self.student = nn.Sequential(self.backbone, Head(dim, hidden, bottleneck, outputs))
         self.teacher = Momentum(self.student, momentum)
-        self.criterion = DINOLoss(outputs, teacher_temp=teacher_temperature, student_temp=student_temperature)
+        self.criterion = Centred(outputs, teacher_temperature, student_temperature)
 
     def loss(self, batch: Batch) -> Tensor:
-        teacher = [self.teacher(view).float() for view in batch.views[:2]]  # the global ones
-        student = [each.float() for each in of_each(self.student, batch.views)]
+        teacher = torch.stack([self.teacher(view).float() for view in batch.views[:2]])  # the global ones
+        student = torch.stack([each.float() for each in of_each(self.student, batch.views)])
         loss: Tensor = self.criterion(teacher, student)
         return loss
 
     def after_step(self) -> None:
         self.teacher.update(self.student)
+        self.criterion.move()
+
+
+class Centred(nn.Module):
+    """Cross-entropy of the student's outputs (V, B, K) to the teacher's (T, B, K) for other views, centred.
+
+    (lightly's `DINOLoss` puts the centre into new memory in each step, where no CUDA graph would look for it.)
+    """
+
+    center: Tensor
+    latest: Tensor  # mean of the teacher's outputs; zeros, as the centre, while no step has called this loss
+
+    def __init__(self, outputs: int, teacher_temperature: float, student_temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(1, 1, outputs))
+        self.register_buffer("latest", torch.zeros(outputs), persistent=False)
+        self.temperatures = teacher_temperature, student_temperature
+
+    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Return the mean over pairs and images, the first T views being the teacher's too; keep its mean for `move`."""
+        sharp, soft = self.temperatures
+        wanted = ((teacher - self.center) / sharp).softmax(dim=-1)
+        losses = -torch.einsum("tbk,sbk->ts", wanted, (student / soft).log_softmax(dim=-1))
+        losses.fill_diagonal_(0)
+        self.latest.copy_(mean(teacher.mean(dim=(0, 1))))
+        return losses.sum() / ((losses.numel() - len(losses)) * teacher.shape[1])
+
+    def move(self) -> None:
+        """Move the centre towards the latest mean: 0.9 c + 0.1 m."""
+        self.center.mul_(MOMENTUM).add_(self.latest * (1 - MOMENTUM))
 
 
 class Head(nn.Sequential):

@@ -47,20 +47,24 @@ class Queue(nn.Module):
     Args:
         size: how many rows it holds.
         dim: the dimension of a row.
+        after: how many rows have to be pushed before it is `ready`, if these are more than it holds.
     """
 
     rows: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, after: int = 0) -> None:
         super().__init__()
         self.register_buffer("rows", normalize(torch.randn(size, dim)))
         self.kept: Tensor | None = None  # a batch that waits for the end of its step
-        self.pushed = 0
+        self.after = after
+        self._count(0)
 
-    @property
-    def full(self) -> bool:
-        """Whether all random rows are gone; an empty queue is never full."""
-        return 0 < len(self.rows) <= self.pushed
+    def _count(self, pushed: int) -> None:
+        """Say how many rows were pushed, and whether all random ones are gone, as they never are of an empty queue.
+
+        A loss that looked at the number would be compiled anew in each step.
+        """
+        self.pushed, self.ready = pushed, 0 < len(self.rows) <= pushed >= self.after
 
     def keep(self, batch: Tensor) -> None:
         """Keep a batch (B, dim) of the loss until `advance`: the gradient needs the rows as they are."""
@@ -78,15 +82,15 @@ class Queue(nn.Module):
         size, count = len(self.rows), len(batch)
         first = count - min(size, count)
         if first < count:
-            paths = (self.pushed + torch.arange(first, count, device=batch.device)) % size
-            self.rows.index_copy_(0, paths, batch[first:].to(self.rows.dtype))
-        self.pushed += count
+            slots = (self.pushed + torch.arange(first, count, device=batch.device)) % size
+            self.rows.index_copy_(0, slots, batch[first:].to(self.rows.dtype))
+        self._count(self.pushed + count)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"pushed": self.pushed}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        self.pushed = state["pushed"]
+        self._count(state["pushed"])
 
 
 def of_each(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:

@@ -27,6 +27,6 @@ class SimSiam(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         z0, z1 = (self.projector(self.backbone(view)) for view in batch.views)
-        p0, p1 = self.predictor(z0), self.predictor(z1)
-        loss: Tensor = (self.criterion(p0, z1.detach()) + self.criterion(p1, z0.detach())) / 2
+        p0, p1 = self.predictor(z0).float(), self.predictor(z1).float()
+        loss: Tensor = (self.criterion(p0, z1.detach().float()) + self.criterion(p1, z0.detach().float())) / 2
         return loss

@@ -20,6 +20,7 @@ class Supervised(Method):
 
     def __init__(self, backbone: nn.Module, dim: int, classes: int = 1000) -> None:
         super().__init__(backbone, dim)
+        self.classes = classes
         self.classifier = nn.Linear(dim, classes)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -48,16 +48,14 @@ class SwAV(Method):
         super().__init__(backbone, dim)
         self.projector = SwaVProjectionHead(dim, dim, projection)
         self.prototypes = nn.Linear(projection, prototypes, bias=False)
-        self.queues = nn.ModuleList(Queue(queue, projection) for _ in self.views[:2])
-        self.queue_after = queue_after
+        self.queues = nn.ModuleList(Queue(queue, projection, queue_after) for _ in self.views[:2])
         self.criterion = SwaVLoss(temperature, sinkhorn_epsilon=epsilon)
         self.after_step()
 
     @property
     def kind(self) -> str:
         """A step that assigns the queue's rows too has more to compute."""
-        used = all(queue.full and queue.pushed >= self.queue_after for queue in self._queues())
-        return "queue" if used else "method"
+        return "queue" if all(queue.ready for queue in self._queues()) else "method"
 
     def loss(self, batch: Batch) -> Tensor:
         projected = of_each(lambda view: self.projector(self.backbone(view)), batch.views)

@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightly.utils import dist as lightly_dist
 from torch import Tensor, distributed, nn
+from torch.autograd import Function
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -139,25 +141,19 @@ def parallel(module: nn.Module, device: torch.device, unused: bool) -> nn.Module
         )
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+def synchronise_batch_norm(module: nn.Module) -> None:
     """Let every batch norm inside the module take its statistics over all processes; nothing changes in one process."""
-    if world_size() == 1:
-        return
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # replaces what is inside
-        return
-    for each in module.modules():
-        if isinstance(each, _BatchNorm):
-            each.__class__ = GlobalBatchNorm
-
-
-def _sum(value: Tensor) -> Tensor:
-    """Return a value's sum over processes, with gradient."""
-    return torch.stack(lightly_dist.gather(value)).sum(0)
+    if world_size() > 1:
+        for each in module.modules():
+            if isinstance(each, _BatchNorm):
+                each.__class__ = GlobalBatchNorm
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """Batch norm over the batch of all processes, on the CPU, for which torch has none."""
+    """Batch norm over the batch of all processes, of which each has as many rows.
+
+    (torch's `SyncBatchNorm` is for GPUs alone, and waits in each forward pass to find processes without rows.)
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -166,18 +162,60 @@ class GlobalBatchNorm(_BatchNorm):
         if not self.training:
             plain: Tensor = super().forward(input)
             return plain
-        dims = [d for d in range(input.dim()) if d != 1]
-        shape = [-1 if d == 1 else 1 for d in range(input.dim())]
-        count = world_size() * input.numel() // input.shape[1]
-        mean = _sum(input.sum(dims)) / count
-        centred = input - mean.view(shape)
-        variance = _sum(centred.square().sum(dims)) / count
+        normalised: Tensor
+        normalised, mean, variance = _Normalised.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked += 1
-        out: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return out * self.weight.view(shape) + self.bias.view(shape) if self.affine else out
+            count = _count(input)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        return normalised
+
+
+def _count(input: Tensor) -> int:
+    """Return how many values of a channel all processes have together."""
+    return world_size() * input.numel() // input.shape[1]
+
+
+class _Normalised(Function):
+    """Batch norm by torch's kernels for known statistics, which are taken, and given their gradient, over processes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows normalised, and each channel's mean and (biased) variance over all processes."""
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        own = torch.stack(torch.var_mean(values, [d for d in range(input.dim()) if d != 1], correction=0))
+        variances, means = gather(own[None]).unbind(1)  # Chan, Golub, LeVeque 1983
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        ctx.save_for_backward(input, torch.ones_like(mean) if weight is None else weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return batch_norm(input, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients; those of weight and bias are this process's alone, as every parameter's are.
+
+        With y = (x - mean) / deviation, that of the input is scale (g - <g> - y <g y>), <> the mean over processes.
+        """
+        grad, (input, weight, mean, variance) = grads[0], ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, input, weight, mean, variance, mean, inverse, False, ctx.eps, [False, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])
+        if world_size() > 1:
+            distributed.all_reduce(sums)
+        along, level = sums / _count(input)
+        scale, shape = weight * inverse, [-1 if d == 1 else 1 for d in range(input.dim())]
+        slope = -scale * inverse * along
+        offset = -scale * level - slope * mean
+        first = torch.addcmul(offset.view(shape), grad, scale.view(shape))
+        of_input = torch.addcmul(first, input, slope.view(shape)).to(input.dtype)
+        affine = ctx.needs_input_grad[1]
+        return of_input, of_weight if affine else None, of_bias if affine else None, None

@@ -273,9 +273,9 @@ def cell_id(cell: Cell, inputs: Inputs) -> str:
 
 def _files(settings: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Return where settings name a prior that is a file: the mappings, and the key in each."""
-    paths = [(settings, "warm_start")]
-    paths += [(part, "prior") for name in ("rela", "accelerate") if (part := settings.get(name))]
-    return [(part, key) for part, key in paths if str(part.get(key)).startswith("file:")]
+    files = [(settings, "warm_start")]
+    files += [(part, "prior") for name in ("rela", "accelerate") if (part := settings.get(name))]
+    return [(part, key) for part, key in files if str(part.get(key)).startswith("file:")]
 
 
 def digest(value: Any) -> str:

@@ -38,9 +38,9 @@ def find_or_make_targets(
 ) -> Targets | None:
     """Return the cell's targets, which the cache holds after; None for a cell without a prior.
 
-    Of several runners one makes them, and the others wait. Those of images that stream stay in their file.
-    `after_shard` is called between two shards of them with the number of images whose features are on disk, `check`
-    between two batches of others and while this waits; both may raise to stop there.
+    Of several runners one makes them, and the others wait; those of a GPU are not those of a CPU. Those of images that
+    stream stay in their file. `after_shard` is called between two shards of them with the number of images whose
+    features are on disk, `check` between two batches of others and while this waits; both may raise to stop there.
     """
     prior, choice = task.prior, task.cell.targets_of
     if prior is None or choice is None:
@@ -48,6 +48,8 @@ def find_or_make_targets(
     count, dim = len(train.labels), build_backbone(task.cell.backbone, size).dim
     data, part, made_at = task.inputs.data, task.cell.train_images or 0, prior.input_size or size
     known = {"data": data, "prior": prior.digest(), "precision": choice.precision}
+    if clock.device.type != "cpu":  # another device's rounding may turn a component that has little variance
+        known["device"] = clock.device.type
     if held_out := task.cell.validation:
         known["without"] = f"{held_out.share} {held_out.seed}"
     path = cache_path(paths.targets or paths.cache, **known, part=part, size=made_at, dim=dim)

@@ -105,7 +105,7 @@ def _trainer(task: Ready, paths: Paths, images: Images, targets: Targets | None,
     def build() -> Trainer:
         backbone = starting_backbone(task, images.size, paths.rehearsal)
         method = build_method(cell, images.size, target_dim, order.steps_per_epoch, paths.rehearsal, backbone)
-        synchronise_batch_norm(method, clock.device)
+        synchronise_batch_norm(method)
         method.to(clock.device).to(memory_format=torch.channels_last)
         values = values_for(cell, targets, clock.device) if targets else None
         return Trainer(method, images.train, order, values, cell.protocol, clock)

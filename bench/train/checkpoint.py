@@ -62,8 +62,11 @@ def save_checkpoint(path: Path, identifier: str, checkpoint: Checkpoint) -> None
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def load_checkpoint(path: Path, identifier: str, device: torch.device) -> Checkpoint | None:
-    """Return the cell's checkpoint; None when there is none, or one that is damaged or stale, which is set aside."""
+def load_checkpoint(path: Path, identifier: str) -> Checkpoint | None:
+    """Return the cell's checkpoint; None when there is none, or one that is damaged or stale, which is set aside.
+
+    Its tensors are on the CPU: a GPU needs no room for two states.
+    """
     if not path.is_file():
         return None
     try:
@@ -71,7 +74,7 @@ def load_checkpoint(path: Path, identifier: str, device: torch.device) -> Checkp
             if archive.testzip():  # the checksums, which torch's reader does not look at
                 set_aside(path, "a damaged checkpoint")
                 return None
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         version, of = state.pop("version", 2), state.pop("id")
         if version != VERSION:
             set_aside(path, f"a checkpoint of version {version} where {VERSION} is known", "stale")

@@ -54,7 +54,7 @@ class Keeper:
     def __init__(self, task: Ready, paths: Paths, clock: Clock, hooks: Hooks, limits: Limits) -> None:
         self.task, self.clock, self.hooks, self.limits = task, clock, hooks, limits
         self.path = checkpoint_path(paths, task.id)
-        saved = load_checkpoint(self.path, task.id, clock.device)
+        saved = load_checkpoint(self.path, task.id)
         self.curve: list[Point] = list(saved.curve) if saved else []
         self.state = saved.trainer if saved else None
         self._peak = saved.peak if saved else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.core.device import autocast
 from bench.core.distributed import mean, parallel, world_size
-from bench.core.errors import TrainingError
+from bench.core.errors import TrainingError, UserError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
 from bench.data.loader import Source
@@ -51,6 +51,8 @@ class Trainer:
         targets: float32 (N, k) on the device or in a file, for a method that wants them.
         protocol: recipe, precision and views.
         clock: charged with "train" for the steps and "other" for what comes between.
+
+    Raises UserError on labels that the method cannot learn: a GPU would answer this process no more.
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class Trainer:
     ) -> None:
         self.method, self.source, self.order, self.targets = method, source, order, targets
         self.protocol, self.clock, self.device = protocol, clock, clock.device
+        classes = [each.classes for each in method.modules() if isinstance(each, Method) and each.classes is not None]
+        if classes and (there := int(source.labels.max()) + 1) > min(classes):
+            raise UserError(f"params.classes is {min(classes)}, and the labels are of {there} classes; raise it")
         self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.optimiser = optimiser_of(self.trained, protocol)
         self.teachers = Teachers(method, protocol)
@@ -168,7 +173,8 @@ class Trainer:
         """Go on from a state."""
         self.step, self.loss = state["step"], state["loss"]
         self.spent = Spent(state["step_flops"], state["steps"])
-        self.sums, self.counts = state["sums"], state["counts"]
+        self.sums = {kind: total.to(self.device) for kind, total in state["sums"].items()}
+        self.counts = state["counts"]
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])

@@ -87,7 +87,7 @@ def train(name: str, around: str) -> dict[str, Any]:
     backbone = build_backbone("resnet_small", SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     method = wrapped(method, around).double()
-    synchronise_batch_norm(method, CPU)
+    synchronise_batch_norm(method)
     source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
     targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
     trainer = Trainer(method, source, Sampler(IMAGES, 1.0, BATCH, 0), targets, Protocol(), Clock(CPU))

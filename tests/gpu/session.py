@@ -165,8 +165,8 @@ def cells(session: Session, work: Path) -> None:
 
 
 def step_times(session: Session, path: Path, share: float) -> None:
-    """Time steps, and keep what there is of them."""
-    session.part("step times", ["-m", "tests.gpu.times", str(path), str(100 * share)], 130 * share)
+    """Time steps, and keep what there is of them; one that is compiled takes a minute."""
+    session.part("step times", ["-m", "tests.gpu.times", str(path), str(130 * share)], 180 * share)
     session.keep("times", json.loads(path.read_text()) if path.is_file() else {})
 
 

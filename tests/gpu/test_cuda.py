@@ -1,4 +1,5 @@
-"""Whole cells on a GPU: every method, what their records say of the device, resuming, too little memory."""
+"""Whole cells on a GPU: every method, accelerator and optimiser, what their records say of the device, resuming, too
+little memory."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +30,13 @@ GRID = f"""
 backbone: resnet_small
 datasets: [{{name: digits, train_images: 128}}]
 seeds: [0]
-arms: [{{method: "*"}}, {{name: "* + ReLA", method: "*", rela: {{prior: rand, phase: 0.5}}}}]
+arms:
+  - {{method: "*"}}
+  - {{name: "* + ReLA", method: "*", rela: {{prior: rand, phase: 0.5}}}}
+  - {{name: simreg, method: byol, accelerate: {{name: simreg, prior: rand}}}}
+  - {{name: seed, method: byol, accelerate: {{name: seed, prior: rand, queue: 64}}}}
+  - {{name: sgd, method: byol, recipe: {{optimiser: sgd, schedule: cosine, warmup: 0.2, teacher: cosine}}}}
+  - {{name: lars, method: byol, recipe: {{optimiser: lars, schedule: cosine, warmup: 0.2, decay_norm_and_bias: false}}}}
 params: {json.dumps(SMALL)}
 protocol: {{epochs: 2, batch_size: 32, input_size: 12, precision: bf16, probe: {{epochs: 3}}, knn: {{k: 5}}}}
 """
@@ -104,14 +111,15 @@ def learned(record: Finished) -> dict[str, object]:
 
 
 def test_every_method_runs_and_its_record_knows_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And cells whose steps are CUDA graphs have the bits of cells whose steps are not."""
+    """And cells whose steps are CUDA graphs have the bits of cells whose steps are not, also while the rate moves."""
     found = []
     for name in ("graphs", "none"):
         (tmp_path / name).mkdir()
         there = Paths(tmp_path / "data", tmp_path / name / "results", "gpu")
         with same_bits():
             outcomes = run(there)
-        assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * 2 * len(list(methods))
+        assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * len(outcomes)
+        assert len(outcomes) == 2 * len(list(methods)) + 4
         records = [recorded(outcome, there) for outcome in outcomes]
         for record in records:
             assert record.ledger.peak_memory_bytes

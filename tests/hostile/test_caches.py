@@ -209,7 +209,7 @@ def packed(value: Any) -> bytes:
 def resumes(path: Path, content: bytes) -> bool:
     """Load a file: it gives all that a clock and a record can go on with, or it is set aside."""
     path.write_bytes(content)
-    saved = load_checkpoint(path, "me", torch.device("cpu"))
+    saved = load_checkpoint(path, "me")
     if saved is None:
         assert not path.exists()
         (aside,) = path.parent.glob("checkpoint.pt.*")

@@ -10,8 +10,7 @@ from bench.core.paths import Paths
 from bench.data import load_dataset
 from bench.models.backbones import build_backbone
 from methods import Accelerator, Batch, accelerators, methods
-from tests.methods.test_conformance import COUNT, SIZE, STEPS, batch, train
-from tests.methods.test_waiting import Waits, host_state
+from tests.methods.test_conformance import COUNT, SIZE, STEPS, train
 
 SMALL: dict[str, dict[str, int]] = {"seed": {"queue": COUNT}}
 
@@ -56,17 +55,6 @@ def test_the_state_is_all_that_a_resumed_run_needs(name: str, images: Tensor) ->
     assert train(resumed, images, 3) == train(whole, images, 3)
     for one, other in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
-
-
-def test_no_step_waits_for_the_device_and_what_is_recorded_leaves_the_host_as_it_was(name: str, images: Tensor) -> None:
-    found = build(name)
-    data, before = batch(found, images, 0), host_state(found)
-    with Waits() as waits:
-        loss = found.loss(data)
-        assert found.recordable == (host_state(found) == before)
-        loss.backward()  # type: ignore[no-untyped-call]
-        found.after_step()
-    assert not waits.seen
 
 
 def test_it_says_in_its_docstring_what_differs_from_its_paper(name: str) -> None:
@@ -134,8 +122,8 @@ def test_seed_is_the_cross_entropy_of_similarities_to_the_queue() -> None:
                 terms.append(-(wanted / wanted.sum() * (guess / guess.sum()).log()).sum())
         assert ours.item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-6)
         model.after_step()
-        paths = [(7 * step + offset) % 16 for offset in range(7)]
-        rows[paths] = target
+        slots = [(7 * step + offset) % 16 for offset in range(7)]
+        rows[slots] = target
         torch.testing.assert_close(model.queue.rows, rows)  # the oldest rows go first, in the order of the batch
 
 

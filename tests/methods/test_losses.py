@@ -47,6 +47,19 @@ def test_byol_is_the_symmetric_negative_cosine_to_a_detached_teacher() -> None:
     assert_same_gradients(model, ours, formula)
 
 
+@pytest.mark.parametrize("name", ["byol", "simsiam"])
+def test_a_cosine_is_of_float32_whatever_the_networks_compute_in(name: str) -> None:
+    model, data = method(name), batch()
+    pairs: list[tuple[Tensor, Tensor]] = []
+    model.criterion.register_forward_pre_hook(lambda _, pair: pairs.append(pair))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = model.loss(data)
+    assert {each.dtype for pair in pairs for each in pair} == {torch.float32}
+    formula = -sum((unit(one) * unit(other)).sum(1).mean() for one, other in pairs) / 2
+    torch.testing.assert_close(ours, formula, rtol=0, atol=1e-6)
+    assert ours.dtype == torch.float32
+
+
 def test_byol_heads_have_the_shapes_of_the_reference() -> None:
     model = method("byol")
     for head, shape in ((model.projector, (12, 24, 256)), (model.predictor, (256, 24, 256))):
@@ -201,6 +214,8 @@ def test_dino_is_the_cross_entropy_to_the_centred_sharpened_teacher() -> None:
     formula = -((t0 * s1).sum(1).mean() + (t1 * s0).sum(1).mean()) / 2
     torch.testing.assert_close(ours, formula)
     assert_same_gradients(model, ours, formula)
+    torch.testing.assert_close(model.criterion.center.flatten(), centre, rtol=0, atol=0)
+    model.after_step()
     moved = 0.9 * centre + 0.1 * torch.cat(outputs).mean(0)
     torch.testing.assert_close(model.criterion.center.flatten(), moved)
 
@@ -266,17 +281,17 @@ def test_a_queue_holds_the_last_rows_that_were_pushed() -> None:
     torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(7))
     pushed = torch.arange(48.0).view(24, 2)
     for start, stop in ((0, 3), (3, 6), (6, 6), (6, 9)):
-        assert not queue.full
+        assert not queue.ready
         queue.push(pushed[start:stop])
         assert {tuple(row) for row in pushed[max(0, stop - 7) : stop].tolist()} <= {
             tuple(r) for r in queue.rows.tolist()
         }
-    assert queue.full
+    assert queue.ready
     queue.push(pushed[9:24])
     assert {tuple(row) for row in queue.rows.tolist()} == {tuple(row) for row in pushed[17:].tolist()}
     empty = Queue(0, 2)
     empty.push(pushed)
-    assert not empty.full
+    assert not empty.ready
 
 
 def test_momentum_follows_parameters_and_keeps_its_own_buffers() -> None:

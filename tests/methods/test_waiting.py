@@ -1,6 +1,7 @@
 """On a GPU, a step is only handed over: no method of ours makes the host wait for a result in it."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
-from methods import Batch, Method, methods
+from methods import Batch, Method, accelerators, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
 from tests.methods.test_conformance import SMALL, backbone_for
 
-READS = {f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")}
+# The last one makes a tensor of the host's values: of the CPU, which no CUDA graph may read, or sent from there.
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "lift_fresh")
+READS = {f"aten::{name}" for name in WAITS}
 
 
 class Waits(TorchDispatchMode):
@@ -41,25 +44,30 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-EACH = pytest.mark.parametrize(
-    ("name", "with_rela"), [(name, with_rela) for name in methods for with_rela in (False, True)]
-)
+NAMES = ("name", "with_rela")
+METHODS = [(name, with_rela) for name in methods for with_rela in (False, True)]
+EACH = pytest.mark.parametrize(NAMES, [*METHODS, *((name, False) for name in accelerators)])
 
 
 def test_what_waits_is_seen() -> None:
     values = torch.arange(3.0)
     with Waits() as waits:
         values[values > 1].sum().item()
-    assert waits.seen == {"aten::index by a mask", "aten::_local_scalar_dense"}
+        torch.tensor(0.5)
+    assert waits.seen == {"aten::index by a mask", "aten::_local_scalar_dense", "aten::lift_fresh"}
 
 
 def build(name: str, with_rela: bool) -> Method:
+    """Return the method, inside ReLA or not, or the accelerator of that name."""
     backbone = build_backbone(backbone_for(name), 12)
+    if name in accelerators:
+        params = {"queue": 16} if name == "seed" else {}
+        return accelerators.build(name, BYOL(backbone.module, backbone.dim), 8, params)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, check_every=1000) if with_rela else method
 
 
-def random_batch(method: Method) -> Batch:
+def batch_for(method: Method) -> Batch:
     sizes = [view.pixels(12) for view in method.views]
     return Batch([torch.randn(16, 3, size, size) for size in sizes], torch.arange(16) % 10, torch.randn(16, 8))
 
@@ -68,7 +76,7 @@ def random_batch(method: Method) -> Batch:
 def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], fused=True)
-    batch = random_batch(method)
+    batch = batch_for(method)
     with Waits() as waits:
         for _ in range(2):
             method.loss(batch).backward()  # type: ignore[no-untyped-call]
@@ -76,6 +84,22 @@ def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
             optimiser.zero_grad()
             method.after_step()
     assert not waits.seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kinds"), [("byol", 1), ("dino", 1), ("moco", 1), ("swav", 2)])
+def test_a_loss_is_compiled_once_for_each_kind_of_step(name: str, kinds: int) -> None:
+    method, graphs = build(name, with_rela=False), list[torch.fx.GraphModule]()
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    loss, batch = torch.compile(method.loss, backend=keep), batch_for(method)
+    for _ in range(4):
+        loss(batch)
+        method.after_step()
+    assert len(graphs) == kinds
 
 
 def host_state(method: Method) -> dict[str, object]:
@@ -94,8 +118,7 @@ def host_state(method: Method) -> dict[str, object]:
 @EACH
 def test_a_loss_that_a_gpu_records_leaves_the_host_as_it_was(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
-    batch = random_batch(method)
-    before = host_state(method)
+    batch, before = batch_for(method), host_state(method)
     method.loss(batch)
     assert method.recordable == (host_state(method) == before)
 
@@ -145,10 +168,10 @@ OF_RELA = 286
 VERSIONS = 1.1  # of torch count a little differently
 
 
-@EACH
+@pytest.mark.parametrize(NAMES, METHODS)
 def test_no_step_takes_more_operations_than_it_did(name: str, with_rela: bool) -> None:
     method = build(name, with_rela)
-    batch = random_batch(method)
+    batch = batch_for(method)
     with Waits() as waits:
         method.loss(batch).backward()  # type: ignore[no-untyped-call]
         method.after_step()

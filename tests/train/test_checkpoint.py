@@ -60,9 +60,9 @@ def stop_at(task: Task, paths: Paths, step: int) -> Path:
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "checkpoint.pt"
-    assert load_checkpoint(path, "a", CPU) is None
+    assert load_checkpoint(path, "a") is None
     save_checkpoint(path, "a", SAVED)
-    found = load_checkpoint(path, "a", CPU)
+    found = load_checkpoint(path, "a")
     assert found is not None
     assert found.trainer
     assert SAVED.trainer
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_set_aside(
         save_checkpoint(path, "a", SAVED)
         path.write_bytes(damage(path.read_bytes()))
         kept.append(path.read_bytes())
-        assert load_checkpoint(path, "a", CPU) is None
+        assert load_checkpoint(path, "a") is None
         assert capsys.readouterr().err == f"{path}: {why}; set aside as checkpoint.pt.{end}\n"
     assert [file.read_bytes() for file in sorted(tmp_path.iterdir())] == kept
 
@@ -106,10 +106,10 @@ def test_a_stale_checkpoint_is_set_aside(
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, "a", SAVED)
-    assert load_checkpoint(path, "b", CPU) is None
+    assert load_checkpoint(path, "b") is None
     save_checkpoint(path, "a", SAVED)
     monkeypatch.setattr(checkpoints, "VERSION", 99)
-    assert load_checkpoint(path, "a", CPU) is None
+    assert load_checkpoint(path, "a") is None
     assert capsys.readouterr().err.splitlines() == [
         f"{path}: the checkpoint of another cell; set aside as checkpoint.pt.stale",
         f"{path}: a checkpoint of version 2 where 99 is known; set aside as checkpoint.pt.stale.2",

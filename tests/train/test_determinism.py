@@ -114,7 +114,7 @@ def test_a_method_has_the_same_bits_twice_and_when_it_is_resumed(
         assert_same(whole, again)
         cut.train(3, lambda: None)
         save_checkpoint(tmp_path / "checkpoint.pt", "a", Checkpoint({}, None, 0.0, None, (), cut.state()))
-        found = load_checkpoint(tmp_path / "checkpoint.pt", "a", CPU)
+        found = load_checkpoint(tmp_path / "checkpoint.pt", "a")
         assert found
         assert found.trainer
         resumed = trainer(cell, source)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import UserError
 from bench.core.paths import Paths
 from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment
@@ -223,6 +224,14 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
             learned.append((record.curve[-1].loss, record.curve[-1].score, read_state(paths.backbone(task.id))))
     assert learned[0][:2] == learned[1][:2]
     assert all(torch.equal(value, learned[1][2][key]) for key, value in learned[0][2].items())
+
+
+@pytest.mark.parametrize("rela", [False, True])
+def test_labels_that_no_output_stands_for_are_told_of_before_the_first_step(rela: bool, source: InMemoryLoader) -> None:
+    of = cell("supervised", rela=rela)
+    with pytest.raises(UserError, match=r"^params.classes is 9, and the labels are of 10 classes; raise it$"):
+        trainer_of(of, method_of(of.model_copy(update={"params": {"classes": 9}})), source)
+    trainer_of(of, method_of(of.model_copy(update={"params": {"classes": 10}})), source)
 
 
 def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: InMemoryLoader) -> None:

@@ -181,18 +181,18 @@ def _draw_x_axis(axes: "Axes", chart: Chart) -> None:
         axes.margins(x=0.07)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     label = chart.x_label
-    paths = dict(sorted(chart.budgets))
-    if paths and _apart([*paths], chart.log):
-        axes.set_xticks([*paths], [f"{cost:,.0f}\n{budget}" for cost, budget in paths.items()])
+    ticks = dict(sorted(chart.budgets))
+    if ticks and _apart([*ticks], chart.log):
+        axes.set_xticks([*ticks], [f"{cost:,.0f}\n{budget}" for cost, budget in ticks.items()])
         label += ", and budget"
     axes.set_xlabel(f"{label} (log scale)" if chart.log else label)
 
 
 def _apart(costs: list[float], log: bool) -> bool:
     """Return whether ticks at these costs would stand clear of one another."""
-    paths = [math.log(cost) for cost in costs] if log else costs
-    gaps = [right - left for left, right in pairwise(paths)]
-    return not gaps or min(gaps) >= 0.12 * (paths[-1] - paths[0])
+    spots = [math.log(cost) for cost in costs] if log else costs
+    gaps = [right - left for left, right in pairwise(spots)]
+    return not gaps or min(gaps) >= 0.12 * (spots[-1] - spots[0])
 
 
 def _name_levels(axes: "Axes", chart: Chart) -> None:
