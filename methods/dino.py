@@ -70,7 +70,7 @@ class Centred(nn.Module):
         self.temperatures = teacher_temperature, student_temperature
 
     def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the mean over pairs and images, the first T views being the teacher's too; keep its mean for `move`."""
+        """Return the mean over pairs and images, the first T views being the teacher's; keep its mean for `move`."""
         sharp, soft = self.temperatures
         wanted = ((teacher - self.center) / sharp).softmax(dim=-1)
         losses = -torch.einsum("tbk,sbk->ts", wanted, (student / soft).log_softmax(dim=-1))

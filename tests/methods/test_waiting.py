@@ -59,7 +59,7 @@ def test_what_waits_is_seen() -> None:
 
 def build(name: str, with_rela: bool) -> Method:
     """Return the method, inside ReLA or not, or the accelerator of that name."""
-    backbone = build_backbone(backbone_for(name), 12)
+    backbone = build_backbone("resnet_small" if name in accelerators else backbone_for(name), 12)
     if name in accelerators:
         params = {"queue": 16} if name == "seed" else {}
         return accelerators.build(name, BYOL(backbone.module, backbone.dim), 8, params)
