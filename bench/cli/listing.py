@@ -21,12 +21,15 @@ REGISTRIES = {  # by the module that has one of the name
     "datasets": "bench.data",
     "backbones": "bench.models.backbones",
     "executors": "bench.run.executors",
+    "trackers": "bench.run.trackers",
 }
 PRIOR_HEAD = ("name", "px", "dim", "MB", "here", "what it is")
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, accelerators, priors, datasets, backbones, grids or executors")],
+    what: Annotated[
+        str, typer.Argument(help="methods, accelerators, priors, datasets, backbones, grids, executors or trackers")
+    ],
     data_root: options.DataOption = Path("data"),
     plugin: options.PluginOption = None,
     as_json: options.JsonOption = False,

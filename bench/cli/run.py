@@ -70,6 +70,7 @@ def run(
         list[str] | None, typer.Option(help="only cells that are failed, oom or timeout; repeatable")
     ] = None,
     cell_timeout: Annotated[float | None, typer.Option(help="time limit of a cell, in seconds", min=0)] = None,
+    track: Annotated[str | None, typer.Option(help="follow cells live: tensorboard, mlflow or wandb")] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="the same bits in each run on a GPU; slower")
     ] = False,
@@ -86,7 +87,7 @@ def run(
     if cells:
         raise UserError("--cells is an option of `status`; `run --dry-run --json` says what each cell costs")
     given = (*chosen_grid(grid, named, profile), tuple(settings or ()), tuple(plugin or ()), data_root, results)
-    request = RunRequest(*given, device, workers, deterministic, cell_timeout)
+    request = RunRequest(*given, device, workers, deterministic, cell_timeout, track)
     resources = Resources(jobs_per_gpu if jobs is None else jobs, gpus_per_cell, tuple(slurm or ()) or None)
     call = Call(request, resources, executor, only, tuple(cell or ()), tuple(retry or ()), rehearse, dry_run)
     call.start(as_json)
@@ -139,8 +140,9 @@ class Call:
         from bench.run.executors import Resources
         from bench.toy.study import print_states, run_toy
 
-        if self.cells or self.executor != "local" or self.resources != Resources():
-            raise UserError(f"{toy.name} has settings instead of cells: leave out --cell, --executor and its options")
+        if self.cells or self.executor != "local" or self.resources != Resources() or self.request.track:
+            others = "leave out --cell, --track, --executor and its options"
+            raise UserError(f"{toy.name} has settings instead of cells: {others}")
         if self.rehearse:
             print(f"{toy.name} takes seconds as it is: nothing to rehearse")
         elif self.dry_run:

@@ -64,6 +64,10 @@ class Paths:
         """What a cell leaves behind while it runs: logs and a checkpoint."""
         return self.records / ".work" / cell_id
 
+    def tracking(self, tracker: str) -> Path:
+        """What a tracker writes of the grid's cells while they run."""
+        return self.records / "tracking" / tracker
+
     def lock(self, cell_id: str) -> Path:
         """What a runner locks before it runs the cell (`bench.core.lock`)."""
         return self.work(cell_id) / "lock"

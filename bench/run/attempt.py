@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,7 @@ from bench.measure.memory import release
 from bench.plan.graph import Ready
 from bench.run.events import CellLog
 from bench.run.progress import Display
+from bench.run.tracking import Tracked
 from bench.store.record import Failure, Finished
 from bench.train.cell import run_cell
 from bench.train.checkpoint import checkpoint_path
@@ -63,13 +64,14 @@ class Here:
     workers: int
     limits: Limits
     display: Display
+    track: str | None = None
 
     def __call__(self, task: Ready, lock: Lock, stop: Callable[[], bool]) -> Finished | Trouble:
         """Return the cell's record, or why it has none."""
         log = CellLog(self.paths.work(task.id))
         watch = logged(task, log, lock.check, stop, self.display)
         try:
-            return attempt(task, self.paths, self.device, self.workers, watch, self.limits)
+            return attempt(task, self.paths, self.device, self.workers, watch, self.limits, self.track)
         finally:
             release(self.device)
 
@@ -96,12 +98,33 @@ def logged(
 
 
 def attempt(
-    task: Ready, paths: Paths, device: torch.device, workers: int, watch: Hooks, limits: Limits
+    task: Ready,
+    paths: Paths,
+    device: torch.device,
+    workers: int,
+    watch: Hooks,
+    limits: Limits,
+    track: str | None = None,
 ) -> Finished | Trouble:
-    """Run a cell and return its record, or why it has none, once its log has the traceback.
+    """Run a cell and return its record, or why it has none, once its log has the traceback; `track` names a tracker.
 
     Raises Interrupted, Lost and WriteError.
     """
+    if not track:
+        return _attempt(task, paths, device, workers, watch, limits)
+    tracked = Tracked(track, task, paths, lambda why: watch.event("untracked", {"why": why}))
+    status = "interrupted"
+    try:
+        result = _attempt(task, paths, device, workers, replace(watch, track=tracked.put), limits)
+        status = result.status
+        return result
+    finally:
+        tracked.close(status)
+
+
+def _attempt(
+    task: Ready, paths: Paths, device: torch.device, workers: int, watch: Hooks, limits: Limits
+) -> Finished | Trouble:
     try:
         return run_cell(task, paths, device, workers, watch, limits)
     except (Interrupted, Lost, WriteError):

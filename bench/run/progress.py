@@ -158,6 +158,8 @@ class Display:
         whose = f"{task.cell}: " if self.several else ""
         if name == "resume":
             self.say(f"  {whose}resumes at step {facts['step']:,} of {facts['steps']:,}")
+        if name == "untracked":
+            self.say(f"  {whose}tracked no more: {facts['why']}")
         if name == "evaluation" and (cell := self.running.get(task.id)):
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])

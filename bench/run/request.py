@@ -7,6 +7,7 @@ from bench.core.environment import checkpoint_seconds, make_deterministic, own_c
 from bench.core.registry import load_plugin
 from bench.grid.load import find_grid
 from bench.plan.request import Request
+from bench.run.trackers import find_tracker
 
 if TYPE_CHECKING:
     from bench.train.keeper import Limits
@@ -20,6 +21,7 @@ class RunRequest(Request):
     workers: int = 2
     deterministic: bool = False
     cell_timeout: float | None = None
+    track: str | None = None
 
     def to_argv(self) -> tuple[str, ...]:
         """Return the command that runs the grid from any folder, for `--cell` and an executor's options behind it."""
@@ -30,16 +32,22 @@ class RunRequest(Request):
         options += [("--data-root", self.data_root.absolute()), ("--results", self.results.absolute())]
         options += [("--device", self.device), ("--workers", self.workers)]
         options += [("--cell-timeout", self.cell_timeout)] if self.cell_timeout is not None else []
+        options += [("--track", self.track)] if self.track else []
         words = [str(word) for option in options for word in option]
         return (*own_command(), "run", *words, *(["--deterministic"] if self.deterministic else []))
 
     def prepare_process(self) -> None:
-        """Load the plugins, and have torch choose deterministic algorithms if that is asked for. Raises UserError."""
+        """Load the plugins and the tracker, and have torch choose deterministic algorithms if that is asked for.
+
+        Raises UserError.
+        """
         if self.deterministic:
             make_deterministic()
         checkpoint_seconds()  # a wrong value is refused before anything runs
         for path in self.plugins:
             load_plugin(path)
+        if self.track:
+            find_tracker(self.track)
 
     def limits(self) -> "Limits":
         """Return the seconds between two checkpoints, and those that a cell may take."""

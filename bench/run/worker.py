@@ -59,11 +59,11 @@ def _train(part: Part, log: CellLog) -> Finished | Trouble:
     with rank_zero_first():
         task, paths = _task(part.request, part.key)
     own, stop = partial(check, paths.lock(task.id), part.lock), lambda: bool(asked)
-    watch = Hooks(lambda *step: None, lambda *event: None, stop, own)
+    watch, track = Hooks(lambda *step: None, lambda *event: None, stop, own), None
     if is_rank_zero():
-        watch = logged(task, log, own, stop)
+        watch, track = logged(task, log, own, stop), part.request.track
     device = find_device(part.request.device)
-    return attempt(task, paths, device, part.request.workers, watch, part.request.limits())
+    return attempt(task, paths, device, part.request.workers, watch, part.request.limits(), track)
 
 
 def _task(request: RunRequest, key: str) -> tuple[Ready, Paths]:

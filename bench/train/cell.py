@@ -90,6 +90,8 @@ def set_up(task: Ready, paths: Paths, clock: Clock, workers: int, hooks: Hooks, 
         elif task.cell.seconds_of:
             seconds = _matched(task, paths).ledger.seconds_with_targets
     hooks.event("resume" if trainer.step else "start", {"step": trainer.step, "steps": trainer.steps})
+    for step, values in keeper.values:
+        hooks.track(step, values)
     if seconds is not None:
         trainer.steps = sys.maxsize  # nobody knows how many
     save_due = Throttle(limits.checkpoint_seconds)
@@ -178,6 +180,7 @@ class CellRun:
             with memory_for("evaluating", device):
                 keeper.curve.append(self._evaluated(losses, last=until == steps[-1]))
             keeper.hooks.event("evaluation", keeper.curve[-1].model_dump())
+            keeper.note(trainer, keeper.curve[-1])
             if until < steps[-1]:
                 keeper.save(trainer)
         # Of the backbones of a rehearsal and of trials, keep only those used as priors: all would be gigabytes.
@@ -239,6 +242,8 @@ class CellRun:
     def _after_step(self) -> None:
         trainer = self.trainer
         self.keeper.hooks.step(trainer.step, self._steps_in_all(), trainer.loss)
+        if trainer.step % trainer.order.steps_per_epoch == 0:
+            self.keeper.note(trainer)
         if world_size() == 1 or trainer.step % ASK_EVERY == 0:
             self._check()
         if self.save_due():

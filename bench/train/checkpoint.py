@@ -30,6 +30,7 @@ class Checkpoint:
         trainer: the trainer's state; None before its first step.
         side_by_side: cells on the device at a time until then, at most.
         taken: seconds of those spent that other work took, by phase; None: not known.
+        values: what was tracked until then, after which step.
     """
 
     seconds: dict[str, float]
@@ -40,6 +41,7 @@ class Checkpoint:
     trainer: dict[str, Any] | None
     side_by_side: Cells = 1
     taken: dict[str, float] | None = None
+    values: tuple[tuple[int, dict[str, float]], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError on phases that no clock has."""

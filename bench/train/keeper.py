@@ -12,7 +12,7 @@ from bench.core.throttle import Throttle
 from bench.measure.clock import Clock
 from bench.measure.memory import peak_memory
 from bench.plan.graph import Ready
-from bench.store.record import Point
+from bench.store.record import Point, score_linear
 from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer
 
@@ -28,12 +28,14 @@ class Hooks:
         event: called with an event's name and facts: the log of the cell.
         stop: tells whether the user wants to stop.
         own: called before each write; raises if another runner has taken over the cell.
+        track: called with a step and what is known after it (`Keeper.note`); again for what an earlier run has passed.
     """
 
     step: Callable[[int, int, float], None]
     event: Callable[[str, dict[str, Any]], None]
     stop: Callable[[], bool]
     own: Callable[[], None] = lambda: None
+    track: Callable[[int, dict[str, float]], None] = lambda step, values: None
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Limits:
 class Keeper:
     """Keeps the checkpoint of a running cell, and ends the run when the user wants that or its time is over.
 
-    From an earlier run it takes the curve, the trainer's state, which whoever has restored that sets to None, and what
-    was spent, which it adds to the clock.
+    From an earlier run it takes the curve, the values that were tracked, the trainer's state, which whoever has
+    restored that sets to None, and what was spent, which it adds to the clock.
     """
 
     def __init__(self, task: Ready, paths: Paths, clock: Clock, hooks: Hooks, limits: Limits) -> None:
@@ -56,6 +58,7 @@ class Keeper:
         self.path = checkpoint_path(paths, task.id)
         saved = load_checkpoint(self.path, task.id)
         self.curve: list[Point] = list(saved.curve) if saved else []
+        self.values: list[tuple[int, dict[str, float]]] = list(saved.values) if saved else []
         self.state = saved.trainer if saved else None
         self._peak = saved.peak if saved else None
         if saved:
@@ -67,8 +70,22 @@ class Keeper:
         if is_rank_zero():
             set_aside(self.path, why, "stale")
         self.curve.clear()
+        self.values.clear()
         self.state = self._peak = None
         self.clock.forget()
+
+    def note(self, trainer: Trainer, point: Point | None = None) -> None:
+        """Pass on loss, learning rate and what training has spent, after an evaluation the accuracies and joules too.
+
+        They are kept as well: a kill may come after a checkpoint, but before a tracker has shown them.
+        """
+        seconds, flops = self.clock.seconds("train"), float(trainer.spent.flops)
+        values = {"loss": trainer.loss, "lr": trainer.lr, "seconds": seconds, "flops": flops}
+        if point:
+            values |= {"linear": score_linear(point.score), "knn": point.score.knn}
+            values |= {} if point.joules is None else {"joules": point.joules}
+        self.values.append((trainer.step, values))
+        self.hooks.track(trainer.step, values)
 
     def check(self, doing: str, trainer: Trainer | None = None) -> None:
         """Save, and raise Interrupted when the user wants to stop, TimedOut when the cell has had its time.
@@ -106,6 +123,7 @@ class Keeper:
                 state,
                 clock.side_by_side,
                 clock.taken(),
+                tuple(self.values),
             )
             save_checkpoint(self.path, self.task.id, here)
         self.hooks.event("checkpoint", {"step": state["step"] if state else 0})

@@ -129,6 +129,11 @@ class Trainer:
         self.scaler.update()
         self.teachers.move(self.step, self.steps)
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
     def mean_losses(self) -> dict[str, float]:
         """Return the mean loss of each kind of step since this was last called, over all processes."""
         means = {kind: mean(total / self.counts[kind]).item() for kind, total in self.sums.items()}

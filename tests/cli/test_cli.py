@@ -26,7 +26,7 @@ protocol: {epochs: 2, batch_size: 32, input_size: 12, blur: false, probe: {epoch
 """
 SHOWN = {
     "run": "--set --only --device --executor --data-root --results --plugin --workers --dry-run --json --rehearse"
-    " --retry --cell-timeout --deterministic --jobs --gpus-per-cell --slurm --help",
+    " --retry --cell-timeout --track --deterministic --jobs --gpus-per-cell --slurm --help",
     "check": "--baseline --update --seeds --junit --set --device --data-root --results --plugin --help",
     "report": "--set --results --reports --format --plugin --help",
     "status": "--set --only --data-root --results --plugin --cells --json --help",

@@ -415,10 +415,10 @@ def test_a_training_that_diverges_is_one_sentence_and_no_record(path: Path, reco
 
 def test_what_does_not_apply_is_said(path: Path) -> None:
     assert "has no cells" in bench(path, "run", "--only", "seed=1").err
-    for option in (["--cell", "a"], ["--executor", "slurm"], ["--jobs", "2"], ["--slurm", "partition=gpu"]):
-        ran = bench(path, "run", *option)
+    for option in ("--cell a", "--executor slurm", "--jobs 2", "--slurm partition=gpu", "--track wandb"):
+        ran = bench(path, "run", *option.split())
         assert ran.code == 2
-        assert "has settings instead of cells: leave out --cell, --executor and its options" in ran.err
+        assert "has settings instead of cells: leave out --cell, --track, --executor and its options" in ran.err
     assert "nothing to fetch" in bench(path, "prepare").out
     with pytest.raises(UserError, match="has no cells"):
         load_grid("paper_toy")

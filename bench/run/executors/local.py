@@ -52,7 +52,7 @@ class Local(Executor):
         if not pending:
             display = Display(work.paths.mark, quiet=PARENT in os.environ)
             limits, workers = work.request.limits(), work.request.workers
-            trains: Trains = Here(work.paths, self.target, workers, limits, display)
+            trains: Trains = Here(work.paths, self.target, workers, limits, display, work.request.track)
             if self.processes > 1:
                 threads = _threads(self.processes // self.nodes)
                 trains = Together(work.paths, work.request, display, self.processes, self.nodes, threads)
