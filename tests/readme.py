@@ -1,8 +1,7 @@
 """What README and docs say of shipped results, made of the records by the report's own functions.
 
 `python -m tests.readme` writes it anew, between `<!-- end -->` and one of `<!-- results: GRID -->` (all of it),
-`<!-- brief: GRID -->` (accuracies and verdicts), `<!-- headline: GRID -->` (the answer) and `<!-- terminal: GRID -->`
-(what `report` prints); with `--check` it only names the files that differ.
+`<!-- headline: GRID -->` (the answer) and `<!-- terminal: GRID -->` (what `report` prints); with `--check` it only names the files that differ.
 """
 
 import io
@@ -28,7 +27,7 @@ from bench.report.sections.verdicts import certainty, headline, rooms, verdict_h
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?<=<!-- )(results|brief|terminal|headline): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- )(results|terminal|headline): (\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def records_of(name: str) -> Path:
@@ -88,7 +87,7 @@ def answer(found: Collected) -> str:
     return escape_markdown(headline(found, judged(found)), None)
 
 
-MAKERS = {"results": full, "brief": brief, "headline": answer, "terminal": terminal}
+MAKERS = {"results": full, "headline": answer, "terminal": terminal}
 
 
 def main() -> int:

@@ -248,7 +248,7 @@ class Call:
         rows = [
             (self.request.command("run", "--rehearse"), "every cell in a few steps"),
             (Request("quickstart").command("run"), "minutes on two cores"),
-            (Request("cifar_small").command("run"), "half an hour, once prepared"),
+            (Request("cifar_small").command("run"), "about an hour on two cores, once prepared"),
         ]
         return "\n".join([*cost, "here and now:", *(f"  {command}  {what}" for command, what in rows), ""])
 

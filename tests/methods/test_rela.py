@@ -121,7 +121,7 @@ def test_the_docs_say_how_long_cifar_small_is() -> None:
     steps = [total_steps(cell, 5000) for cell in expand(load_grid("cifar_small")) if cell.rela]
     text = " ".join((ROOT / "docs" / "rela.md").read_text("utf-8").split())
     assert f"a cell of `cifar_small` with ReLA has {max(steps)} steps at most" in text
-    assert switch_by_hand([1.0] * max(steps)) is None, "it is ReLA alone"
+    assert switch_by_hand([1.0] * max(steps)) is None, "an adaptive phase does not end"
 
 
 @pytest.mark.parametrize(("phase_steps", "expected"), [(0, 0), (1, 1), (3, 3)])

@@ -30,7 +30,10 @@ def settings(found: Collected) -> list[str]:
             f" budget's share of the images), batch {protocol.batch_size}, {protocol.precision},"
             f"{compiled}{probe} {counted(len(grid.seeds), 'seed')} planned."
         )
-    lines += [f"{arm_name(arm)}: {recipe}." for arm in grid.arms if (recipe := _words(grid, arm))]
+    recipes: dict[str, list[str]] = {}
+    for arm in grid.arms:
+        recipes.setdefault(_words(grid, arm), []).append(arm_name(arm))
+    lines += [f"{'; '.join(arms)}: {recipe}." for recipe, arms in recipes.items() if recipe]
     if any(arm.method == LABELLED for arm in grid.arms):
         lines.append(f"Method {LABELLED} learns from the labels of the training images, which no other method sees.")
     return lines
@@ -38,6 +41,8 @@ def settings(found: Collected) -> list[str]:
 
 def _words(grid: Grid, arm: Arm) -> str:
     """Return the recipe of an arm, as far as it is its own."""
-    chosen = sorted(grid.tune.space) if grid.tune and arm_name(arm) in grid.tuned else []
-    own = [f"{key} {value}" for key, value in grid.recipe(arm).items() if key not in chosen]
-    return ", ".join([*own, *([f"{' and '.join(chosen)} chosen by trials"] if chosen else [])])
+    tune = grid.tune if arm_name(arm) in grid.tuned else None
+    chosen = sorted(tune.space) if tune else []
+    own = ", ".join(f"{key} {value}" for key, value in grid.recipe(arm).items() if key not in chosen)
+    by_trials = f"{', '.join(chosen)} chosen by {tune.trials} trials for each budget" if tune else ""
+    return "; ".join(filter(None, (own, by_trials)))

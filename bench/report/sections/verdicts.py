@@ -26,7 +26,7 @@ def section(found: Collected) -> Iterator[Block]:
     yield Paragraph((Strong(headline(found, claims)),))
     yield from cost_figure(found)
     yield TableBlock("verdicts", verdict_table(claims))
-    yield Bullets(tuple(one_line(_in_words(found, judgements[0])) for judgements in claims))
+    yield Bullets(tuple(one_line(_in_words(found, judgements[0]), None) for judgements in claims))
     yield Paragraph(
         "Reproduced: the accuracy is above the margin and the cost is within the share. Not reproduced: the accuracy is"
         " below the margin, or the cost is above the share. Differences are points, paired by seed, tested and bounded"
