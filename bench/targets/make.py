@@ -48,10 +48,7 @@ def find_or_make_targets(
     count, dim = len(train.labels), build_backbone(task.cell.backbone, size).dim
     data, part, made_at = task.inputs.data, task.cell.train_images or 0, prior.input_size or size
     known = {"data": data, "prior": prior.digest(), "precision": choice.precision}
-    if clock.device.type != "cpu":  # another device's rounding may turn a component that has little variance
-        known["device"] = clock.device.type
-    if held_out := task.cell.validation:
-        known["without"] = f"{held_out.share} {held_out.seed}"
+    known |= _known_if_special(task.cell, clock.device)
     path = cache_path(paths.targets or paths.cache, **known, part=part, size=made_at, dim=dim)
     find = partial(load_targets, path, count, in_file=isinstance(train, StreamingLoader))
     if found := find():
@@ -69,6 +66,16 @@ def find_or_make_targets(
         with clock.phase("other"), writing(path.parent):
             save_targets(made, path)
         return made
+
+
+def _known_if_special(cell: Cell, device: torch.device) -> dict[str, str]:
+    """Return what tells a trial's targets, and those of another device than a CPU, from the others."""
+    found = {}
+    if device.type != "cpu":  # its rounding may turn a component that has little variance
+        found["device"] = device.type
+    if held_out := cell.validation:
+        found["without"] = f"{held_out.share} {held_out.seed}"
+    return found
 
 
 def make_targets(

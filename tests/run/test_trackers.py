@@ -290,11 +290,11 @@ def test_a_rehearsal_is_not_tracked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [["--jobs", "2"], ["--gpus-per-cell", "2"]])
 @pytest.mark.usefixtures("lines")
 def test_of_several_processes_one_tracks_a_cell(options: list[str], tmp_path: Path, server: Forks) -> None:
-    path = folder(tmp_path / "run", GRID.replace("seeds: [3]", "seeds: [3, 4]"))
+    path = folder(tmp_path / "run", GRID.replace("[3]", "[3, 4]") if "--jobs" in options else GRID)
     plugin = ["--plugin", tmp_path / "my_tracker.py", "--track", "lines"]
     assert server.run(path, *options, *plugin) == 0, (path / "out").read_text()
     files = list((path / "results/tiny/tracking/lines").iterdir())
-    assert len(files) == 2
+    assert len(files) == (2 if "--jobs" in options else 1)
     for file in files:
         rows = by_name([json.loads(line) for line in file.read_text().splitlines()])
         assert [step for step, _ in rows["loss"]] == SPENT

@@ -5,8 +5,10 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from bench.run.trackers import Run, Tracker, trackers
@@ -65,8 +67,7 @@ class WandB(Tracker):
 
 def read_rows(path: Path) -> Iterator[dict[str, float]]:
     """Yield the rows of values in a file of W&B, up to where a kill has cut it."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    records: Any = import_module("wandb.proto.wandb_internal_pb2")  # whose types are made as it is imported
     data, at, parts = path.read_bytes(), HEADER, b""
     while at + PART.size <= len(data):
         if (room := BLOCK - at % BLOCK) < PART.size:
@@ -79,7 +80,7 @@ def read_rows(path: Path) -> Iterator[dict[str, float]]:
         at += PART.size + size
         parts += part
         if kind in (WHOLE, END):
-            record, parts = Record.FromString(parts), b""
+            record, parts = records.Record.FromString(parts), b""
             row = {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in record.history.item}
             if "step" in row:
                 yield {name: value for name, value in row.items() if not name.startswith("_")}
