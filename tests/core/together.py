@@ -35,11 +35,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"projection": 16},
     "dino": {"hidden": 16, "outputs": 16},
     "dino_multicrop": {"hidden": 16, "outputs": 16},
+    "dinov2": {"hidden": 16, "outputs": 16},
     "fastsiam": {"projection": 16, "bottleneck": 8},
     "frossl": {"hidden": 16, "projection": 8},
+    "ibot": {"hidden": 16, "outputs": 16},
+    "lejepa": {"hidden": 16, "projection": 8, "directions": 16},
     "mmcr": {"hidden": 16, "projection": 8, "pairs": 2},
     "moco": {"queue": 24},
     "mocov3": {"hidden": 16, "projection": 8},
+    "msn": {"hidden": 16, "projection": 8, "prototypes": 16},
     "nnclr": {"hidden": 16, "projection": 8, "prediction": 16, "queue": 24},
     "ressl": {"hidden": 16, "projection": 8, "queue": 24},
     "simsiam": {"projection": 16, "bottleneck": 8},
@@ -84,7 +88,7 @@ def train(name: str, around: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         train = load_dataset("digits", Paths(Path(folder), Path(folder), "together")).train
     torch.manual_seed(0)
-    backbone = build_backbone("resnet_small", SIZE)
+    backbone = build_backbone("vit_micro" if methods.get(name).needs_tokens else "resnet_small", SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     method = wrapped(method, around).double()
     synchronise_batch_norm(method)

@@ -15,7 +15,7 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
 from bench.measure.flops import count_flops, step_flops
-from bench.models.backbones import backbones, build_backbone, resnet_small
+from bench.models.backbones import Backbone, backbones, build_backbone, resnet_small
 from bench.plan.estimate import flops_per_image
 from bench.train.loop import Trainer
 from methods import Batch, methods
@@ -97,12 +97,15 @@ def test_the_ledger_is_the_sum_of_what_each_step_computes(name: str) -> None:
         "queue_after": 0,
     }
     known = methods.resolved(name, {}, "")
-    model = methods.get(name)(
-        nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6, **{key: small[key] for key in known.keys() & small.keys()}
-    )
-    source = InMemoryLoader(torch.zeros(16, 3, 4, 4, dtype=torch.uint8), torch.zeros(16, dtype=torch.int64), 4, CPU)
+    size, backbone = 4, Backbone(nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6)
+    if methods.get(name).needs_tokens:
+        size, backbone = 12, build_backbone("vit_micro", 12)
+    model = methods.get(name)(backbone.module, backbone.dim, **{key: small[key] for key in known.keys() & small.keys()})
+    images = torch.zeros(16, 3, size, size, dtype=torch.uint8)
+    source = InMemoryLoader(images, torch.zeros(16, dtype=torch.int64), size, CPU)
     trainer = Trainer(model, source, Sampler(16, 1.0, 4, 0), None, Protocol(blur=False), Clock(CPU))
-    batch = Batch([torch.randn(4, 3, 4, 4) for _ in model.views], torch.zeros(4, dtype=torch.int64))
+    sizes = [view.pixels(size) for view in model.views]
+    batch = Batch([torch.randn(4, 3, each, each) for each in sizes], torch.zeros(4, dtype=torch.int64))
     flops = 0
     for step in range(1, 7):
         now = copy.deepcopy(model)

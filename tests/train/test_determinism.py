@@ -34,7 +34,7 @@ NAMES = sorted(methods)
 QUICK = {"byol", "moco"}  # the others take as long again
 SIZES = dict.fromkeys(("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue"), 24) | {"queue_after": 0}
 GRID = """
-backbone: resnet_small
+backbone: BACKBONE
 datasets: [digits]
 seeds: [3]
 arms: [{method: METHOD}, {name: rela, method: METHOD, rela: {prior: rand, phase: PHASE}}]
@@ -57,6 +57,7 @@ def small(method: str) -> dict[str, int]:
 
 def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:
     text = GRID.replace("METHOD", method).replace("PARAMS", json.dumps(small(method))).replace("PHASE", phase)
+    text = text.replace("BACKBONE", "vit_micro" if methods.get(method).needs_tokens else "resnet_small")
     (tmp_path / "tiny.yaml").write_text(text)
     return expand(load_grid(str(tmp_path / "tiny.yaml")))
 
