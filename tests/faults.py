@@ -51,7 +51,7 @@ TRAINED = "[parameter for parameter in method.parameters() if parameter.requires
 NAMED = "[p for name, p in method.named_parameters() if p.requires_grad and {} in name]"
 RELA_LOSS = "loss = 1 - (cosine_similarity(y0, batch.targets) + cosine_similarity(y1, batch.targets)).mean() / 2"
 RELA_MSE = "loss = ((y0 - batch.targets).square() + (y1 - batch.targets).square()).mean() / 2"
-BYOL_LOSS = "(self.criterion(p0, self.teacher(x1)) + self.criterion(p1, self.teacher(x0)))"
+BYOL_TARGETS = "z1, z0 = (self.teacher(x).float() for x in (x1, x0))"
 STANDARD = "standard = torch.where(full, reduced / torch.where(full, deviation, 1.0), 0.0)"
 
 FAULTS = (
@@ -137,7 +137,7 @@ FAULTS = (
     Fault("momentum 0.99 to 0", "methods/byol.py", "momentum: float = 0.99", "momentum: float = 0.0"),
     Fault("momentum 0.99 to 0.9", "methods/byol.py", "momentum: float = 0.99", "momentum: float = 0.9"),
     Fault("momentum network never updated", "methods/byol.py", "self.teacher.update(self.student)", "pass"),
-    Fault("gradient through the target", "methods/byol.py", BYOL_LOSS, BYOL_LOSS.replace("teacher", "student")),
+    Fault("gradient through the target", "methods/byol.py", BYOL_TARGETS, BYOL_TARGETS.replace("teacher", "student")),
     Fault("one view used twice", "methods/byol.py", "x0, x1 = batch.views", "x0, x1 = batch.views[0], batch.views[0]"),
     Fault("optimiser misses the backbone", "bench/train/loop.py", TRAINED, NAMED.format('"backbone" not')),
     Fault("optimiser misses the heads", "bench/train/loop.py", TRAINED, NAMED.format('"backbone"')),

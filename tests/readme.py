@@ -1,8 +1,8 @@
 """What README and docs say of shipped results, made of the records by the report's own functions.
 
 `python -m tests.readme` writes it anew, between `<!-- end -->` and one of `<!-- results: GRID -->` (all of it),
-`<!-- headline: GRID -->` (the answer) and `<!-- terminal: GRID -->` (what `report` prints). With `--check` it only names
-the files that differ.
+`<!-- headline: GRID -->` (the answer) and `<!-- terminal: GRID -->` (what `report` prints). With `--check` it only
+names the files that differ.
 """
 
 import io

@@ -60,15 +60,11 @@ def run(
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
     workers: Annotated[int, typer.Option(help="processes that decode images of a streamed dataset", min=0)] = 2,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only print what is done, what is left, and its cost")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is done and what the rest costs")] = False,
     cells: Annotated[bool, typer.Option("--cells", hidden=True)] = False,
     as_json: JsonOption = False,
     rehearse: RehearseOption = False,
-    retry: Annotated[
-        list[str] | None, typer.Option(help="only cells that are failed, oom or timeout; repeatable")
-    ] = None,
+    retry: Annotated[list[str] | None, typer.Option(help="only failed, oom or timeout; repeatable")] = None,
     cell_timeout: Annotated[float | None, typer.Option(help="time limit of a cell, in seconds", min=0)] = None,
     track: Annotated[str | None, typer.Option(help="follow cells live: tensorboard, mlflow or wandb")] = None,
     deterministic: Annotated[

@@ -90,7 +90,7 @@ def cost_lines(lines: Sequence[Line], paths: Paths, device: torch.device) -> lis
         said.append(f"{flop(flops)} of training in {steps:,} steps:")
         said.append(_time(flops, measured_rate(paths, device), device))
     if unknown:
-        said.append(f"the cost of {unknown} of them is not known: their images are not here to be counted")
+        said.append(f"the cost of {unknown} of them is not known before they run")
     if any(line.task.cell.rela and line.task.cell.rela.phase == "adaptive" for line in todo):
         said.append("an adaptive ReLA phase counts as never ending or as ending at once, whichever costs more")
     return said
@@ -158,7 +158,8 @@ def _step_flops(backbone: str, method: str, params: str, size: int, wrapper: str
     stepped: Method = ReLA(around, network.dim) if wrapper == "rela" else around
     if wrapper not in {"", "rela"}:
         stepped = accelerators.build(wrapper, around, network.dim, json.loads(wrapper_params))
-    views = [torch.rand(SAMPLE, 3, size, size) for _ in stepped.views]
+    sizes = [view.pixels(size) for view in stepped.views]
+    views = [torch.rand(SAMPLE, 3, pixels, pixels) for pixels in sizes]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))
     return step_flops(lambda: stepped.loss(batch))
 

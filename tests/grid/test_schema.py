@@ -26,6 +26,7 @@ LIMITS: dict[str, Any] = {
     "exclusiveMaximum": lambda value, limit: value < limit,
     "minItems": lambda value, limit: len(value) >= limit,
     "maxItems": lambda value, limit: len(value) <= limit,
+    "minProperties": lambda value, limit: len(value) >= limit,
     "maxLength": lambda value, limit: len(value) <= limit,
     "pattern": lambda value, limit: re.search(limit, value) is not None,
     "enum": lambda value, limit: value in limit,

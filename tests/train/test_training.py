@@ -228,10 +228,11 @@ def test_to_be_evaluated_on_the_way_changes_nothing_that_is_learned(tmp_path: Pa
 
 @pytest.mark.parametrize("rela", [False, True])
 def test_labels_that_no_output_stands_for_are_told_of_before_the_first_step(rela: bool, source: InMemoryLoader) -> None:
-    of = cell("supervised", rela=rela)
+    of = cell("supervised", phase=0.5 if rela else None)
+    nine, ten = (method_of(of.model_copy(update={"params": {"classes": count}}), COUNT) for count in (9, 10))
     with pytest.raises(UserError, match=r"^params.classes is 9, and the labels are of 10 classes; raise it$"):
-        trainer_of(of, method_of(of.model_copy(update={"params": {"classes": 9}})), source)
-    trainer_of(of, method_of(of.model_copy(update={"params": {"classes": 10}})), source)
+        trainer_of(of, source, nine)
+    trainer_of(of, source, ten)
 
 
 def test_steps_that_fp16_skips_are_counted_and_change_nothing(source: InMemoryLoader) -> None:
