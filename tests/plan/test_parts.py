@@ -145,7 +145,7 @@ class Mine(DatasetInfo):
         (None, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),
         (50_000, True, " to run\n1.13 GFLOP of training in 7 steps:\n"),  # what is there counts
         (44, False, " to run, 1 more that lack something\n1.78 GFLOP of training in 11 steps:\n"),  # what is said to be
-        (None, False, " to run, 1 more that lack something\nthe cost of 1 of them is not known: "),
+        (None, False, " to run, 1 more that lack something\nthe cost of 1 of them is not known before they run"),
     ],
 )
 def test_a_dry_run_counts_what_a_plugin_has(

@@ -56,7 +56,10 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize(
     ("backend", "here"),
-    [("module://matplotlib_inline.backend_inline", HOSTILE.encode()), ("nonsense", b"\xff\x00: no text")],
+    [
+        ("module://matplotlib_inline.backend_inline", HOSTILE.encode()),
+        pytest.param("nonsense", b"\xff\x00: no text", marks=pytest.mark.slow),
+    ],
 )
 def test_a_users_settings_change_no_byte(backend: str, here: bytes, plain: Path, tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_bytes(here)  # matplotlib looks in the working directory first

@@ -92,6 +92,7 @@ def kill_at_random(server: Forks, base: Path, kills: int, seed: int) -> tuple[in
     return grids, killed
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_leaves_what_one_leaves_that_is_not(server: Forks, tmp_path: Path) -> None:
     whole, cut = folder(tmp_path / "whole", ONE), folder(tmp_path / "cut", ONE)
     assert server.run(whole, die_at=0, out="out") == 0

@@ -195,19 +195,30 @@ def test_the_trainer_moves_every_weight_of_the_backbone(grid: Path, tmp_path: Pa
         assert [name for name, weight in initial.named_parameters() if torch.equal(weight, trained[name])] == []
 
 
+ONLY = "arms=[{name: constant, method: byol, rela: {prior: rand, phase: 0.5}}]"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("unbroken")
+    (folder / "tiny.yaml").write_text(GRID)
+    (outcome,) = run(folder / "tiny.yaml", whole := places_in(folder), ONLY)
+    return what_was_learned(outcome.task, whole)
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 9])
-def test_an_interrupted_cell_goes_on_as_if_nothing_had_happened(stop_at: int, grid: Path, tmp_path: Path) -> None:
-    paths, whole = places_in(tmp_path / "cut"), places_in(tmp_path / "whole")
-    only = ("arms=[{name: constant, method: byol, rela: {prior: rand, phase: 0.5}}]",)
-    (task,) = tasks_of(grid, paths, *only)
+def test_an_interrupted_cell_goes_on_as_if_nothing_had_happened(
+    stop_at: int, grid: Path, tmp_path: Path, unbroken: object
+) -> None:
+    paths = places_in(tmp_path)
+    (task,) = tasks_of(grid, paths, ONLY)
     steps: list[int] = []
     watch = Hooks(lambda step, *_: steps.append(step), lambda *_: None, lambda: len(steps) == stop_at)
     with pytest.raises(Interrupted):
         run_cell(task, paths, CPU, 0, watch)
-    (resumed,) = run(grid, paths, *only)
-    (unbroken,) = run(grid, whole, *only)
+    (resumed,) = run(grid, paths, ONLY)
     assert resumed.status == "done"
-    assert_equal(what_was_learned(task, paths), what_was_learned(unbroken.task, whole))
+    assert_equal(what_was_learned(task, paths), unbroken)
     found = record(task, paths).ledger
     assert found is not None
     assert sum(found.seconds.values()) == pytest.approx(found.wall_seconds, rel=0.02)

@@ -89,6 +89,7 @@ def test_the_best_trial_is_the_recipe_of_its_arm(tmp_path: Path) -> None:
     assert [outcome.cached for outcome in run(there)] == [True] * 7
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_tuning_the_same_recipes_win(
     server: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""How long things take, `tox -e speed`. By default each runs once, as a test."""
+"""How long things take, `tox -e speed`. With the slow tests each runs once, as a test."""
 
 import math
 from dataclasses import replace
@@ -31,6 +31,7 @@ from tests.speed.bare import TARGETS, bare
 from tests.speed.ratios import cpu_seconds, gpu_seconds, ratio
 from tests.speed.reference import Images, Reference
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 GPU = torch.cuda.is_available()
 DEVICE, TIMER = (torch.device("cuda"), gpu_seconds) if GPU else (CPU, cpu_seconds)
