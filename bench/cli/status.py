@@ -5,6 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from bench.run.status import State
 
 QUIET = {"done", "waiting", "missing", "skipped"}  # states of which their number says all
-MOST = 10  # cells of which more is said
+GLUE = "\N{NO-BREAK SPACE}"  # in what stays on one line
+MOST = 10  # rows of a table, before what is done is only listed; and cells of which more is said
 
 
 def status(
@@ -83,13 +85,21 @@ def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     groups: dict[tuple[str, str], dict[float, list[State]]] = defaultdict(lambda: defaultdict(list))
     for task, state in zip(tasks, states, strict=True):
         groups[task.cell.dataset, arm_or_trials(task.cell)][task.cell.budget].append(state)
-    lines = []
-    for names, budgets in groups.items():
-        means = ", ".join(_mean(there) for there in budgets.values())
+    lines: list[tuple[str, ...]] = []
+    done: dict[str, list[str]] = defaultdict(list)
+    for (dataset, arm), budgets in groups.items():
+        means = {f"{budget:.0%}": _mean(there) for budget, there in budgets.items()}
         every = [state for there in budgets.values() for state in there]
-        shown = ", ".join(f"{budget:.0%}" for budget in budgets)
-        lines.append((*names, _counted(every), shown, means if any(state.linear for state in every) else ""))
-    print(table_text(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells"))
+        if len(groups) > MOST and all(state.kind == "done" for state in every):
+            done[dataset] += [f"{arm} {', '.join(map(' '.join, means.items()))}".replace(" ", GLUE)]
+            continue
+        linear = ", ".join(means.values()) if any(state.linear for state in every) else ""
+        lines.append((dataset, arm, _counted(every), ", ".join(means), linear))
+    if lines:
+        print(table_text(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells"))
+    for dataset, arms in done.items():
+        said = f"{dataset}, done, with linear accuracy in % at each budget: {'; '.join(arms)}"
+        print(fill(said, 80, subsequent_indent="  ").replace(GLUE, " "))
     loud = [(task, state) for task, state in zip(tasks, states, strict=True) if state.kind not in QUIET]
     for task, state in loud[:MOST]:
         print(f"{task.cell}: {state.text}")

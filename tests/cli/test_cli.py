@@ -160,6 +160,15 @@ def test_what_is_missing_is_said_once_with_the_cells_that_it_stops(
     assert sum(bool(re.search(r"^-  +cifar10 byol 100% seed \d +missing", line)) for line in every) == 2, every
 
 
+def test_of_many_arms_those_that_are_done_stand_in_a_few_lines(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "cifar_small", tmp_path / "results" / "cifar_small")
+    lines = bench(tmp_path, "status", "cifar_small").out.splitlines()
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= 80
+    assert any("CF10-R20, tuned 20% 45.4, 50% 59.2" in line for line in lines)
+    assert lines[-1] == "128 done; 128 by records alone: their data is not here"
+
+
 def test_a_grid_may_have_its_profile_behind_it(tmp_path: Path) -> None:
     for verb in ("status", "run", "check", "cancel", "prepare"):
         for words in (["quickstart@mino"], ["quickstart", "--profile", "mino"], ["--grid", "quickstart@mino"]):
