@@ -60,9 +60,9 @@ def brief(found: Collected) -> str:
 
 
 def full(found: Collected) -> str:
-    """The same, and of one method the references, the verdicts' table and the smallest budget."""
+    """The same, and of few methods the references, the verdicts' table and the smallest budget."""
     parts, claims = [brief(found)], judged(found)
-    if len(found.families) > 1:
+    if len(found.families) > 3:
         return parts[0]
     parts += ["By the same probe, for comparison:", to_markdown(reference_table(found))]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))

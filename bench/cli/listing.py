@@ -46,7 +46,8 @@ def list_names(
         print(table_text(PRIOR_HEAD, [_prior_row(name, text, data_root) for name, text in rows], PRIOR_HEAD[1:4]))
         print("`prepare` downloads what is not here; licences and sources: --json")
     elif what == "methods":
-        print(table_text(("name", "family", "paper"), [(name, *_origin(name)) for name, _ in rows]))
+        by_family = sorted((family, name, paper) for name, _ in rows for family, paper in [_origin(name)])
+        print(table_text(("family", "name", "paper"), by_family))
     else:
         print(table_text(("", ""), rows))
 
