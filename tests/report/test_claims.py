@@ -16,6 +16,7 @@ from bench.report.facts import linear
 from bench.report.labels import families
 from bench.report.render.markdown import escape_markdown, markdown_document
 from bench.report.sections.verdicts import certainty, claim_sentence, verdict_table
+from bench.store.record import Finished, read_records, write_record
 
 RECORDS = Path(__file__).parent.parent.parent / "results" / "cifar_small"
 
@@ -107,6 +108,20 @@ def test_shuffled_targets_do_not_reproduce_the_claim() -> None:
     shuffled = [one for each in judged(of) for one in each if one.claim.name.endswith("shuffled targets")]
     assert {one.alone for one in shuffled if one.currency.exact} == {"not reproduced"}
     assert "reproduced" not in {one.verdict for one in shuffled}
+
+
+def test_a_standard_error_needs_the_number_of_test_images_on_both_sides(tmp_path: Path) -> None:
+    claims = "claims=[{name: c, arm: CF10-R20, budget: 0.5, baseline: byol}]"
+    for record in read_records(RECORDS)[0]:
+        if isinstance(record, Finished) and record.cell.arm in {"byol", "CF10-R20"}:
+            unknown = {"test_images": None} if record.cell.arm == "byol" else {}
+            write_record(record.model_copy(update=unknown), tmp_path)
+    [whole] = judged(found("{name: c, arm: CF10-R20, budget: 0.5, baseline: byol}"))
+    [part] = judged(collect(load_grid("cifar_small", settings=[claims]), tmp_path))
+    share = [sum(accuracies(found(), arm, budget)) / 3 for arm, budget in (("CF10-R20", 0.5), ("byol", 1.0))]
+    expected = (sum(each * (1 - each) for each in share) / 10_000) ** 0.5
+    assert [one.error for one in whole] == [pytest.approx(expected)] * len(whole)
+    assert {one.error for one in part} == {None}
 
 
 @pytest.mark.parametrize(
