@@ -17,7 +17,7 @@ from bench.core import distributed
 from bench.core.errors import UserError, WorkerDied
 from bench.data import Split
 from bench.data.augment import MEAN, STD, EvalView, View
-from bench.data.loader import StreamingLoader, open_source
+from bench.data.loader import InMemoryLoader, StreamingLoader, open_source
 from bench.data.sampler import Sampler
 from bench.data.workers import decoded
 
@@ -56,6 +56,13 @@ def test_files_are_cropped_to_the_size_of_each_view(tmp_path: Path) -> None:
     (_, both), (_, small) = (next(each.batches(laws, Sampler(4, 1.0, 4, 0), range(1))) for each, laws in streams)
     assert [view.shape for view in both] == [(4, 3, 32, 32), (4, 3, 12, 12)]
     assert torch.equal(both[1], small[1])
+
+
+@pytest.mark.parametrize(("size", "first"), [(32, 200), (64, 128)])
+def test_large_images_are_evaluated_in_smaller_batches(size: int, first: int) -> None:
+    source = InMemoryLoader(torch.zeros(200, 3, 8, 8, dtype=torch.uint8), torch.zeros(200), 8, CPU)
+    batches = [len(each) for each in source.eval_batches(EvalView(size))]
+    assert (batches[0], sum(batches)) == (first, 200)
 
 
 class Same(Sampler):

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from bench.core.errors import TrainingError
 from bench.core.seeds import derive, generator
 from bench.data import Split
 from bench.data.augment import MEAN, STD, EvalView
@@ -241,6 +242,17 @@ def test_the_vote_is_lightlys_however_many_training_images_it_looks_at_a_time(
     monkeypatch.setattr(evaluate, "VOTE_BYTES", 4 * 70 * 10 * rows)
     assert knn_accuracy(features, 10, Knn(k=70, temperature=0.07)) == expected
     assert torch.equal(features.train, given), "the features are as they were"
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    source = open_source(Split(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64)), 8, torch.device("cpu"), 0)
+
+    class Infinite(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images / 0
+
+    with pytest.raises(TrainingError, match=r"^the backbone's features are not finite numbers$"):
+        extract(Infinite(), source, source, EvalView(8))
 
 
 def test_k_may_exceed_the_training_set() -> None:

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from bench.core.paths import Paths
@@ -50,3 +51,12 @@ def test_a_gpu_takes_no_targets_that_a_cpu_made(tmp_path: Path) -> None:
         found = find_or_make_targets(task, source, SIZE, paths, clock, lambda: None, lambda images: None)
         assert found
         assert found.maker == maker
+
+
+def test_the_cost_of_two_parts_is_their_sum_and_other_work_is_weighed_by_their_seconds() -> None:
+    one = Cost(seconds=2.0, flops=3, images=4, joules=5.0, side_by_side=1, other_load=0.5)
+    other = Cost(seconds=6.0, flops=30, images=40, joules=50.0, side_by_side=2, other_load=0.1)
+    both = one + other
+    assert (both.seconds, both.flops, both.images, both.joules, both.side_by_side) == (8.0, 33, 44, 55.0, 2)
+    assert both.other_load == pytest.approx((2 * 0.5 + 6 * 0.1) / 8)
+    assert (one + other.model_copy(update={"joules": None})).joules is None
