@@ -196,7 +196,7 @@ def test_what_options_were_called_before_goes_on_working_or_is_told(tmp_path: Pa
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("methods", ["byol", "simclr"]),
+        ("methods", ["joint embedding  byol", "masked           mae", "labels           supervised"]),
         ("priors", ["rand", "file", "timm", "<DATASET>-T"]),
         ("datasets", ["digits", "cifar10", "imagenet1k"]),
         ("backbones", ["resnet_small", "resnet18_cifar", "timm:<model>"]),
