@@ -36,6 +36,7 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     family: ClassVar[str] = "joint embedding"  # under which `list methods` has it
     needs_tokens: ClassVar[bool] = False  # whether the backbone must be a vision transformer: see methods/tokens.py
+    small_batches: ClassVar[bool] = True  # whether a few images are enough for a step
     views: tuple[View, ...]
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:

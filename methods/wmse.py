@@ -24,6 +24,7 @@ class WMSE(Method):
     """
 
     recordable = True
+    small_batches = False  # of fewer images than components there is no whitening
     views = (VIEW, VIEW)
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Grids with every method: an arm of method "*" is one for each that is registered and runs on any backbone."""
+"""Grids with every method: an arm of method "*" is one for each that runs on any backbone and batch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +17,8 @@ def _methods() -> Iterable[str]:
 
     for name in methods:
         try:
-            if not methods.get(name).needs_tokens:
+            method = methods.get(name)
+            if method.small_batches and not method.needs_tokens:
                 yield name
         except PluginError:  # its cells say why
             yield name

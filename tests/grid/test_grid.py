@@ -126,7 +126,7 @@ def test_an_arm_has_its_own_budgets_and_a_dataset_its_own_protocol(load: Load) -
 
 def test_a_star_is_every_method_and_stands_for_its_name(load: Load) -> None:
     grid = load(arms=[{"method": "*"}, {"method": "*", "name": "* + ReLA", "rela": {"prior": "rand"}}])
-    of_any_backbone = [name for name in methods if not methods.get(name).needs_tokens]
+    of_any_backbone = [name for name in methods if name != "wmse" and not methods.get(name).needs_tokens]
     assert {"byol", "lejepa"} <= {*of_any_backbone} < {*methods}
     assert [arm.method for arm in grid.arms] == of_any_backbone * 2
     assert {cell.arm for cell in expand(grid)} == {*of_any_backbone, *(f"{name} + ReLA" for name in of_any_backbone)}
