@@ -176,7 +176,7 @@ def test_one_signal_saves_the_cell_and_the_same_command_goes_on(number: int, ser
     assert len(started) == 3, "torchrun and two processes"
     os.kill(first, number)
     assert server.wait(first) == 130, (there / "out").read_text()
-    assert (there / "out").read_text().count("stopped; what was running is saved") == 1
+    assert (there / "out").read_text().count("stopped, and what was running is saved") == 1
     assert not any(Path(f"/proc/{each}").exists() for each in started)
     (log,) = events(there).values()
     assert log[-1]["event"] == "interrupted"
