@@ -262,7 +262,7 @@ def test_one_signal_saves_all_that_runs_and_the_same_command_goes_on(
     os.kill(first, number)
     assert server.wait(first) == 130
     assert all(not Path(f"/proc/{runner}").exists() for runner in runners)
-    assert (there / "out").read_text().count("stopped; what was running is saved") == 1
+    assert (there / "out").read_text().count("stopped, and what was running is saved") == 1
     assert sum(log[-1]["event"] == "interrupted" for log in events(there).values()) == 2
     assert read_records(there / "results" / "tiny") == ([], [])
     assert server.run(there, "--jobs", "2", "--only", "arm=queue", out="again") == 0, (there / "again").read_text()
