@@ -1,13 +1,12 @@
 """DINOv2: Oquab et al. 2023, "Learning robust visual features without supervision", arXiv 2304.07193."""
 
 import torch
-from lightly.loss.swav_loss import sinkhorn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pairwise_distance
 
-from bench.core.distributed import rank_slice
 from methods import Batch, Method, Momentum, View, gather, methods
 from methods.dino import Head
+from methods.parts import balanced
 from methods.tokens import encode_pair, mask_pair, transformer
 
 LOCAL = View(crop=(0.05, 0.32), blur=0.5, size=96 / 224)
@@ -74,9 +73,9 @@ class DINOv2(Method):
         """Return the teacher's distributions for both views (B, 2, outputs) and for the patches (B m, outputs)."""
         network, *heads = self.teacher.module.children()
         rows = encode_pair(transformer(network), views, places)
-        scores = [gather(head(each).float()) for head, each in zip(heads, rows, strict=True)]
-        features, patch = (sinkhorn(each, epsilon=self.teacher_temperature)[rank_slice(len(each))] for each in scores)
-        return features.unflatten(0, (-1, 2)), patch
+        scores = [head(each).float() for head, each in zip(heads, rows, strict=True)]
+        features, patch = (balanced(each, self.teacher_temperature) for each in scores)
+        return features.view(-1, 2, features.shape[1]), patch
 
     def after_step(self) -> None:
         self.teacher.update(self.student)

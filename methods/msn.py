@@ -3,13 +3,12 @@
 import math
 
 import torch
-from lightly.loss.swav_loss import sinkhorn
 from lightly.models.modules.heads import MSNProjectionHead
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from bench.core.distributed import rank_slice
 from methods import Batch, Method, Momentum, View, gather, methods
+from methods.parts import balanced
 from methods.tokens import encode, patches, pooled, shuffled, transformer
 
 VIEW = View(crop=(0.3, 1.0), saturation=0.4, blur=0.5)
@@ -60,8 +59,7 @@ class MSN(Method):
         vit, head = transformer(self.backbone), self.anchor[1]
         with torch.no_grad():
             sharp = (self._scores(self.target(whole)) / self.sharpening).log_softmax(dim=1)
-            sharp = gather(sharp)
-            wanted = sinkhorn(sharp, epsilon=1.0)[rank_slice(len(sharp))]
+            wanted = balanced(sharp, epsilon=1.0)
         tokens = patches(vit, dropped)
         count = tokens.shape[1] * tokens.shape[2]
         kept = shuffled(dropped, count)[:, : max(1, int(count * (1 - self.dropped)))]

@@ -1,4 +1,4 @@
-"""Parts that several methods are built of: a momentum network, a queue of earlier rows, local views, and draws."""
+"""Parts of several methods: a momentum network, a queue of earlier rows, local views, balanced assignments, draws."""
 
 import copy
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.core.distributed import rank_slice, world_size
+from bench.core.distributed import gather, rank_slice, world_size
 from bench.data.resample import send
 
 
@@ -100,6 +100,19 @@ def of_each(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Te
     """
     local = network(torch.cat(views[2:])).chunk(len(views) - 2) if views[2:] else ()
     return [*map(network, views[:2]), *local]
+
+
+@torch.no_grad()
+def balanced(scores: Tensor, epsilon: float) -> Tensor:
+    """Return assignments (B, K) of scores (B, K), balanced over the K by three Sinkhorn iterations.
+
+    The batch is that of all processes. `epsilon`: a temperature, as in SwAV (section 3.1).
+    """
+    from lightly.loss.swav_loss import sinkhorn  # imports all of lightly's losses
+
+    whole = gather(scores)
+    assigned: Tensor = sinkhorn(whole, epsilon=epsilon)[rank_slice(len(whole))]
+    return assigned
 
 
 def uniform(images: Tensor, *shape: int) -> Tensor:
