@@ -23,16 +23,19 @@ from bench.store.record import Finished, read_record, record_path
 from bench.train import loop as train
 from methods import methods
 from methods.byol import BYOL
+from tests.methods.small import backbone_for
 from tests.methods.test_conformance import SMALL
 
 DEVICE = torch.device("cuda")
+EVERY = [{"method": name, "backbone": backbone_for(name)} for name in methods]
+EVERY += [each | {"name": f"{each['method']} + ReLA", "rela": {"prior": "rand", "phase": 0.5}} for each in EVERY]
+ARMS = "\n".join(f"  - {json.dumps(arm)}" for arm in EVERY)
 GRID = f"""
 backbone: resnet_small
 datasets: [{{name: digits, train_images: 128}}]
 seeds: [0]
 arms:
-  - {{method: "*"}}
-  - {{name: "* + ReLA", method: "*", rela: {{prior: rand, phase: 0.5}}}}
+{ARMS}
   - {{name: simreg, method: byol, accelerate: {{name: simreg, prior: rand}}}}
   - {{name: seed, method: byol, accelerate: {{name: seed, prior: rand, queue: 64}}}}
   - {{name: sgd, method: byol, recipe: {{optimiser: sgd, schedule: cosine, warmup: 0.2, teacher: cosine}}}}

@@ -19,6 +19,7 @@ from bench.models.backbones import Backbone, backbones, build_backbone, resnet_s
 from bench.plan.estimate import flops_per_image
 from bench.train.loop import Trainer
 from methods import Batch, methods
+from tests.methods.small import of_its_own
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent.parent
@@ -87,26 +88,17 @@ def test_texts_say_what_an_image_costs_in_resnet_small() -> None:
 def test_the_ledger_is_the_sum_of_what_each_step_computes(name: str) -> None:
     """A step may differ from the first one: SwAV's queue is used once it is full."""
     torch.manual_seed(0)
-    small = {
-        "hidden": 8,
-        "projection": 8,
-        "prototypes": 8,
-        "outputs": 8,
-        "bottleneck": 8,
-        "queue": 12,
-        "queue_after": 0,
-    }
-    known = methods.resolved(name, {}, "")
+    sizes = dict.fromkeys(("hidden", "prototypes", "outputs", "bottleneck"), 8)
+    sizes |= {"projection": 3, "sub_batch": 4, "queue": 12, "queue_after": 0}
     size, backbone = 4, Backbone(nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6)
     if methods.get(name).needs_tokens:
         size, backbone = 12, build_backbone("vit_micro", 12)
-    small |= {"sub_batch": 4, "projection": 3} if name == "wmse" else {}
-    model = methods.get(name)(backbone.module, backbone.dim, **{key: small[key] for key in known.keys() & small.keys()})
+    model = methods.get(name)(backbone.module, backbone.dim, **of_its_own(name, sizes))
     images = torch.randint(256, (16, 3, size, size), dtype=torch.uint8)
     source = InMemoryLoader(images, torch.zeros(16, dtype=torch.int64), size, CPU)
     trainer = Trainer(model, source, Sampler(16, 1.0, 4, 0), None, Protocol(blur=False), Clock(CPU))
-    sizes = [view.pixels(size) for view in model.views]
-    batch = Batch([torch.randn(4, 3, each, each) for each in sizes], torch.zeros(4, dtype=torch.int64))
+    pixels = [view.pixels(size) for view in model.views]
+    batch = Batch([torch.randn(4, 3, each, each) for each in pixels], torch.zeros(4, dtype=torch.int64))
     flops = 0
     for step in range(1, 7):
         now = copy.deepcopy(model)

@@ -15,6 +15,7 @@ from bench.data.augment import augment
 from bench.models.backbones import build_backbone
 from methods import Batch, Method, methods
 from methods.rela import ReLA
+from tests.methods.small import backbone_for
 
 SIZE, COUNT, STEPS = 12, 16, 20
 SMALL: dict[str, dict[str, Any]] = {  # of the paper's sizes, those that would only cost time here
@@ -53,10 +54,6 @@ def build(name: str, with_rela: bool) -> Method:
     backbone = build_backbone(backbone_for(name), SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, phase_steps=STEPS) if with_rela else method
-
-
-def backbone_for(name: str) -> str:
-    return "vit_micro" if methods.get(name).needs_tokens else "resnet_small"
 
 
 def batch(method: Method, images: Tensor, step: int) -> Batch:

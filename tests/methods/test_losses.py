@@ -28,6 +28,12 @@ def assert_same_gradients(model: Method, ours: Tensor, formula: Tensor, rtol: fl
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
+def assert_same(model: Method, ours: Tensor, formula: Tensor) -> None:
+    """Assert that a loss and its gradients in float64 are those of a formula."""
+    torch.testing.assert_close(ours, formula, rtol=1e-6, atol=1e-9)
+    assert_same_gradients(model, ours, formula, rtol=1e-6, atol=1e-9)
+
+
 def unit(x: Tensor) -> Tensor:
     return x / x.pow(2).sum(dim=1, keepdim=True).sqrt()
 

@@ -4,21 +4,16 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.core.errors import TrainingError, UserError
 from methods import Batch, Method, methods
 from methods.mmcr import polar
 from methods.wmse import whitened
-from tests.methods.test_losses import assert_same_gradients, method, sinkhorn_by_hand, unit
+from tests.methods.test_losses import assert_same, method, sinkhorn_by_hand, unit
 
+pytestmark = pytest.mark.usefixtures("float_is_double")
 EXACT = {"rtol": 1e-6, "atol": 1e-9}
-
-
-@pytest.fixture(autouse=True)
-def _float_is_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `float()`, by which losses leave half precision, leave double precision as it is."""
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
 
 
 def batch(count: int, views: int = 2) -> Batch:
@@ -34,11 +29,6 @@ def exact(name: str, **params: object) -> Method:
         for parameter in model.teacher.parameters() if hasattr(model, "teacher") else ():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def assert_same(model: Method, ours: Tensor, formula: Tensor, rtol: float = 1e-6, atol: float = 1e-9) -> None:
-    torch.testing.assert_close(ours, formula, rtol=rtol, atol=atol)
-    assert_same_gradients(model, ours, formula, rtol, atol)
 
 
 def test_wmse_is_the_distance_of_whitened_projections_of_length_one() -> None:

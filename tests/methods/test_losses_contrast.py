@@ -6,15 +6,11 @@ from torch import Tensor, nn
 
 from bench.models.backbones import build_backbone
 from methods import Batch, Method, View, methods
-from tests.methods.test_losses import assert_same_gradients, method, unit
+from tests.methods.test_losses import assert_same, method, unit
 
+pytestmark = pytest.mark.usefixtures("float_is_double")
 COUNT = 6
 QUEUES = {"nnclr": {"queue": 4}, "ressl": {"queue": 4}}  # a full one takes seconds to draw
-
-
-@pytest.fixture(autouse=True)
-def _double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
 
 
 def batch(step: int = 0, views: int = 2) -> Batch:
@@ -31,11 +27,6 @@ def model_of(name: str, lagging: str = "", **params: object) -> Method:
             for parameter in getattr(model, lagging).parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def assert_same(model: Method, ours: Tensor, formula: Tensor) -> None:
-    torch.testing.assert_close(ours, formula, rtol=1e-6, atol=1e-6)
-    assert_same_gradients(model, ours, formula, rtol=1e-6, atol=1e-6)
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

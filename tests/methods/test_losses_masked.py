@@ -19,8 +19,9 @@ from bench.models.backbones import build_backbone
 from methods import Batch, Method, methods
 from methods.lejepa import gaussianity
 from methods.tokens import blocks, shuffled
-from tests.methods.test_losses import assert_same_gradients, sinkhorn_by_hand
+from tests.methods.test_losses import assert_same, sinkhorn_by_hand
 
+pytestmark = pytest.mark.usefixtures("float_is_double")
 PATCH = 4
 SMALL: dict[str, dict[str, Any]] = {
     "dinov2": {"hidden": 16, "bottleneck": 6, "outputs": 7},
@@ -28,11 +29,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "lejepa": {"hidden": 16, "projection": 5, "directions": 6},
     "msn": {"hidden": 16, "projection": 6, "prototypes": 7},
 }
-
-
-@pytest.fixture(autouse=True)
-def _double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
 
 
 def build(name: str, count: int = 3, size: int = 16) -> tuple[Method, Batch]:
@@ -46,11 +42,6 @@ def build(name: str, count: int = 3, size: int = 16) -> tuple[Method, Batch]:
     views = [torch.randn(count, 3, *[view.pixels(size)] * 2).double() for view in model.views]
     torch.manual_seed(2)
     return model, Batch(views, torch.zeros(count, dtype=torch.int64))
-
-
-def check(model: Method, ours: Tensor, formula: Tensor) -> None:
-    torch.testing.assert_close(ours, formula, rtol=1e-6, atol=1e-6)
-    assert_same_gradients(model, ours, formula, rtol=1e-6, atol=1e-6)
 
 
 def squares(image: Tensor) -> list[Tensor]:
@@ -152,7 +143,7 @@ def test_mae_makes_the_standardised_pixels_of_masked_patches() -> None:
             deviation = (target - target.mean()).square().sum() / 47
             terms.append((row - (target - target.mean()) / (deviation + 1e-6).sqrt()).square().mean())
     assert len(terms) == 3 * 12
-    check(model, ours, torch.stack(terms).mean())
+    assert_same(model, ours, torch.stack(terms).mean())
 
 
 def test_maes_decoder_is_half_as_wide_and_a_third_as_deep() -> None:
@@ -178,7 +169,7 @@ def test_simmim_makes_the_masked_pixels(size: int, square: float) -> None:
         tokens = [model.mask_token if p in hidden else token for p, token in enumerate(embed(vit, image))]
         made = line(model.decoder, encoded(vit, torch.stack(tokens)))
         terms += [(made[place] - squares(image)[place].flatten()).abs().mean() for place in hidden]
-    check(model, ours, torch.stack(terms).mean())
+    assert_same(model, ours, torch.stack(terms).mean())
 
 
 def smooth(gap: Tensor) -> Tensor:
@@ -201,7 +192,7 @@ def test_ijepa_predicts_the_teachers_tokens_of_four_blocks_from_patches_outside(
         context = encoded(vit, embed(vit, image), [place for place in range(16) if place not in kept])[kept]
         for wanted in mine:
             terms.append(smooth(predicted(model.predictor, context, kept, wanted, 4) - whole[wanted]).mean())
-    check(model, ours, torch.stack(terms).mean())
+    assert_same(model, ours, torch.stack(terms).mean())
 
 
 def test_ijepas_predictor_is_half_as_wide_and_half_as_deep() -> None:
@@ -267,7 +258,7 @@ def test_lejepa_is_the_distance_to_the_global_views_and_the_statistic_of_epps_an
                 gap = torch.exp(1j * t * (view @ direction)).mean() - math.exp(-t * t / 2)
                 total = total + share * math.exp(-t * t / 2) * (gap * gap.conj()).real
             statistics.append(4 * total)
-    check(model, ours, 0.95 * distance + 0.05 * torch.stack(statistics).mean())
+    assert_same(model, ours, 0.95 * distance + 0.05 * torch.stack(statistics).mean())
 
 
 def test_lejepas_statistic_is_small_for_a_gaussian_alone() -> None:
@@ -330,7 +321,7 @@ def test_ibot_predicts_the_other_view_and_the_masked_patches() -> None:
     for image, mine in enumerate(places):
         terms = [cross_entropy(wanted[6 + 5 * image + i], scores[6 + 5 * image + i]) for i in range(len(mine))]
         per_view += [torch.stack(terms).mean(), torch.zeros((), dtype=torch.float64)]  # nothing is masked in the other
-    check(model, ours, torch.stack(own).mean() + torch.stack(per_view).mean())
+    assert_same(model, ours, torch.stack(own).mean() + torch.stack(per_view).mean())
     model.after_step()
     moved = 0.9 * centres + 0.1 * torch.stack([target[:6].mean(0), target[6:].mean(0)])
     torch.testing.assert_close(model.centres, moved)
@@ -364,7 +355,7 @@ def test_dinov2_has_two_heads_balanced_targets_local_views_and_koleo() -> None:
         for index, row in enumerate(rows):
             nearest = min((row - other).square().sum().sqrt() for place, other in enumerate(rows) if place != index)
             spread = spread - nearest.log() / 3
-    check(model, ours, torch.stack(terms).mean() + masked + 0.1 * spread)
+    assert_same(model, ours, torch.stack(terms).mean() + masked + 0.1 * spread)
 
 
 def balanced(scores: Tensor) -> Tensor:
@@ -389,7 +380,7 @@ def test_msn_picks_the_prototypes_of_the_whole_view() -> None:
     wanted = sinkhorn_by_hand((sharp / sharp.sum(1, keepdim=True)).log() * 0.05)
     terms = [-(wanted[index % 3] * row.log()).sum() for index, row in enumerate(guess)]
     mean = guess.mean(0)
-    check(model, ours, torch.stack(terms).mean() - (-(mean * mean.log()).sum()) + math.log(7))
+    assert_same(model, ours, torch.stack(terms).mean() - (-(mean * mean.log()).sum()) + math.log(7))
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (8, 8), (2, 5)])

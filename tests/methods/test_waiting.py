@@ -18,7 +18,8 @@ from bench.train.loop import Trainer
 from methods import Batch, Method, accelerators, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
-from tests.methods.test_conformance import SMALL, backbone_for
+from tests.methods.small import backbone_for
+from tests.methods.test_conformance import SMALL
 
 # The last one makes a tensor of the host's values: of the CPU, which no CUDA graph may read, or sent from there.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "lift_fresh")

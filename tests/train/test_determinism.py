@@ -27,12 +27,14 @@ from bench.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer
 from methods import accelerators, methods
 from methods.build import build_method
+from tests.methods.small import backbone_for, of_its_own
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 NAMES = sorted(methods)
 QUICK = {"byol", "moco"}  # the others take as long again
-SIZES = dict.fromkeys(("hidden", "projection", "prototypes", "outputs", "bottleneck", "queue"), 24) | {"queue_after": 0}
+SIZES = dict.fromkeys(("hidden", "prototypes", "outputs", "bottleneck", "queue"), 24)
+SIZES |= {"projection": 12, "sub_batch": 16, "queue_after": 0}
 GRID = """
 backbone: BACKBONE
 datasets: [digits]
@@ -50,15 +52,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> InMemoryLoader:
     return InMemoryLoader(torch.from_numpy(images), torch.from_numpy(data.labels[:32]), 8, CPU)
 
 
-def small(method: str) -> dict[str, int]:
-    """Return parameters that make a method's heads narrow and its queue short, and used as soon as it is full."""
-    return {name: SIZES[name] for name in methods.resolved(method, {}, "") if name in SIZES}
-
-
 def cells(method: str, tmp_path: Path, phase: str = "0.4") -> list[Cell]:
-    text = GRID.replace("METHOD", method).replace("PARAMS", json.dumps(small(method))).replace("PHASE", phase)
-    text = text.replace("BACKBONE", "vit_micro" if methods.get(method).needs_tokens else "resnet_small")
-    (tmp_path / "tiny.yaml").write_text(text)
+    params = json.dumps(of_its_own(method, SIZES))
+    text = GRID.replace("METHOD", method).replace("PARAMS", params).replace("PHASE", phase)
+    (tmp_path / "tiny.yaml").write_text(text.replace("BACKBONE", backbone_for(method)))
     return expand(load_grid(str(tmp_path / "tiny.yaml")))
 
 
@@ -185,16 +182,17 @@ assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 @pytest.mark.slow
 def test_every_method_runs_with_deterministic_algorithms_alone(tmp_path: Path) -> None:
     grid = tmp_path / "tiny.yaml"
-    params = json.dumps({name: small(name) for name in NAMES})
+    params = json.dumps({name: of_its_own(name, SIZES) for name in NAMES})
+    arms = json.dumps([{"method": name, "backbone": backbone_for(name)} for name in NAMES])
     grid.write_text(
         """
 backbone: resnet_small
 datasets: [{name: digits, train_images: 64}]
 seeds: [0]
-arms: [{method: "*"}, {name: rela, method: byol, rela: {prior: rand, phase: 0.5}}]
+arms: [*ARMS, {name: rela, method: byol, rela: {prior: rand, phase: 0.5}}]
 params: PARAMS
 protocol: {epochs: 2, batch_size: 32, input_size: 8, probe: {epochs: 3}, knn: {k: 5}}
-""".replace("PARAMS", params)
+""".replace("PARAMS", params).replace("[*ARMS", arms[:-1])
     )
     words = ["run", "--grid", grid, "--results", tmp_path / "results", "--data-root", tmp_path / "data"]
     command = [sys.executable, "-c", DETERMINISTIC, *map(str, words), "--deterministic"]
