@@ -48,23 +48,16 @@ def terminal(found: Collected) -> str:
         return f"```text\n{terminal_text(found, ()).strip()}\n```"
 
 
-def brief(found: Collected) -> str:
-    """How a grid was run, its accuracies, or gains where it has many methods, and the verdicts."""
+def results(found: Collected) -> str:
+    """How a grid was run, its accuracies and verdicts; of few methods all of it, of many their gains."""
+    claims = judged(found)
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
     if len(found.families) > 3:
-        return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(judged(found))])
+        return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
     for family in found.families:
         table = accuracy_table(found, family, linear)
         parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
-    return "\n\n".join(filter(None, [*parts, verdicts(judged(found))]))
-
-
-def full(found: Collected) -> str:
-    """The same, and of few methods the references, the verdicts' table and the smallest budget."""
-    parts, claims = [brief(found)], judged(found)
-    if len(found.families) > 3:
-        return parts[0]
-    parts += ["By the same probe, for comparison:", to_markdown(reference_table(found))]
+    parts += [verdicts(claims), "By the same probe, for comparison:", to_markdown(reference_table(found))]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))
     parts.append(escape_markdown(certainty(claims), None))
     parts.append("\n".join(f"- {escape_markdown(line, None)}" for line in rooms(found, claims)))
@@ -88,7 +81,7 @@ def answer(found: Collected) -> str:
     return escape_markdown(headline(found, judged(found)), None)
 
 
-MAKERS = {"results": full, "headline": answer, "terminal": terminal}
+MAKERS = {"results": results, "headline": answer, "terminal": terminal}
 
 
 def main() -> int:

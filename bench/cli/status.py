@@ -79,7 +79,7 @@ def _print_cells(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
 
 def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
     """Print how far the cells of each dataset and arm are, and more of those that run or have failed."""
-    from bench.core.terminal import table_text
+    from bench.core.terminal import WIDTH, table_text
     from bench.grid.tune import arm_or_trials
 
     groups: dict[tuple[str, str], dict[float, list[State]]] = defaultdict(lambda: defaultdict(list))
@@ -99,7 +99,7 @@ def _print_groups(tasks: "Sequence[Task]", states: "Sequence[State]") -> None:
         print(table_text(("dataset", "arm", "cells", "budgets", "linear, %"), lines, shorten="arm", states="cells"))
     for dataset, arms in done.items():
         said = f"{dataset}, done, with linear accuracy in % at each budget: {'; '.join(arms)}"
-        print(fill(said, 80, subsequent_indent="  ").replace(GLUE, " "))
+        print(fill(said, WIDTH, subsequent_indent="  ").replace(GLUE, " "))
     loud = [(task, state) for task, state in zip(tasks, states, strict=True) if state.kind not in QUIET]
     for task, state in loud[:MOST]:
         print(f"{task.cell}: {state.text}")

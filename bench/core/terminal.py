@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WIDTH = 80  # columns of a paragraph
 WIDEST = 100_000  # columns: in a pipe a row is a line, unless COLUMNS says how wide it may be
 LEAST = 12  # characters of a column that gives way to the others
 GAP = 2  # between columns

@@ -68,7 +68,7 @@ class _Case:
         return [accuracy, ([-cost for cost in costs], -math.log(self.claim.share))]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)  # the sections of a report ask one after the other
 def judged(found: Collected) -> list[list[Judgement]]:
     """Return the judgements of the grid's claims: a list for each claim and group in which its arms run.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from textwrap import fill
 
-from bench.core.terminal import table_text
+from bench.core.terminal import WIDTH, table_text
 from bench.grid.cell import arm_name
 from bench.report.claims import Judgement, judged
 from bench.report.collect import Collected, Group
@@ -17,8 +17,6 @@ from bench.report.sections.accuracy import FEWER, NOT_LEARNED, accuracy_entry, s
 from bench.report.sections.references import references
 from bench.report.sections.verdicts import verdict_heading, verdicts_in_words
 from bench.report.tables import DAGGER, UNLEARNED, Table, entries, one_line, plus_minus
-
-WIDTH = 80  # of a sentence
 
 
 def terminal_text(found: Collected, written: Sequence[str]) -> str:

@@ -69,9 +69,9 @@ def headline(found: Collected, claims: list[list[Judgement]]) -> str:
 
 def _answer(found: Collected, claims: list[Judgement]) -> str:
     """Return the lowest cost at which a claim about ReLA holds, or that there is none, and which controls hold too."""
-    arms = {arm_name(arm): arm.rela for arm in found.grid.arms}
+    of_rela = {arm_name(arm) for arm in found.grid.arms if arm.rela and not arm.rela.shuffle}
     held = [(one.ratio[0], one) for one in claims if one.ratio and one.verdict == VERDICTS["yes"]]
-    by_rela = [pair for pair in held if (rela := arms[pair[1].claim.arm]) and not rela.shuffle]
+    by_rela = [pair for pair in held if pair[1].claim.arm in of_rela]
     if by_rela:
         ratio, one = min(by_rela, key=lambda pair: pair[0])
         said = (
@@ -82,7 +82,7 @@ def _answer(found: Collected, claims: list[Judgement]) -> str:
     else:
         whose = "by ReLA " if held else ""
         said = f"No claim of a lower cost {whose}is reproduced, by FLOP with targets: {_counts(claims)}."
-    controls = [_side(one) for _, one in held if (rela := arms[one.claim.arm]) is None or rela.shuffle]
+    controls = [_side(one) for _, one in held if one.claim.arm not in of_rela]
     return said + (f" Of the controls, this is no worse too: {', '.join(controls)}." if controls else "")
 
 
