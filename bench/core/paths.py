@@ -72,6 +72,10 @@ class Paths:
         """What a runner locks before it runs the cell (`bench.core.lock`)."""
         return self.work(cell_id) / "lock"
 
+    def evaluations(self, cell_id: str) -> Path:
+        """One JSON file for every further evaluation of a finished cell."""
+        return self.records / "evaluations" / cell_id
+
     def backbone(self, cell_id: str) -> Path:
         """The trained backbone of a cell that other cells use as prior."""
         return self.records / "backbones" / f"{cell_id}.safetensors"

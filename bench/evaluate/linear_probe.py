@@ -1,6 +1,7 @@
 """The linear probe: a Linear on frozen features, by the paper's recipe or as a regularised logistic regression."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ PASSES = 500  # over all images, at most; features of CIFAR-10 take 20 to 110
 TOLERANCE = (
     1e-4  # of the largest entry of the gradient: on features of CIFAR-10, within 0.1 points of the minimum's accuracy
 )
+FIRST = 5  # of a probe's classes, among which the right one counts as found by top-5
 SCORES = 2**26  # that are in memory at a time: 256 MiB
 
 
@@ -27,11 +29,13 @@ SCORES = 2**26  # that are in memory at a time: 256 MiB
 class Fit:
     """A trained probe's test accuracies, shares of images, and how its training ended; None: too short to tell.
 
-    One accuracy after each of the last epochs; one alone of the recipe `lbfgs`, which has no epochs.
+    One accuracy after each of the last epochs; one alone of the recipe `lbfgs`, which has no epochs. `top5`: shares
+    of the images whose class is among the first five.
     """
 
     accuracies: tuple[float, ...]
     end: Moved | Solved | None
+    top5: tuple[float, ...]
 
 
 def linear_probe(features: Features, classes: int, probe: Probe, seed: int) -> list[Fit]:
@@ -61,24 +65,25 @@ def _adam(features: Features, classes: int, probe: Probe, seeds: list[int]) -> l
 
     recorded = Recorded(step, device)
     earlier = round(EARLIER * probe.epochs)
-    looks: dict[int, Tensor] = {}  # after an epoch, each probe's loss on training images and accuracy (2, seeds)
+    looks: dict[int, Tensor] = {}  # after an epoch, each probe's loss on training images, top-1 and top-5 (3, seeds)
     for epoch in range(probe.epochs):
         orders = [torch.randperm(count, generator=generator(each, "probe", epoch)) for each in seeds]
         for index in torch.split(torch.stack(orders).to(device), probe.batch_size, dim=1):
             recorded(index)
         if any(end - LAST_EPOCHS <= epoch < end for end in (earlier, probe.epochs)):
-            loss, _ = _judged(features.train, features.train_labels, weight, bias)
-            looks[epoch] = torch.stack([loss, _judged(features.test, features.test_labels, weight, bias)[1]])
+            loss = _judged(features.train, features.train_labels, weight, bias)[:1]
+            looks[epoch] = torch.cat([loss, _judged(features.test, features.test_labels, weight, bias)[1:]])
     last = _last(looks, probe.epochs)
     ends: list[Moved | None] = [None] * len(seeds)
     if 0 < earlier < probe.epochs and last.isfinite().all():
-        moved = torch.stack([_last(looks, earlier).mean(dim=0), last.mean(dim=0)], dim=-1).tolist()
+        moved = torch.stack([_last(looks, earlier).mean(dim=0), last.mean(dim=0)], dim=-1)[:2].tolist()
         ends = [Moved(loss=loss, accuracy=accuracy) for loss, accuracy in zip(*moved, strict=True)]
-    return [Fit(tuple(each), end) for each, end in zip(last[:, 1].T.tolist(), ends, strict=True)]
+    top1, top5 = (last[:, row].T.tolist() for row in (1, 2))
+    return [Fit(tuple(one), end, tuple(five)) for one, end, five in zip(top1, ends, top5, strict=True)]
 
 
 def _last(looks: dict[int, Tensor], end: int) -> Tensor:
-    """Return what was seen after the last epochs before `end`: (epochs, 2, seeds)."""
+    """Return what was seen after the last epochs before `end`: (epochs, 3, seeds)."""
     return torch.stack([look for epoch, look in looks.items() if end - LAST_EPOCHS <= epoch < end])
 
 
@@ -104,31 +109,62 @@ class Minimum:
 
 
 def _lbfgs(features: Features, classes: int, probe: Probe, seeds: list[int]) -> list[Fit]:
-    """Full-batch logistic regression on standardised features.
+    """Full-batch logistic regression on standardised features, by each probe's seed."""
+    standard, fits = Standard.of(features.train), []
+    train, test = standard(features.train), standard(features.test)
+    basis = curvature(train)
+    for seed in seeds:
+        final, end = _strongest(train, features.train_labels, classes, probe, seed, basis)
+        _, top1, top5 = _judged(test, features.test_labels, final.weight, final.bias)
+        fits.append(Fit(tuple(top1.tolist()), end, tuple(top5.tolist())))
+    return fits
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Features less their mean and by their deviation, float32 (d,) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Standard":
+        """Return the mean and deviation of features (N, d)."""
+        return cls(features.mean(dim=0), features.std(dim=0).clamp(min=1e-6))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.deviation
+
+
+def classifier(features: Features, classes: int, probe: Probe, seed: int) -> Callable[[Tensor], Tensor]:
+    """Return what gives the scores (N, classes) of features (N, d), by the probe of recipe `lbfgs`."""
+    standard = Standard.of(features.train)
+    train = standard(features.train)
+    final, _ = _strongest(train, features.train_labels, classes, probe, seed, curvature(train))
+    return lambda given: standard(given) @ final.weight[0] + final.bias[0]
+
+
+def _strongest(
+    train: Tensor, labels: Tensor, classes: int, probe: Probe, seed: int, basis: tuple[Tensor, Tensor]
+) -> tuple[Minimum, Solved | None]:
+    """Return the minimum of logistic regression on standardised features, and how it was reached.
 
     The strength of its penalty is the one with the least loss on a tenth of the training images, drawn by the probe's
     seed; all of them train the one that is tested. Strengths are tried downwards, and none below one that was worse.
     """
-    mean, deviation = features.train.mean(dim=0), features.train.std(dim=0).clamp(min=1e-6)
-    train, test = (features.train - mean) / deviation, (features.test - mean) / deviation
-    basis, fits = curvature(train), []
-    for seed in seeds:
-        order = torch.randperm(len(train), generator=generator(seed, "probe", 0)).to(train.device)
-        held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
-        least, best, start = math.inf, max(probe.l2), None
-        for l2 in sorted(probe.l2, reverse=True) if len(probe.l2) > 1 else ():
-            tried = logistic_regression(train[kept], features.train_labels[kept], classes, l2, basis, start)
-            loss = float(_judged(train[held], features.train_labels[held], tried.weight, tried.bias)[0])
-            if not loss < least:
-                break
-            least, best, start = loss, l2, tried
-        final = logistic_regression(train, features.train_labels, classes, best, basis, start)
-        accuracy = _judged(test, features.test_labels, final.weight, final.bias)[1]
-        at_edge = len(probe.l2) > 1 and best in (min(probe.l2), max(probe.l2))
-        known = math.isfinite(final.gradient)
-        end = Solved(l2=best, at_edge=at_edge, passes=final.passes, gradient=final.gradient) if known else None
-        fits.append(Fit(tuple(accuracy.tolist()), end))
-    return fits
+    order = torch.randperm(len(train), generator=generator(seed, "probe", 0)).to(train.device)
+    held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
+    least, best, start = math.inf, max(probe.l2), None
+    for l2 in sorted(probe.l2, reverse=True) if len(probe.l2) > 1 else ():
+        tried = logistic_regression(train[kept], labels[kept], classes, l2, basis, start)
+        loss = float(_judged(train[held], labels[held], tried.weight, tried.bias)[0])
+        if not loss < least:
+            break
+        least, best, start = loss, l2, tried
+    final = logistic_regression(train, labels, classes, best, basis, start)
+    at_edge = len(probe.l2) > 1 and best in (min(probe.l2), max(probe.l2))
+    known = math.isfinite(final.gradient)
+    return final, Solved(l2=best, at_edge=at_edge, passes=final.passes, gradient=final.gradient) if known else None
 
 
 def curvature(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,13 +227,17 @@ def _l_bfgs(searched: list[Tensor]) -> torch.optim.LBFGS:
 
 
 @torch.no_grad()
-def _judged(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean cross-entropy of each Linear, and the share of images that it gets right: float64 (S,) each."""
+def _judged(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return each Linear's mean cross-entropy, and shares of images that are right and in the first five.
+
+    float64 (3, S).
+    """
     rows = max(1, SCORES // (len(weight) * weight.shape[2]))
-    found = torch.zeros(2, len(weight), dtype=torch.float64, device=features.device)
+    found = torch.zeros(3, len(weight), dtype=torch.float64, device=features.device)
     for part, label in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
         scores = part @ weight + bias
         found[0] += cross_entropy(scores.mT, label.expand(len(weight), -1), reduction="none").sum(dim=1)
         found[1] += (scores.argmax(dim=2) == label).sum(dim=1)
-    loss, right = found / len(features)
-    return loss, right
+        first = scores.topk(min(FIRST, scores.shape[2]), dim=2).indices
+        found[2] += (first == label[:, None]).any(dim=2).sum(dim=1)
+    return found / len(features)

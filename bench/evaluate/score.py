@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from bench.evaluate.features import Features, knn_accuracy
+from bench.evaluate.features import Features
+from bench.evaluate.knn import knn_accuracy
 from bench.evaluate.linear_probe import linear_probe
 from bench.grid.cell import Protocol
 from bench.store.record import ByAdam, Score, Solved

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from bench.grid.base import Budget, Model, Name, Params, Precision, Seed, Size, Space
 from bench.grid.controls import Rela, Wrapped
+from bench.grid.evaluation import Asked, Evaluation
 
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
 LABELLED = "supervised"  # the one method of ours that sees the labels
@@ -73,12 +75,21 @@ class Protocol(Recipe):
     evaluations: PositiveInt | None = None  # so many more: at all steps of the full budget, a half, a quarter, ...
     probe: Probe = Probe()
     knn: Knn = Knn()
+    # What the backbone is further judged by. Each has an id of its own, made of the cell's and its settings.
+    evaluate: Annotated[tuple[Asked, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _fp16_steps_are_counted(self) -> Self:
         if self.precision == "fp16" and self.optimiser != "adamw":
             raise ValueError(f"precision fp16 is for optimiser adamw; with {self.optimiser} take bf16 or fp32")
         return self
+
+    @field_validator("evaluate")
+    @classmethod
+    def _each_once(cls, value: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+        if twice := [name for name, count in Counter(each.name for each in value).items() if count > 1]:
+            raise ValueError(f"names {twice[0]} twice; keep one")
+        return value
 
     @field_validator("eval_resize")
     @classmethod
@@ -181,6 +192,7 @@ class Cell(Wrapped):
         """
         settings = self.model_dump(mode="json", exclude={"arm"})
         rela, protocol, probe = settings["rela"] or {}, settings["protocol"], settings["protocol"]["probe"]
+        del protocol["evaluate"]
         # Settings that came later are left out where they are off: what was run before them keeps its name.
         later: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (settings, {"accelerate": None, "warm_start": None, "flops_of": None, "seconds_of": None}),

@@ -56,7 +56,10 @@ def rehearsed(grid: Grid) -> Grid:
             "title": f"REHEARSAL of: {grid.title or grid.name}",
             "seeds": grid.seeds[:1],
             "datasets": tuple(datasets),
-            "protocol": REHEARSED.model_copy(update={key: getattr(grid.protocol, key) for key in ROOM}),
+            "protocol": REHEARSED.model_copy(
+                update={key: getattr(grid.protocol, key) for key in ROOM}
+                | {"evaluate": tuple(each.rehearsed() for each in grid.protocol.evaluate)}
+            ),
         }
     )
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 from bench.core.errors import FETCH
 from bench.core.paths import Paths
+from bench.grid.evaluation import Evaluation
 from bench.plan.graph import Missing, Ready, Task
+from bench.store.evaluated import evaluated_in, question
 from bench.store.record import Failed, Finished, Status, finished, read_record, read_records, record_path
 
 
@@ -34,6 +36,20 @@ def is_done(task: Ready, paths: Paths, backbone_needed: bool = False) -> bool:
     """Return whether the task's result is there, and the backbone that a task to run needs from it."""
     done = finished(paths.records, task.id) is not None
     return done and (not backbone_needed or paths.backbone(task.id).is_file())
+
+
+def unevaluated(task: Ready, paths: Paths) -> list[Evaluation]:
+    """Return the further evaluations that are asked of a finished cell and have no record; a trial has none."""
+    asked = () if task.cell.validation else task.cell.protocol.evaluate
+    if not asked or not is_done(task, paths):
+        return []
+    there = {record.settles for record in evaluated_in(paths.evaluations(task.id))[0]}
+    return [evaluation for evaluation in asked if question(task.id, evaluation) not in there]
+
+
+def to_evaluate(task: Ready, paths: Paths) -> list[Evaluation]:
+    """Return those of a finished cell's further evaluations that are to be made: its backbone is here."""
+    return unevaluated(task, paths) if paths.backbone(task.id).is_file() else []
 
 
 def to_run(tasks: Sequence[Task], paths: Paths) -> list[Ready]:

@@ -160,6 +160,10 @@ class Display:
             self.say(f"  {whose}resumes at step {facts['step']:,} of {facts['steps']:,}")
         if name == "untracked":
             self.say(f"  {whose}tracked no more: {facts['why']}")
+        if name == "evaluated":
+            self.say(f"  {whose}{facts['name']}: {facts['found']}")
+        if name == "unevaluated":
+            self.say(f"  {whose}not evaluated by {facts['name']}: {facts['why']}")
         if name == "evaluation" and (cell := self.running.get(task.id)):
             score = facts["score"]
             linear = sum(score["linear"]) / len(score["linear"])

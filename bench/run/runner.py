@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from os import getpid
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +16,9 @@ from bench.core.lock import POLL, Holder, Lock, take
 from bench.core.paths import Paths
 from bench.measure.provenance import provenance
 from bench.plan.graph import Ready, Task
-from bench.plan.state import Outcome, is_done, to_run
+from bench.plan.state import Outcome, is_done, to_evaluate, to_run
 from bench.run.attempt import Here, Trains, Trouble
+from bench.run.evaluating import evaluate
 from bench.run.events import FAILURES, CellLog, last_attempt
 from bench.run.progress import Display
 from bench.run.stop import stop_requests
@@ -46,7 +48,7 @@ def run_tasks(
     """
     trains = trains or Here(paths, device, workers, limits or Limits(), display)
     with stop_requests() as stop, display:
-        return _Runner(tasks, paths, device, display, trains, stop).run()
+        return _Runner(tasks, paths, device, workers, display, trains, stop).run()
 
 
 class _Runner:
@@ -55,11 +57,12 @@ class _Runner:
         tasks: Sequence[Task],
         paths: Paths,
         device: torch.device,
+        workers: int,
         display: Display,
         trains: Trains,
         stop: Callable[[], bool],
     ) -> None:
-        self.tasks, self.paths, self.device = tasks, paths, device
+        self.tasks, self.paths, self.device, self.workers = tasks, paths, device, workers
         self.display, self.trains, self.stop = display, trains, stop
         self.own = {id(task) for task in tasks}
         self.pending = {task.id for task in to_run(tasks, paths)}
@@ -89,10 +92,11 @@ class _Runner:
         """Return what became of a task, or None if it has to wait for another runner."""
         if not isinstance(task, Ready):
             return Outcome(task, "skipped", reason=task.reason)
-        if task.id not in self.pending:
+        trained = task.id not in self.pending
+        if trained and not to_evaluate(task, self.paths):
             self._tidy(task)
             return Outcome(task, "done", cached=True)
-        if task.needs:
+        if task.needs and not trained:
             status = self._status(task.needs, backbone_needed=not task.cell.matches)
             if status is None:
                 return None
@@ -104,7 +108,7 @@ class _Runner:
             return None
         with lock:
             try:
-                return self._made_elsewhere(task) or self._given_up(task) or self._run(task, lock)
+                return self._trained(task, lock) or self._given_up(task) or self._run(task, lock)
             except Lost:
                 return None
 
@@ -122,12 +126,16 @@ class _Runner:
             with lock:
                 checkpoint.unlink(missing_ok=True)
 
-    def _made_elsewhere(self, task: Ready) -> Outcome | None:
-        """Return what another runner has recorded of a task since this one began, or None."""
+    def _trained(self, task: Ready, lock: Lock) -> Outcome | None:
+        """Return what is recorded of a task that needs no training, once it is evaluated; else None."""
         path = self._path(task)
         if is_done(task, self.paths, backbone_needed=task.id in self.backbones_needed):
             checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
-            return Outcome(task, "done", cached=True, elsewhere=True)
+            if to_evaluate(task, self.paths):
+                log = self._taken(task)
+                self._evaluate(task, lock, log)
+                log.event("done", {})
+            return Outcome(task, "done", cached=True, elsewhere=task.id in self.pending)
         record = read_record(path)
         if isinstance(record, Failed) and written(path) != self.seen[task.id]:
             return Outcome(task, record.status, cached=True, reason=record.error, elsewhere=True)
@@ -147,11 +155,30 @@ class _Runner:
         self._record(task, Trouble("failed", KILLED))
         return Outcome(task, "failed", reason=KILLED)
 
-    def _run(self, task: Ready, lock: Lock) -> Outcome:
+    def _taken(self, task: Ready) -> CellLog:
+        """Say that this runner has taken a cell, and return the cell's log."""
         log = CellLog(self.paths.work(task.id))
         launch = {"launch": name} if (name := launched()) else {}
         log.event("taken", {"by": f"{socket.gethostname()}:{getpid()}", **launch})
         self.display.started(task)
+        return log
+
+    def _evaluate(self, task: Ready, lock: Lock, log: CellLog) -> None:
+        """Make the further evaluations of a finished cell that it lacks. Raises Interrupted, Lost, WriteError."""
+
+        def check() -> None:
+            lock.check()
+            if self.stop():
+                raise Interrupted
+
+        def tell(name: str, facts: dict[str, Any]) -> None:
+            log.event(name, facts)
+            self.display.event(task, name, facts)
+
+        evaluate(task, to_evaluate(task, self.paths), self.paths, self.device, self.workers, check, tell)
+
+    def _run(self, task: Ready, lock: Lock) -> Outcome:
+        log = self._taken(task)
         self._clear(task)
         try:
             result = self.trains(task, lock, self.stop)
@@ -161,6 +188,7 @@ class _Runner:
             else:
                 write_record(result, self.paths.records)
                 checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
+                self._evaluate(task, lock, log)
                 log.event("done", {})
         except (Interrupted, Lost, WriteError) as error:
             log.event("interrupted", {"why": str(error)} if str(error) else {})

@@ -183,8 +183,9 @@ class CellRun:
             keeper.note(trainer, keeper.curve[-1])
             if until < steps[-1]:
                 keeper.save(trainer)
-        # Of the backbones of a rehearsal and of trials, keep only those used as priors: all would be gigabytes.
-        if is_rank_zero() and (makes_prior(cell) or not (self.paths.rehearsal or cell.validation)):
+        # Of the backbones of a rehearsal and of trials, keep only those that are used: all would be gigabytes.
+        kept = cell.validation is None and (cell.protocol.evaluate or not self.paths.rehearsal)
+        if is_rank_zero() and (makes_prior(cell) or kept):
             self._save_backbone(self.paths.backbone(self.task.id))
 
     def record(self) -> Finished:

@@ -20,8 +20,8 @@ from bench.core.seeds import derive, generator
 from bench.data import Split
 from bench.data.augment import MEAN, STD, EvalView
 from bench.data.loader import open_source
-from bench.evaluate import features as evaluate
-from bench.evaluate.features import Features, extract, knn_accuracy
+from bench.evaluate.features import Features, extract
+from bench.evaluate.knn import knn_accuracy
 from bench.evaluate.linear_probe import curvature, linear_probe, logistic_regression
 from bench.evaluate.score import effective_rank, score
 from bench.grid.cell import Knn, Probe, Protocol
@@ -238,8 +238,8 @@ def test_the_vote_is_lightlys_however_many_training_images_it_looks_at_a_time(
         normalize(features.test, dim=1), normalize(features.train, dim=1).T, features.train_labels, 10, 70, 0.07
     )
     expected = int((ranked[:, 0] == features.test_labels).sum()) / 600
-    monkeypatch.setattr(evaluate, "BANK_BYTES", 4 * 64 * rows)
-    monkeypatch.setattr(evaluate, "VOTE_BYTES", 4 * 70 * 10 * rows)
+    monkeypatch.setattr("bench.evaluate.knn.BANK_BYTES", 4 * 64 * rows)
+    monkeypatch.setattr("bench.evaluate.knn.VOTE_BYTES", 4 * 70 * 10 * rows)
     assert knn_accuracy(features, 10, Knn(k=70, temperature=0.07)) == expected
     assert torch.equal(features.train, given), "the features are as they were"
 

@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from bench.core.paths import Paths
 from bench.grid.cell import PROTOCOL_VERSION, Cell, Inputs, Knn, Probe, Protocol, Tuning, Validation, cell_id
 from bench.grid.controls import Accelerate, PriorChoice, Rela
+from bench.grid.evaluation import FewLabels, Linear
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.plan.graph import plan
+from bench.store.evaluated import evaluation_id
 
 CELL = Cell(
     arm="x",
@@ -62,6 +64,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "evaluations": 4,
         "probe": Probe(epochs=99),
         "knn": Knn(k=20),
+        "evaluate": (Linear(), FewLabels(shares=(0.5,))),
     },
     Rela: {**OF_PRIOR, "phase": 0.5, "train_map": True, "check_every": 2},
     Accelerate: {**OF_PRIOR, "name": "seed"},
@@ -97,6 +100,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
 
 
 UNUSED = {"Probe.l2", "Protocol.momentum"}  # by the defaults' recipes
+APART = {"Cell.arm", "Protocol.evaluate", *UNUSED}  # from what the training depends on
 
 
 def cases(*models: type[BaseModel]) -> list[Any]:
@@ -127,13 +131,24 @@ def with_field(model: type[BaseModel], field: str) -> Cell:
 
 
 @pytest.mark.parametrize(
-    ("model", "field"), [c for c in cases(Cell, Protocol, Probe, Knn, Rela) if c.id not in {"Cell.arm", *UNUSED}]
+    ("model", "field"),
+    [c for c in cases(Cell, Protocol, Probe, Knn, Rela) if c.id not in APART],
 )
 def test_a_field_of_the_cell_changes_key_and_id(model: type[BaseModel], field: str) -> None:
     other = with_field(model, field)
     assert other.key() != CELL.key()
     if (model, field) != (Cell, "params"):  # of the parameters, the resolved ones count: those of the inputs
         assert cell_id(other, INPUTS) != cell_id(CELL, INPUTS)
+
+
+def test_a_further_evaluation_leaves_key_and_id_and_has_an_id_of_its_own() -> None:
+    other = with_field(Protocol, "evaluate")
+    assert (other.key(), cell_id(other, INPUTS)) == (CELL.key(), cell_id(CELL, INPUTS))
+    one, fewer = FewLabels(shares=(0.1, 0.5)), FewLabels(shares=(0.5,))
+    ids = [evaluation_id(cell, each, data) for cell in ("a", "b") for each in (one, fewer) for data in ({}, {"x": "y"})]
+    assert len(set(ids)) == 8
+    assert evaluation_id("a", one, {}, version=2) not in ids
+    assert evaluation_id("a", FewLabels(shares=(0.1, 0.5)), {}) == ids[0]
 
 
 @pytest.mark.parametrize("field", Accelerate.model_fields)
@@ -182,7 +197,7 @@ def test_a_field_of_the_inputs_changes_the_id(model: type[BaseModel], field: str
 
 
 def test_all_of_these_differ_from_each_other() -> None:
-    same = {"Cell.arm", "Cell.params", "Protocol.momentum"}
+    same = {"Cell.arm", "Cell.params", "Protocol.momentum", "Protocol.evaluate"}
     fields = [c.values for c in cases(Cell, Protocol, Probe, Knn, Rela) if c.id not in same]
     assert {"seed", "budget", "blur", "temperature"} <= {field for _, field in fields}
     found = [cell_id(with_field(*pair), INPUTS) for pair in fields if pair[1] not in {"protocol", "probe", "knn"}]

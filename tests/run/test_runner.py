@@ -16,7 +16,8 @@ from bench.data.augment import MEAN, STD, EvalView, View
 from bench.data.images import part_of
 from bench.data.loader import open_source
 from bench.data.sampler import total_steps
-from bench.evaluate.features import Features, knn_accuracy
+from bench.evaluate.features import Features
+from bench.evaluate.knn import knn_accuracy
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.models.weights import read_state

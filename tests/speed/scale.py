@@ -21,7 +21,8 @@ from bench.data import folder
 from bench.data.augment import EvalView
 from bench.data.loader import StreamingLoader
 from bench.data.sampler import Sampler
-from bench.evaluate import features as evaluate
+from bench.evaluate import knn
+from bench.evaluate.features import extract
 from bench.evaluate.linear_probe import linear_probe
 from bench.grid.cell import Knn, Probe
 from bench.grid.expand import expand
@@ -97,10 +98,10 @@ def targets(images: StreamingLoader, root: Path) -> int:
 
 def probe(images: StreamingLoader, test: StreamingLoader, root: Path) -> tuple[int, int]:
     """Extract the features of all images and evaluate them; also return how many bytes they take."""
-    evaluate.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
-    found = evaluate.extract(Pixels("", CELL, Paths(root, root, "scale")).model(), images, test, EvalView(SIZE))
+    knn.BANK_BYTES = 2**20  # so small that these sets reach the bound, too
+    found = extract(Pixels("", CELL, Paths(root, root, "scale")).model(), images, test, EvalView(SIZE))
     linear_probe(found, 10, Probe(epochs=2), seed=0)
-    evaluate.knn_accuracy(found, 10, Knn())
+    knn.knn_accuracy(found, 10, Knn())
     return len(found.train) + len(found.test), 4 * (found.train.numel() + found.test.numel())
 
 

@@ -9,7 +9,8 @@ import torch
 from bench.core.device import find_device
 from bench.core.environment import NODES, PARENT, SIDE_BY_SIDE, launched, usable_cores, whole_number
 from bench.core.errors import DeviceLost, UserError
-from bench.plan.state import Outcome, to_run
+from bench.plan.graph import Ready
+from bench.plan.state import Outcome, to_evaluate, to_run
 from bench.run.attempt import Here, Trains
 from bench.run.executors import Executor, Resources, Work, executors
 from bench.run.progress import Display
@@ -48,7 +49,7 @@ class Local(Executor):
 
     def run(self, work: Work) -> list[Outcome]:
         """Run the cells, by this runner when one is to run at a time."""
-        pending = to_run(work.tasks, work.paths) if len(self.environments) > 1 else []
+        pending = _left(work) if len(self.environments) > 1 else []
         if not pending:
             display = Display(work.paths.mark, quiet=PARENT in os.environ)
             limits, workers = work.request.limits(), work.request.workers
@@ -62,8 +63,15 @@ class Local(Executor):
                 if launched():
                     raise
                 display.say("  the GPU no longer responds to this process; another one takes over")
-                pending, self.environments = to_run(work.tasks, work.paths), [{}]
+                pending, self.environments = _left(work), [{}]
         return SideBySide(work, pending, with_counts(self.environments[: len(pending)])).run()
+
+
+def _left(work: Work) -> list[Ready]:
+    """Return the tasks that have something to train or to evaluate."""
+    pending = to_run(work.tasks, work.paths)
+    trained = [task for task in work.tasks if isinstance(task, Ready) and task not in pending]
+    return pending + [task for task in trained if to_evaluate(task, work.paths)]
 
 
 def cores() -> int:

@@ -1,0 +1,95 @@
+"""The whole network trained on labels, from the trained backbone."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bench.core.device import autocast
+from bench.core.errors import TrainingError
+from bench.core.seeds import derive
+from bench.data.augment import View
+from bench.data.sampler import Sampler
+from bench.evaluate.linear import TOP5_CLASSES
+from bench.evaluate.linear_probe import FIRST
+from bench.evaluate.subject import Found, Subject
+from bench.grid.evaluation import FineTune, Labelled
+from bench.measure.flops import step_flops
+
+OF_BACKBONE = 0.1  # of the classifier's rate
+
+
+def fine_tune(subject: Subject, settings: FineTune) -> Found:
+    """Return top-1 and, of at least ten classes, top-5 of the backbone trained on all labels."""
+    return fine_tuned(subject, settings, torch.arange(len(subject.images.train.labels)))
+
+
+def fine_tuned(subject: Subject, settings: Labelled, part: Tensor) -> Found:
+    """Train a copy of the backbone and a new classifier on some of the training images, and return what it gets right.
+
+    AdamW on mirrored crops, at rates that fall to 0 as a cosine; the last, short batch of an epoch is dropped. `part`:
+    the indices int64 (n,) of the images. Raises TrainingError when the loss is not a finite number.
+    """
+    network = _network(subject)
+    views = (View(crop=settings.crop, brightness=0, contrast=0, saturation=0, hue=0, jitter=0, grey=0),)
+    order = _Part(part, min(settings.batch_size, len(part)), derive(subject.seed, "fine-tune"))
+    steps, flops = settings.epochs * order.steps_per_epoch, 0
+    groups = [
+        {"params": [*network[0].parameters()], "lr": OF_BACKBONE * settings.lr},
+        {"params": [*network[1].parameters()], "lr": settings.lr},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    precision = "fp32" if subject.task.cell.protocol.precision == "fp32" else "bf16"
+    network.train()
+    torch.manual_seed(derive(subject.seed, "fine-tune"))
+    for index, (images,) in subject.images.train.batches(views, order, range(steps)):
+        subject.check()
+
+        def loss_of(model: nn.Module, images: Tensor = images, index: Tensor = index) -> Tensor:
+            with autocast(subject.device, precision):
+                return cross_entropy(model(images).float(), subject.images.train.labels[index])
+
+        flops = flops or step_flops(lambda: loss_of(copy.deepcopy(network)))
+        optimiser.zero_grad()
+        loss = loss_of(network)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        falling.step()
+    if not loss.isfinite():
+        raise TrainingError(f"the loss is {loss.item()} after fine-tuning")
+    return Found(_right(network.eval(), subject), steps * flops)
+
+
+def _network(subject: Subject) -> nn.Sequential:
+    """Return a copy of the backbone, and a classifier on its features that starts at zero."""
+    head = nn.Linear(subject.features.train.shape[1], subject.images.classes, device=subject.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(nn.Sequential(copy.deepcopy(subject.backbone), nn.Flatten()), head)
+
+
+@torch.no_grad()
+def _right(network: nn.Module, subject: Subject) -> dict[str, float]:
+    """Return the shares of test images whose class comes first, and among the first five."""
+    test, right, start = subject.images.test, [0, 0], 0
+    for images in test.eval_batches(subject.view):
+        labels = test.labels[start : start + len(images)]
+        first = network(images).topk(min(FIRST, subject.images.classes)).indices == labels[:, None]
+        right = [right[0] + int(first[:, 0].sum()), right[1] + int(first.any(dim=1).sum())]
+        start += len(images)
+    names = ("top-1", "top-5") if subject.images.classes >= TOP5_CLASSES else ("top-1",)
+    return {name: count / len(test.labels) for name, count in zip(names, right, strict=False)}
+
+
+class _Part(Sampler):
+    """Batches of some of the training images, each once in an epoch."""
+
+    def __init__(self, part: Tensor, batch_size: int, seed: int) -> None:
+        super().__init__(len(part), 1.0, batch_size, seed)
+        self.part = part
+
+    def __call__(self, step: int) -> Tensor:
+        return self.part[super().__call__(step)]

@@ -1,0 +1,160 @@
+"""The further evaluations of a trained backbone: what each of them can be asked, and what it measures.
+
+The code of evaluation NAME is `bench/evaluate/NAME.py`.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+
+from bench.grid.base import Model, Name
+
+Above = Annotated[float, Field(gt=0, le=1)]
+Parts = Annotated[tuple[Above, ...], Field(strict=False, min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+
+
+class Evaluation(Model):
+    """Settings of an evaluation, all of which are part of its identity.
+
+    `version` is raised whenever the code gives other values; `unit` is that of all its values, "" for plain numbers.
+    """
+
+    title: ClassVar[str]
+    meaning: ClassVar[str]  # what is measured, on which images, and which epoch counts
+    unit: ClassVar[Literal["%", ""]] = "%"
+    version: ClassVar[int] = 1
+    name: str
+
+    def rehearsed(self) -> Self:
+        """Return the settings with which a rehearsal runs it."""
+        return self
+
+
+class Linear(Evaluation):
+    """Top-1 and, of at least ten classes, top-5 of the linear probe, by both of its recipes."""
+
+    title = "Linear probe"
+    meaning = (
+        "Share of the test images that the linear probe gets right, and that are of one of its first five classes:"
+        " L-BFGS at its minimum, and Adam as the mean of its last three epochs."
+    )
+    name: Literal["linear"] = "linear"
+
+
+class Neighbours(Evaluation):
+    """Weighted kNN votes of several sizes, from one search."""
+
+    title = "Nearest neighbours"
+    meaning = "Share of the test images that a vote of the k nearest training images gets right, by cosine (kNN)."
+    name: Literal["knn"] = "knn"
+    k: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 20, 200)
+
+
+class Labelled(Evaluation):
+    """How a whole network is trained on labels: by AdamW, at rates that fall to 0 as a cosine."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 1e-3  # of the classifier; the backbone has a tenth of it
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    crop: Annotated[tuple[Above, Above], Field(strict=False)] = (0.5, 1.0)  # share of the area that is shown
+
+    def rehearsed(self) -> Self:
+        """Return the settings with one epoch."""
+        return self.model_copy(update={"epochs": 1, "batch_size": 2})
+
+
+class FineTune(Labelled):
+    """The backbone trained with a classifier on all training labels."""
+
+    title = "Fine-tuned"
+    meaning = "Share of the test images that the backbone gets right once it is trained on all labels; last epoch."
+    name: Literal["fine_tune"] = "fine_tune"
+
+
+class FewLabels(Labelled):
+    """The linear probe and the fine-tuned backbone from a part of the labels."""
+
+    title = "Few labels"
+    meaning = (
+        "Share of the test images that are right with a part of the training labels, of each class as many, a smaller"
+        " part within a larger one: by a linear probe (L-BFGS), and with the backbone fine-tuned; last epoch."
+    )
+    name: Literal["few_labels"] = "few_labels"
+    shares: Parts = (0.01, 0.1)
+    epochs: PositiveInt = 30
+
+    def rehearsed(self) -> Self:
+        """Return the settings with one epoch, and half of the labels, since there are few."""
+        return super().rehearsed().model_copy(update={"shares": (0.5,)})
+
+
+class Transfer(Evaluation):
+    """The linear probe on other datasets, at the backbone's own input size."""
+
+    title = "Transfer"
+    meaning = (
+        "Share of another dataset's test images that a linear probe (L-BFGS) on the same frozen features gets right,"
+        " trained on that dataset's training images."
+    )
+    name: Literal["transfer"] = "transfer"
+    datasets: Names = ("fashion_mnist", "digits")
+    train_images: PositiveInt | None = 5000  # of each, class-balanced; None: all
+    test_images: PositiveInt | None = 2000
+
+    def rehearsed(self) -> Self:
+        """Return the settings with few images."""
+        return self.model_copy(update={"train_images": 40, "test_images": 20})
+
+
+class Corruptions(Evaluation):
+    """Test images spoilt in ten ways, each at five severities (Hendrycks and Dietterich 2019)."""
+
+    title = "Corruptions"
+    meaning = (
+        "Share of spoilt test images that the linear probe (L-BFGS) of the clean training images gets right: the mean"
+        " over ten corruptions and five severities, and that mean as a share of the accuracy on the same images clean."
+    )
+    name: Literal["corruptions"] = "corruptions"
+    images: PositiveInt = 1000  # of the test set, class-balanced
+
+    def rehearsed(self) -> Self:
+        """Return the settings with few images."""
+        return self.model_copy(update={"images": 4})
+
+
+class LabelFree(Evaluation):
+    """RankMe, LiDAR, alignment and uniformity: what features show without a label."""
+
+    title = "Without labels"
+    meaning = (
+        "RankMe (arXiv 2210.02885) and LiDAR (arXiv 2312.04000), effective numbers of dimensions; alignment and"
+        " uniformity (arXiv 2005.10242), both better when lower."
+    )
+    unit = ""
+    name: Literal["label_free"] = "label_free"
+    images: PositiveInt = 1000  # of the training set, the first ones
+    views: Annotated[int, Field(ge=2)] = 10  # of each image, for LiDAR; the first two for alignment
+
+    def rehearsed(self) -> Self:
+        """Return the settings with few images."""
+        return self.model_copy(update={"images": 4, "views": 2})
+
+
+AnyEvaluation = Annotated[
+    Linear | Neighbours | FewLabels | FineTune | Transfer | Corruptions | LabelFree, Field(discriminator="name")
+]
+EVALUATIONS: dict[str, type[Evaluation]] = {
+    kind.model_fields["name"].default: kind
+    for kind in (Linear, Neighbours, FewLabels, FineTune, Transfer, Corruptions, LabelFree)
+}
+EvaluationName = Literal["linear", "knn", "few_labels", "fine_tune", "transfer", "corruptions", "label_free"]
+
+
+def _by_name(value: Any) -> Any:
+    """Return the settings that a bare name stands for."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Asked = Annotated[AnyEvaluation, BeforeValidator(_by_name, json_schema_input_type=EvaluationName | AnyEvaluation)]
