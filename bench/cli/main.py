@@ -5,6 +5,7 @@ import sys
 import typer
 
 from bench.cli.check import check
+from bench.cli.evaluate import evaluate
 from bench.cli.listing import list_names
 from bench.cli.merge import merge
 from bench.cli.prepare import prepare
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (run, check, report, status, cancel, prepare, merge, schema):
+for verb in (run, evaluate, check, report, status, cancel, prepare, merge, schema):
     app.command()(verb)
 app.command("list")(list_names)
 app.command(hidden=True)(worker)

@@ -234,6 +234,15 @@ class Call:
         elif speaks():
             more = ["--rehearse"] if self.rehearse else []
             print(f"{self.request.command('report', *more)}  makes tables and plots of them")
+            self._check_evaluations(outcomes, paths)
+
+    def _check_evaluations(self, outcomes: "Sequence[Outcome]", paths: "Paths") -> None:
+        """Say which further evaluations of the cells are missing, and end with exit code 1 when one is."""
+        from bench.plan.state import unevaluated_text
+
+        if lacking := unevaluated_text([outcome.task for outcome in outcomes], paths):
+            print(f"{lacking}`{self.request.command('evaluate')}` makes them", file=sys.stderr)
+            raise typer.Exit(1)
 
     def _instead(self, tasks: "Sequence[Task]", paths: "Paths") -> str:
         """Return what cells cost of which none can run, and what can be run here and now."""

@@ -43,7 +43,7 @@ def status(
 
         print_states(toy, results, as_json)
         return
-    from bench.plan.state import facts, missing_text
+    from bench.plan.state import facts, missing_text, unevaluated_text
     from bench.run.executors.slurm import jobs_of
     from bench.run.status import states_of
 
@@ -61,6 +61,8 @@ def status(
     elsewhere = sum("not here" in state.text for state in states if state.kind == "done")
     by_record = f"; {elsewhere} by records alone: their data is not here" if elsewhere else ""
     print(_counted(states) + by_record)
+    if unevaluated := unevaluated_text(tasks, paths):
+        print(f"{unevaluated}`{request.command('evaluate')}` makes them")
 
 
 def _counted(states: "Sequence[State]") -> str:

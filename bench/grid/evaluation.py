@@ -26,6 +26,11 @@ class Evaluation(Model):
     version: ClassVar[int] = 1
     name: str
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the datasets that it uses beside the cell's own."""
+        return ()
+
     def rehearsed(self) -> Self:
         """Return the settings with which a rehearsal runs it."""
         return self
@@ -102,6 +107,11 @@ class Transfer(Evaluation):
     datasets: Names = ("fashion_mnist", "digits")
     train_images: PositiveInt | None = 5000  # of each, class-balanced; None: all
     test_images: PositiveInt | None = 2000
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the datasets that it uses beside the cell's own."""
+        return self.datasets
 
     def rehearsed(self) -> Self:
         """Return the settings with few images."""

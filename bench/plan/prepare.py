@@ -19,7 +19,8 @@ def prepare_tasks(tasks: Sequence[Task], paths: Paths) -> bool:
     """Fetch and read what the tasks need, say what happened to each, and return whether all is there and whole."""
     good = True
     paths.data.mkdir(parents=True, exist_ok=True)
-    for name in dict.fromkeys(task.cell.dataset for task in tasks):
+    further = (name for task in tasks for each in task.cell.protocol.evaluate for name in each.needs)
+    for name in dict.fromkeys([*(task.cell.dataset for task in tasks), *further]):
         try:
             info = find_dataset(name, paths.data)
             if not info.here(paths.data):

@@ -26,6 +26,7 @@ from bench.plan.graph import Missing, Ready, Task
 from priors import Prior
 from priors.catalogue import CATALOGUE
 
+FURTHER = 40  # images of a dataset that only an evaluation needs
 NOISE_SIZE = 64  # pixels of a stand-in for images of no fixed size
 
 
@@ -44,6 +45,8 @@ def lay_out(cells: Iterable[Cell], data: Path, to: Path) -> None:
     count: dict[str, int] = defaultdict(int)
     for cell in cells:
         count[cell.dataset] = max(count[cell.dataset], cell.train_images or 0)
+        for name in (name for each in cell.protocol.evaluate for name in each.needs):
+            count[name] = max(count[name], FURTHER)
     for name, images in count.items():
         with suppress(PluginError):  # the plan of its cells says so
             info = find_dataset(name, data)

@@ -52,6 +52,19 @@ def to_evaluate(task: Ready, paths: Paths) -> list[Evaluation]:
     return unevaluated(task, paths) if paths.backbone(task.id).is_file() else []
 
 
+def unevaluated_text(tasks: Sequence[Task], paths: Paths) -> str:
+    """Return which further evaluations of finished cells are missing, and in how many; "" if none is."""
+    lines = []
+    ready = [task for task in tasks if isinstance(task, Ready)]
+    for kept in (True, False):
+        cells = [task for task in ready if paths.backbone(task.id).is_file() == kept]
+        names = Counter(each.name for task in cells for each in unevaluated(task, paths))
+        if counts := ", ".join(f"{name} {count}" for name, count in names.items()):
+            where = "" if kept else f", of cells whose backbones are not in {paths.records}"
+            lines.append(f"further evaluations that are missing: {counts}{where}\n")
+    return "".join(lines)
+
+
 def to_run(tasks: Sequence[Task], paths: Paths) -> list[Ready]:
     """Return the tasks that have something to compute, in order; a lost backbone that one needs is trained again."""
     pending: set[str] = set()

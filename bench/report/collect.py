@@ -1,7 +1,7 @@
 """Records matched to the cells of a grid, and the numbers that are made of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from bench.report.costs import Costs
 from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
 from bench.report.trials import Trials
+from bench.store.evaluated import EVALUATIONS, Evaluated, evaluated_in
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, Record, read_records
 
@@ -92,6 +93,7 @@ class Collected:
     left_out: int
     replaced: tuple[Record, ...]
     damaged: tuple[Damaged, ...]
+    evaluated: Mapping[str, tuple[Evaluated, ...]]  # the further evaluations of cells, by their ids
 
     @cached_property
     def groups_done(self) -> list[Group]:
@@ -183,6 +185,7 @@ def collect(grid: Grid, folder: Path) -> Collected:
     group_of = _groups(grid, [record for record, _ in matched])
     used, replaced = _newest(matched, group_of)
     groups = tuple(dict.fromkeys(group_of.values()))
+    further = {record.id: evaluated_in(folder / EVALUATIONS / record.id) for record, _ in matched}
     return Collected(
         grid=grid,
         planned=tuple(cell for cell in planned.values() if cell.validation is None),
@@ -191,8 +194,15 @@ def collect(grid: Grid, folder: Path) -> Collected:
         results=tuple(_results(grid, groups, used)),
         left_out=left_out,
         replaced=tuple(replaced),
-        damaged=tuple(damaged),
+        damaged=(*damaged, *(each for _, spoilt in further.values() for each in spoilt)),
+        evaluated={name: _latest(there) for name, (there, _) in further.items() if there},
     )
+
+
+def _latest(records: list[Evaluated]) -> tuple[Evaluated, ...]:
+    """Return the evaluations of a cell by today's code, of those with the same settings the newest."""
+    by_time = sorted(records, key=lambda record: str(record.provenance.get("time", "")))
+    return tuple({record.settles: record for record in by_time if record.version == record.evaluation.version}.values())
 
 
 def _results(grid: Grid, groups: Iterable[Group], used: Used) -> Iterator[Result]:

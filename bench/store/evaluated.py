@@ -1,7 +1,7 @@
 """Records of further evaluations: one JSON file each, `results/<grid>/evaluations/<cell id>/<id>.json`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bench.core.files import atomic_write
 from bench.grid.base import Model
@@ -9,6 +9,8 @@ from bench.grid.cell import digest
 from bench.grid.evaluation import AnyEvaluation, Evaluation
 from bench.store.reading import SCHEMA, Damaged, read_model
 from bench.store.record import Count, Seconds, record_files, record_path
+
+EVALUATIONS = "evaluations"  # the folder of them, beside the records of cells
 
 
 class Evaluated(Model):
@@ -18,6 +20,8 @@ class Evaluated(Model):
     was measured, by name. `flops` and `seconds` are the evaluation's own, without those of the features that
     evaluations share; the FLOPs are None where nothing was trained.
     """
+
+    decided: ClassVar[dict[str, Any]] = {"values": True, "flops": True}  # by settings and seed
 
     id: str
     grid: str

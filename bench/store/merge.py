@@ -7,7 +7,7 @@ training on a GPU. Checkpoints and logs stay where they were made, and so do the
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from bench.core.files import atomic_write
 from bench.core.paths import Paths
 from bench.grid.cell import makes_prior
 from bench.grid.schema import GRID_NAME
+from bench.store.evaluated import EVALUATIONS, read_evaluated
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_files, record_path
 
+ID = "[0-9a-f]{16}"
 Read = Callable[[Path], Any]  # a file as a kind of record, or as Damaged
 
 
@@ -72,8 +74,9 @@ def plan_merge(
     backbones: list[Copy] = []
     disagreements: list[str] = []
     same = 0
-    for target, folders in targets.items():
-        for candidates in _candidates(target, folders, kinds, left_out):
+    for target, folders in (*targets.items(), *_evaluations(targets)):
+        of_grid = kinds if target in targets else (read_evaluated,)
+        for candidates in _candidates(target, folders, of_grid, left_out):
             done = [one for one in candidates if not isinstance(one.record, Failed)]
             best = done[0] if done else max(candidates, key=_time)  # of equals the first
             pairs = [(one, best.differs(one)) for one in done]
@@ -141,15 +144,28 @@ def _grids(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in below if record_files(path)}
 
 
+def _evaluations(targets: dict[Path, list[Path]]) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield where each cell's further evaluations go to, and the folders that they are in."""
+    for target, folders in targets.items():
+        by_cell: dict[Path, list[Path]] = defaultdict(list)
+        for folder in folders:
+            for below in sorted((folder / EVALUATIONS).glob("*")):
+                if re.fullmatch(ID, below.name) and not below.is_symlink():
+                    by_cell[target / EVALUATIONS / below.name].append(below)
+        yield from by_cell.items()
+
+
 def _candidates(
     target: Path, folders: Sequence[Path], kinds: Sequence[Read], left_out: list[Damaged]
 ) -> list[list[_Candidate]]:
     """Return the records of each cell, those of `target` first, and add the files that are left out to `left_out`."""
     by_cell: dict[str, list[_Candidate]] = defaultdict(list)
     blocked: dict[str, str] = {}
+    parts = target.absolute().parts
+    grid = parts[-3] if parts[-2] == EVALUATIONS else parts[-1]
     for folder in (target, *folders):
         for path in record_files(folder):
-            one = _read(path, target.absolute().name, kinds)
+            one = _read(path, grid, kinds)
             if isinstance(one, _Candidate) and path.stem not in blocked:
                 by_cell[path.stem].append(one)
             elif isinstance(one, _Candidate):

@@ -660,5 +660,5 @@ recipes: {byol: {lr: 0.01}}
 arms: [{method: byol, recipe: {schedule: cosine}}, {method: simclr}]
 """
     (tmp_path / "own.yaml").write_text(text)
-    lines = settings(Collected(load_grid(str(tmp_path / "own.yaml")), (), (), (), (), 0, (), ()))
+    lines = settings(Collected(load_grid(str(tmp_path / "own.yaml")), (), (), (), (), 0, (), (), {}))
     assert lines[1:] == ["byol, schedule cosine: lr 0.01, schedule cosine."]
