@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
+from bench.core.errors import did_you_mean
 from bench.grid.base import Model, Name
 
 Above = Annotated[float, Field(gt=0, le=1)]
@@ -163,8 +164,12 @@ EvaluationName = Literal["linear", "knn", "few_labels", "fine_tune", "transfer",
 
 
 def _by_name(value: Any) -> Any:
-    """Return the settings that a bare name stands for."""
-    return {"name": value} if isinstance(value, str) else value
+    """Return the settings that a bare name stands for. Raises ValueError on a name that no evaluation has."""
+    named = {"name": value} if isinstance(value, str) else value
+    name = named.get("name") if isinstance(named, dict) else getattr(named, "name", None)
+    if name not in EVALUATIONS:
+        raise ValueError(f"unknown evaluation {name!r}{did_you_mean(str(name), EVALUATIONS)}")
+    return named
 
 
 Asked = Annotated[AnyEvaluation, BeforeValidator(_by_name, json_schema_input_type=EvaluationName | AnyEvaluation)]
