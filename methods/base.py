@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from bench.data.augment import View
+from methods.parts import Momentum, Queue
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Batch:
 class Method(nn.Module):
     """A self-supervised algorithm around a backbone.
 
-    A subclass sets `views` and writes `loss`; one that keeps something moving (a momentum network, a queue) does
-    so in `after_step`. The harness optimises every parameter that requires a gradient and saves every parameter
-    and buffer, so a frozen parameter is declared by `requires_grad_(False)` and all other state is a buffer.
-    Raise `version` whenever the code changes what is learned: it is part of a cell's identity.
+    A subclass sets `views` and writes `loss`; a momentum network or a queue among its attributes moves after each
+    step, and what else keeps moving does so in `after_step`. The harness optimises every parameter that requires a
+    gradient and saves every parameter and buffer, so a frozen parameter is declared by `requires_grad_(False)` and all
+    other state is a buffer. Raise `version` whenever the code changes what is learned: it is part of a cell's identity.
 
     What follows `loss` and `after_step` here is for a method whose steps are not all alike.
 
@@ -36,6 +37,7 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     family: ClassVar[str] = "joint embedding"  # under which `list methods` has it
     needs_tokens: ClassVar[bool] = False  # whether the backbone must be a vision transformer: see methods/tokens.py
+    class_token: ClassVar[bool] = True  # whether that one's features may be its class token
     small_batches: ClassVar[bool] = True  # whether a few images are enough for a step
     views: tuple[View, ...]
 
@@ -49,11 +51,14 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no method `loss`")
 
     def after_step(self) -> None:
-        """Act after the optimiser's step."""
+        """Act after the optimiser's step: the method's own momentum networks and queues move."""
+        for part in self.children():
+            if isinstance(part, Momentum | Queue):
+                part.advance()
 
     @property
     def recordable(self) -> bool:
-        """Whether `loss` decides, draws and keeps nothing on the host: a GPU then records it as a CUDA graph."""
+        """Whether `loss` decides, draws and (but for a `Queue`) keeps nothing on the host: a CUDA graph on a GPU."""
         return False
 
     @property

@@ -32,6 +32,3 @@ class BYOL(Method):
         z1, z0 = (self.teacher(x).float() for x in (x1, x0))  # in this order its batch norms see them
         loss: Tensor = (self.criterion(p0, z1) + self.criterion(p1, z0)) / 2
         return loss
-
-    def after_step(self) -> None:
-        self.teacher.update(self.student)

@@ -50,7 +50,7 @@ class DINO(Method):
         return loss
 
     def after_step(self) -> None:
-        self.teacher.update(self.student)
+        super().after_step()
         self.criterion.move()
 
 

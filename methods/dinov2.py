@@ -24,8 +24,6 @@ class DINOv2(Method):
 
     What differs: masks are those of iBOT here. Left out are the schedules, the rates by layer, a frozen last layer in
     the first epoch, stochastic depth, and the last steps at a high resolution.
-
-    The features are the backbone's own: the mean of all patch tokens, or its class token.
     """
 
     family = "masked"
@@ -76,9 +74,6 @@ class DINOv2(Method):
         scores = [head(each).float() for head, each in zip(heads, rows, strict=True)]
         features, patch = (balanced(each, self.teacher_temperature) for each in scores)
         return features.view(-1, 2, features.shape[1]), patch
-
-    def after_step(self) -> None:
-        self.teacher.update(self.student)
 
 
 def crowding(features: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
 from methods import Batch, Method, View, gather, methods
+from methods.parts import squares
 
 VIEW = View(saturation=0.4)
 
@@ -34,14 +35,7 @@ class FroSSL(Method):
         z0, z1 = (gather(self.projector(self.backbone(view)).float()) for view in batch.views)
         with torch.autocast(z0.device.type, enabled=False):
             z0, z1 = (z.shape[1] ** 0.5 * normalize(z - z.mean(dim=0), dim=0) for z in (z0, z1))
-            return self.invariance * mse_loss(z0, z1) + log_norm(z0) + log_norm(z1)
-
-
-def log_norm(z: Tensor) -> Tensor:
-    """Return the logarithm of the squared Frobenius norm of the covariance of centred projections (B, p).
-
-    It is that of the products of samples, too: the smaller matrix is made.
-    """
-    count, size = z.shape
-    products = z @ z.T if count < size else z.T @ z
-    return (products.square().sum() / count**2).log()
+            loss = self.invariance * mse_loss(z0, z1)
+            for z in (z0, z1):
+                loss = loss + (squares(z) / len(z) ** 2).log()
+            return loss

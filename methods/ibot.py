@@ -20,8 +20,6 @@ class IBOT(Method):
 
     What differs: one of an image's two views has a block of 30 % of its patches masked, where the paper masks each view
     with probability 1/2 and 10 to 50 %; the centre is that of masked patches; the teacher's temperature is constant.
-
-    The features are the backbone's own: the mean of all patch tokens, or its class token.
     """
 
     family = "masked"
@@ -70,7 +68,7 @@ class IBOT(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        self.teacher.update(self.student)
+        super().after_step()
         if self.kept is not None:
             self.centres.lerp_(self.kept, 0.1)
             self.kept = None

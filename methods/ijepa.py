@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
-from bench.core.errors import UserError
 from methods import Batch, Method, Momentum, View, methods
 from methods.parts import uniform
 from methods.tokens import Predictor, among, blocks, encode, patches, take, transformer
@@ -29,6 +28,7 @@ class IJEPA(Method):
 
     family = "predictive"
     needs_tokens = True
+    class_token = False
     views = (View(crop=(0.3, 1.0), flip=0.0, jitter=0.0, grey=0.0),)
 
     def __init__(
@@ -42,11 +42,7 @@ class IJEPA(Method):
         momentum: float = 0.996,
     ) -> None:
         super().__init__(backbone, dim)
-        if (vit := transformer(backbone)).global_pool == "token":
-            raise UserError(
-                "ijepa trains patch tokens, and the backbone reads its class token: use vit_micro, vit_tiny_cifar or"
-                " one of timm's that averages its patch tokens, such as vit_huge_patch14_gap_224"
-            )
+        vit = transformer(backbone, self.class_token)
         self.targets, self.share = targets, share
         self.predictor = Predictor(vit, width, depth, dim)
         self.teacher = Momentum(backbone, momentum)
@@ -66,6 +62,3 @@ class IJEPA(Method):
         context, wanted = encode(vit, tokens, kept), torch.cat(targets)
         made = self.predictor(context.repeat(self.targets, 1, 1), kept.repeat(self.targets, 1), wanted, (height, width))
         return smooth_l1_loss(made.float(), take(whole.repeat(self.targets, 1, 1), wanted))
-
-    def after_step(self) -> None:
-        self.teacher.update(self.backbone)

@@ -17,9 +17,6 @@ class MAE(Method):
     encoder and has a third of its blocks, which is the paper's for ViT-L: 8 blocks of width 512 for 24 of width 1024.
     Its positions are fixed sines and cosines, as there; the encoder's are the backbone's own, learnt. View: a crop of
     0.2 of the area or more and a flip (the public code).
-
-    The features are the backbone's own: the mean of all patch tokens, or its class token, which the loss trains only by
-    what the decoder reads from it.
     """
 
     family = "masked"

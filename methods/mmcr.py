@@ -41,9 +41,6 @@ class MMCR(Method):
         with torch.autocast(centroids.device.type, enabled=False):
             return -(centroids * polar(centroids)).sum()
 
-    def after_step(self) -> None:
-        self.teacher.update(self.student)
-
 
 @torch.no_grad()
 def polar(matrix: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ class MoCo(Method):
     """A query picks its key, which a momentum network made of the other view, among those of earlier batches.
 
     Loss: InfoNCE (He et al. 2019, arXiv 1911.05722, equation 1) at temperature 0.2 (table 2), over a queue of 65,536
-    keys. Head d -> d -> 128 and momentum 0.999 (there, sections 3.3 and 4.1). Views: section 3. Keys are normalised
-    over the global batch, so there is nothing for a shuffled batch norm to hide.
+    keys. Head d -> d -> 128 and momentum 0.999 (there, sections 3.3 and 4.1). Views: section 3.
     """
 
+    recordable = True
     views = (VIEW, VIEW)
 
     def __init__(
@@ -43,7 +43,3 @@ class MoCo(Method):
         logits = torch.cat([positive, query @ self.queue.rows.T], dim=1) / self.temperature
         self.queue.keep(gather(key))
         return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
-
-    def after_step(self) -> None:
-        self.key.update(self.query)
-        self.queue.advance()

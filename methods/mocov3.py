@@ -48,9 +48,6 @@ class MoCoV3(Method):
         both = cross_entropy(q0 @ k1.T / self.temperature, own) + cross_entropy(q1 @ k0.T / self.temperature, own)
         return 2 * self.temperature * both
 
-    def after_step(self) -> None:
-        self.key.update(self.query)
-
 
 def mlp(sizes: list[int], norm: bool = True) -> ProjectionHead:
     """Return linear layers without bias, batch norm and ReLU between them; `norm`: batch norm after the last, too."""

@@ -25,8 +25,6 @@ class MSN(Method):
     -> 256 with batch norm; a target view, an anchor that lacks 15 % of its patches, and ten small anchors.
 
     What differs: each image leaves out patches of its own, where the public code has one draw for a batch.
-
-    The features are the backbone's own: the mean of all patch tokens, or its class token.
     """
 
     family = "masked"
@@ -68,9 +66,6 @@ class MSN(Method):
         mean = gather(scores.softmax(dim=1).view(-1, len(whole), scores.shape[1]).mean(dim=0)).mean(dim=0)
         missing = (mean * mean.log()).sum() + math.log(len(mean))  # of the largest entropy
         return cross_entropy(scores, wanted.repeat(1 + len(focal), 1)) + self.entropy * missing
-
-    def after_step(self) -> None:
-        self.target.update(self.anchor)
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Return the cosines (B, prototypes) of projections and prototypes, over the temperature."""

@@ -19,6 +19,7 @@ class NNCLR(Method):
     Heads d -> 2048 -> 2048 -> 256 and 256 -> 4096 -> 256. Views: SimCLR's.
     """
 
+    recordable = True
     views = SimCLR.views
 
     def __init__(
@@ -46,9 +47,6 @@ class NNCLR(Method):
         losses = [cross_entropy(near @ p.T / self.temperature, own) for near, p in pairs]
         self.queue.keep(z0)
         return (losses[0] + losses[1]) / 2
-
-    def after_step(self) -> None:
-        self.queue.advance()
 
     def nearest(self, z: Tensor) -> Tensor:
         """Return the rows of the queue that are nearest to rows (B, projection), all of them of length 1."""

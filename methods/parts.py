@@ -1,4 +1,4 @@
-"""Parts of several methods: a momentum network, a queue of earlier rows, local views, balanced assignments, draws."""
+"""Parts of several methods: a momentum network, a queue of rows, local views, squares, balanced assignments, draws."""
 
 import copy
 from collections.abc import Callable
@@ -26,6 +26,7 @@ class Momentum(nn.Module):
         super().__init__()
         self.module = copy.deepcopy(online).requires_grad_(False)
         self.momentum = momentum
+        self._online = (online,)  # in a tuple: it is no part of the copy
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -38,11 +39,16 @@ class Momentum(nn.Module):
         """Move the copy's parameters towards those of `online`, all of them in one fused operation."""
         torch._foreach_lerp_(list(self.module.parameters()), list(online.parameters()), 1 - self.momentum)
 
+    def advance(self) -> None:
+        """Follow, after a step."""
+        self.update(*self._online)
+
 
 class Queue(nn.Module):
     """The last rows that were pushed, first in, first out; it starts with random rows of length 1.
 
-    (lightly's memory bank leaves its rows out of the state dict, so that a resumed run would begin anew.)
+    (lightly's memory bank leaves its rows out of the state dict, so that a resumed run would begin anew. Batch norm is
+    over the batch of all processes, so that there is nothing for a shuffled one, as MoCo's, to hide.)
 
     Args:
         size: how many rows it holds.
@@ -100,6 +106,11 @@ def of_each(network: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Te
     """
     local = network(torch.cat(views[2:])).chunk(len(views) - 2) if views[2:] else ()
     return [*map(network, views[:2]), *local]
+
+
+def squares(z: Tensor) -> Tensor:
+    """Return the sum of the squared entries of Z^T Z for rows Z (B, p); it is that of Z Z^T, made if smaller."""
+    return (z @ z.T if len(z) < z.shape[1] else z.T @ z).square().sum()
 
 
 @torch.no_grad()

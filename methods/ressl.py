@@ -5,9 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from methods import Batch, Method, Momentum, Queue, View, gather, methods
-from methods.moco import VIEW as STRONG
-
-WEAK = View(crop=(0.2, 1.0), jitter=0.0, grey=0.0)
+from methods.moco import VIEW
 
 
 @methods.register("ressl")
@@ -16,11 +14,11 @@ class ReSSL(Method):
 
     Loss: the cross-entropy between two softmaxes over a queue of the momentum network's projections, the student's at
     temperature 0.1 and the momentum network's at 0.04. All else is the public code's: a queue of 131,072, momentum
-    0.999, head d -> 4096 -> 512 without batch norm. Views: MoCo v2's for the student, only cropped and flipped for the
-    momentum network. Batch norm is over the global batch, so there is nothing for a shuffled one to hide.
+    0.999, head d -> 4096 -> 512 without batch norm. The strong view is MoCo v2's, the weak one cropped and flipped.
     """
 
-    views = (STRONG, WEAK)
+    recordable = True
+    views = (VIEW, View(crop=(0.2, 1.0), jitter=0.0, grey=0.0))
 
     def __init__(
         self,
@@ -45,7 +43,3 @@ class ReSSL(Method):
         relation = (key @ self.queue.rows.T / self.teacher_temperature).softmax(dim=1)
         self.queue.keep(gather(key))
         return cross_entropy(query @ self.queue.rows.T / self.student_temperature, relation)
-
-    def after_step(self) -> None:
-        self.teacher.update(self.student)
-        self.queue.advance()

@@ -18,11 +18,12 @@ class SEED(Accelerator):
     length 1, and D holds the targets of earlier batches, 65,536 rows, and before them t itself. Head d -> d -> k.
     Views: those of MoCo v2.
 
-    What differs: in the paper the teacher sees the augmented view that the student sees, and its features are used as
-    they are. Here t is the target that ReLA has too: made once, of the un-augmented image, reduced to k components and
-    standardised. A step sees two views, as ReLA's do, instead of one. The method gives its backbone and nothing else.
+    What differs: the paper's teacher sees the view that the student sees, and its features are used as they are. Here t
+    is ReLA's target, of the un-augmented image, reduced to k components and standardised; a step sees two views, not
+    one.
     """
 
+    recordable = True
     needs_prior = True
     wants_targets = True
     views = MoCo.views
@@ -48,9 +49,6 @@ class SEED(Accelerator):
         z = (normalize(self.head(self.backbone(x)).float()) for x in batch.views)
         losses = [cross_entropy(self._similarities(each, target) / self.temperature, wanted) for each in z]
         return torch.stack(losses).mean()
-
-    def after_step(self) -> None:
-        self.queue.advance()
 
     def _similarities(self, rows: Tensor, target: Tensor) -> Tensor:
         """Return the products (B, 1 + queue) of rows (B, k) with their own target and with the queue's rows."""

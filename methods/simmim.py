@@ -16,9 +16,6 @@ class SimMIM(Method):
     Loss: the mean absolute error of the masked pixels. 60 % are masked, in squares of 32 of 224 pixels: at other sizes
     the nearest number of patches, or the next smaller one that divides the image. View: a crop of 0.67 of the area or
     more and a flip. All of it as in the public code.
-
-    The features are the backbone's own: the mean of all patch tokens, or its class token, which the loss trains only by
-    what patch tokens read from it.
     """
 
     family = "masked"

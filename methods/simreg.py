@@ -17,9 +17,8 @@ class SimReg(Accelerator):
     and t the image's target. Head d -> 2d -> d -> 2d -> k, without batch norm and ReLU after its second layer (the
     public code's, of four layers). Views: those of MoCo v2.
 
-    What differs: in the paper the teacher sees augmented images, and its features are used as they are. Here t is the
-    target that ReLA has too: made once, of the un-augmented image, reduced to k components and standardised. A step
-    sees two views, as ReLA's do, instead of one. The method gives its backbone and nothing else.
+    What differs: the paper's teacher sees augmented images, and its features are used as they are. Here t is ReLA's
+    target, of the un-augmented image, reduced to k components and standardised; a step sees two views, not one.
     """
 
     recordable = True

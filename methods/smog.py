@@ -56,7 +56,7 @@ class SMoG(Method):
             return cross_entropy(similarity(q, groups) / self.temperature, similarity(key, self.groups).argmax(dim=1))
 
     def after_step(self) -> None:
-        self.teacher.update(self.student)
+        super().after_step()
         self.groups.copy_(self.next_groups)
 
 

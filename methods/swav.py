@@ -32,6 +32,7 @@ class SwAV(Method):
     """
 
     version = 2
+    recordable = True
     views: tuple[View, ...] = (VIEW, VIEW)
 
     def __init__(

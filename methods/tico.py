@@ -52,5 +52,5 @@ class TiCo(Method):
             return 1 - agreement + self.rho * contrast
 
     def after_step(self) -> None:
-        self.teacher.update(self.student)
+        super().after_step()
         self.covariance.copy_(self.next_covariance)  # which is as it was if the step was one on targets

@@ -1,4 +1,8 @@
-"""The patch tokens of a vision transformer, for methods that mask or predict them."""
+"""The patch tokens of a vision transformer, for methods that mask or predict them.
+
+The features are the backbone's own: the mean of all patch tokens, or its class token, which a loss of patches alone
+trains only by what they, or a decoder, read from it.
+"""
 
 import math
 from typing import cast
@@ -13,12 +17,20 @@ from bench.core.errors import UserError
 from methods.parts import uniform
 
 
-def transformer(backbone: nn.Module) -> VisionTransformer:
-    """Return the backbone, as the vision transformer that it is. Raises UserError when it is none."""
+def transformer(backbone: nn.Module, class_token: bool = True) -> VisionTransformer:
+    """Return the backbone, as the vision transformer that it is.
+
+    Raises UserError when it is none, and when its features are its class token, unless they may be: `class_token`.
+    """
     if not (isinstance(backbone, VisionTransformer) and backbone.dynamic_img_size):
         raise UserError(
             f"needs the patch tokens of a vision transformer, and the backbone is a {type(backbone).__name__}: use"
             " vit_micro, vit_tiny_cifar or one of timm's, such as vit_small_patch16_224"
+        )
+    if backbone.global_pool == "token" and not class_token:
+        raise UserError(
+            "trains patch tokens, and the backbone reads its class token: use vit_micro, vit_tiny_cifar or one of"
+            " timm's that averages its patch tokens, such as vit_huge_patch14_gap_224"
         )
     return backbone
 

@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss, relu
 
 from methods import Batch, Method, gather, methods
 from methods.byol import BYOL
+from methods.parts import squares
 
 
 @methods.register("vicreg")
@@ -49,11 +50,6 @@ def shortfall(z: Tensor) -> Tensor:
 
 
 def covariance(z: Tensor) -> Tensor:
-    """Return the squared entries of the covariance of projections (B, p) beside its diagonal, over p (equation 4).
-
-    The matrix is not made when it is the larger one: its entries' squares sum up to those of the products of samples.
-    """
-    count, size = z.shape
+    """Return the squared entries of the covariance of projections (B, p) beside its diagonal, over p (equation 4)."""
     centred = z - z.mean(dim=0)
-    products = centred @ centred.T if count < size else centred.T @ centred
-    return (products.square().sum() / (count - 1) ** 2 - z.var(dim=0).square().sum()) / size
+    return (squares(centred) / (len(z) - 1) ** 2 - z.var(dim=0).square().sum()) / z.shape[1]

@@ -136,7 +136,7 @@ FAULTS = (
     ),
     Fault("momentum 0.99 to 0", "methods/byol.py", "momentum: float = 0.99", "momentum: float = 0.0"),
     Fault("momentum 0.99 to 0.9", "methods/byol.py", "momentum: float = 0.99", "momentum: float = 0.9"),
-    Fault("momentum network never updated", "methods/byol.py", "self.teacher.update(self.student)", "pass"),
+    Fault("momentum network never updated", "methods/parts.py", "self.update(*self._online)", "pass"),
     Fault("gradient through the target", "methods/byol.py", BYOL_TARGETS, BYOL_TARGETS.replace("teacher", "student")),
     Fault("one view used twice", "methods/byol.py", "x0, x1 = batch.views", "x0, x1 = batch.views[0], batch.views[0]"),
     Fault("optimiser misses the backbone", "bench/train/loop.py", TRAINED, NAMED.format('"backbone" not')),

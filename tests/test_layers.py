@@ -1,6 +1,7 @@
 """Which way imports point: each layer imports only what is below it, and packages that share a layer not each other."""
 
 import ast
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def long_functions(source: str) -> list[str]:
 def test_a_function_fits_a_screen_and_a_module_is_short(module: str) -> None:
     assert long_functions(MODULES[module]) == []
     assert MODULES[module].count("\n") <= 300
+
+
+def test_a_method_is_short() -> None:
+    kinds = ("\n@methods.register(", "\n@accelerators.register(")
+    lengths = [text.count("\n") for text in MODULES.values() if any(kind in text for kind in kinds)]
+    assert statistics.median(lengths) <= 45
 
 
 def test_a_long_function_is_seen() -> None:

@@ -59,7 +59,9 @@ def run(
     data_root: DataOption = Path("data"),
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
-    workers: Annotated[int, typer.Option(help="processes that decode images of a streamed dataset", min=0)] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="processes that decode images of a streamed dataset: 2, on a GPU up to 16", min=0)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is done and what the rest costs")] = False,
     cells: Annotated[bool, typer.Option("--cells", hidden=True)] = False,
     as_json: JsonOption = False,
@@ -266,7 +268,8 @@ class Call:
         short = rehearsed(spec)
         there = stage(paths, short.name)
         lay_out(expand(short), paths.data, there.data)
-        device, workers, limits = find_device(self.request.device), self.request.workers, self.request.limits()
+        device, limits = find_device(self.request.device), self.request.limits()
+        workers = self.request.workers_for(device)
 
         def plan_short() -> "list[Task]":
             return tasks_of(short, self.only, there)

@@ -1,6 +1,7 @@
 """CUDA graphs: work that takes the host longer to launch than a GPU to do is recorded once, and launched as one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +16,17 @@ class Recorded:
     results in the same memory each time. On a CPU, and for tensors of another shape than the first, it is just called.
 
     Args:
-        work: takes tensors on the device and returns one.
+        work: takes tensors on the device and returns one, or several.
         device: where it works.
     """
 
-    def __init__(self, work: Callable[..., Tensor], device: torch.device) -> None:
+    def __init__(self, work: Callable[..., Any], device: torch.device) -> None:
         self.work, self.device = work, device
         self.calls, self.shapes = 0, list[torch.Size]()
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs, self.output = list[Tensor](), torch.empty(0)
+        self.inputs, self.output = list[Tensor](), None
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         """Return what the work makes of the inputs; once it is recorded, the next call overwrites that."""
         if self.device.type != "cuda":
             return self.work(*inputs)
@@ -44,7 +45,7 @@ class Recorded:
         self.graph.replay()
         return self.output
 
-    def _warmed(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _warmed(self, inputs: tuple[Tensor, ...]) -> Any:
         """Work beside the main stream, which a graph cannot be recorded on, as CUDA's notes on graphs demand."""
         main, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(main)

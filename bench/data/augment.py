@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from bench.core.device import threads
 from bench.core.distributed import rank_slice
-from bench.data.resample import crop_boxes, gaussian, resample, resized_crops, send
+from bench.data.resample import crop_boxes, gaussian, resample, resized_crops, send_together, spans
 from bench.grid.base import Precision
 
 MEAN = (0.485, 0.456, 0.406)
@@ -158,26 +158,28 @@ def draw(count: int, height: int, width: int, view: View, generator: Generator) 
 
 def apply(images: Tensor, draws: Draws, size: int) -> Tensor:
     """Return the views that `draws` describes; shapes and types as in `augment`."""
-    device = images.device
-    views = resized_crops(images, draws.boxes, size, draws.flip)
-    views = _jitter(views, draws.order, draws.factors)
-    if len(index := send(draws.grey.nonzero().flatten(), device)):
-        views.index_copy_(0, index, _grey(views.index_select(0, index)).expand(-1, 3, -1, -1))
-    if len(index := send(draws.blur.nonzero().flatten(), device)):
-        weights = gaussian(send(draws.sigma[draws.blur], device), size)
-        views.index_copy_(0, index, resample(views.index_select(0, index), weights, weights))
-    if len(index := send(draws.solarise.nonzero().flatten(), device)):
-        chosen = views.index_select(0, index)
+    chosen = [each.nonzero().flatten() for each in (draws.grey, draws.blur, draws.solarise)]
+    gathers, values = _gathers(draws.order, draws.factors)
+    gathers, grey, blur, solarise, within, values, sigma = send_together(
+        [gathers, *chosen, spans(draws.boxes, draws.flip), values, draws.sigma[draws.blur]], images.device
+    )
+    views = _jitter(resized_crops(images, within, size), draws.order, gathers, values)
+    if len(grey):
+        views.index_copy_(0, grey, _grey(views.index_select(0, grey)).expand(-1, 3, -1, -1))
+    if len(blur):
+        weights = gaussian(sigma, size)
+        views.index_copy_(0, blur, resample(views.index_select(0, blur), weights, weights))
+    if len(solarise):
+        some = views.index_select(0, solarise)
         # On the grid k/255 of uint8, 128/256 parts the same values as lightly's k >= 128.
-        views.index_copy_(0, index, torch.where(chosen >= 0.5, 1 - chosen, chosen))
+        views.index_copy_(0, solarise, torch.where(some >= 0.5, 1 - some, some))
     return normalise(views)
 
 
-def _jitter(views: Tensor, order: Tensor, factors: Tensor) -> Tensor:
-    """Apply the operation `order[:, p]` to each sample, for p = 0 ... 3; `views` is float32 (B, 3, h, w).
+def _gathers(order: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what sorts a batch by operation at each position p of `order` (B, p), and restores its order at last.
 
-    Each position sorts the batch by operation, so that the samples of one operation are a slice to be
-    changed in place. Sorting costs one gather, from the order that the position before left.
+    That is int64 (p + 1, B), each from the order that the position before left; and the factors, sorted so, (p, B).
     """
     host = torch.arange(len(order))
     place, gathers, values = host, [], []
@@ -186,15 +188,22 @@ def _jitter(views: Tensor, order: Tensor, factors: Tensor) -> Tensor:
         gathers.append(place[samples])
         place = torch.empty_like(host).scatter_(0, samples, host)
         values.append(factors[samples, operations[samples].clamp(max=len(JITTER) - 1)])
-    indices = send(torch.stack([*gathers, place]), views.device)
-    amounts = send(torch.stack(values), views.device)[:, :, None, None, None]
-    for operations, index, amount in zip(order.T, indices, amounts, strict=False):
+    return torch.stack([*gathers, place]), torch.stack(values)
+
+
+def _jitter(views: Tensor, order: Tensor, gathers: Tensor, values: Tensor) -> Tensor:
+    """Apply the operation `order[:, p]` to each sample, for p = 0 ... 3; `views` is float32 (B, 3, h, w).
+
+    Each position sorts the batch by operation, so that the samples of one operation are a slice to be
+    changed in place, at the cost of one gather.
+    """
+    for operations, index, amount in zip(order.T, gathers, values[:, :, None, None, None], strict=False):
         views, start = views.index_select(0, index), 0
         for operation, count in zip(JITTER, operations.bincount(minlength=4).tolist(), strict=False):
             if count:
                 operation(views[start : start + count], amount[start : start + count])
             start += count
-    return views.index_select(0, indices[-1])
+    return views.index_select(0, gathers[-1])
 
 
 def _grey(x: Tensor) -> Tensor:

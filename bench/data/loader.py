@@ -15,7 +15,7 @@ from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment, normalise
 from bench.data.dataset import Split
 from bench.data.decode import read_image
-from bench.data.resample import crop_boxes, resize, resized_crops
+from bench.data.resample import crop_boxes, resize, resized_crops, spans
 from bench.data.sampler import Sampler
 from bench.data.workers import decoded
 
@@ -121,7 +121,7 @@ class _Crops(Dataset[list[Tensor]]):
             box = crop_boxes(1, image.shape[1], image.shape[2], view.crop, draw)
             top, left, height, width = box[0].tolist()
             inside = image[None, :, top : top + height, left : left + width]  # far fewer pixels to resize
-            crop = resized_crops(inside, box * torch.tensor([0, 0, 1, 1]), view.pixels(self.size))[0]
+            crop = resized_crops(inside, spans(box * torch.tensor([0, 0, 1, 1])), view.pixels(self.size))[0]
             crops.append(crop.mul_(255).round_().to(torch.uint8))
         return crops
 

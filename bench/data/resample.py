@@ -1,6 +1,7 @@
 """Crops, sizes and blur of batches of images, each image by numbers of its own, as products with matrices."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -52,16 +53,22 @@ def resize(images: Tensor, size: int, shorter: int | None = None) -> Tensor:
     return resample(images.float().div_(255), *weights)
 
 
-def resized_crops(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Return each image's box, resized to `size` pixels and mirrored where `flip` (B,) says so.
+def spans(boxes: Tensor, flip: Tensor | bool = False) -> Tensor:
+    """Return the y, height, x and width (4, B) float32 of boxes (B, 4) int64, mirrored where `flip` (B,) says so.
 
-    uint8 (B, 3, H, W) and boxes (B, 4) int64 on the CPU to float32 (B, 3, size, size) in [0, 1].
+    A flip is a box read from its right end, with a negative width.
+    """
+    top, left, rows, columns = boxes.T
+    return torch.stack([top, rows, left + columns * flip, columns * (1 - 2 * flip)]).float()
+
+
+def resized_crops(images: Tensor, within: Tensor, size: int) -> Tensor:
+    """Return each image's box, by its `spans` on the same device, resized to `size` pixels.
+
+    uint8 (B, 3, H, W) to float32 (B, 3, size, size) in [0, 1].
     """
     height, width = images.shape[2:]
-    top, left, rows, columns = boxes.T
-    if flip is not None:  # a flip is a box read from its right end, with a negative width
-        left, columns = left + columns * flip, columns * (1 - 2 * flip.long())
-    y, dy, x, dx = send(torch.stack([top, rows, left, columns]).float(), images.device)
+    y, dy, x, dx = within
     down, across = interpolation(y, dy, height, size), interpolation(x, dx, width, size)
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
     return resample(pixels, down.div_(255), across)
@@ -113,3 +120,10 @@ def gaussian(sigma: Tensor, size: int) -> Tensor:
 def send(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the host on `device`; CUDA needs pinned memory to copy without making the host wait."""
     return (values.pin_memory() if device.type == "cuda" and values.numel() else values).to(device, non_blocking=True)
+
+
+def send_together(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of the host on `device`, sent in one copy; those with the widest elements come first."""
+    parts = [each.contiguous().flatten().view(torch.uint8) for each in values]
+    sent = torch.split(send(torch.cat(parts), device), [len(part) for part in parts])
+    return [part.view(each.dtype).view(each.shape) for part, each in zip(sent, values, strict=True)]

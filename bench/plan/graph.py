@@ -242,11 +242,11 @@ class _Planner:
             )
 
     def _check_tokens(self, cell: Cell) -> None:
-        """Raise UserError when a method needs patch tokens that the cell's backbone does not have."""
+        """Raise UserError when the cell's backbone has no patch tokens, or not the features that the method trains."""
         with torch.device("meta"):  # no weights
             network = build_backbone(cell.backbone, image_size(cell, self.paths)).module
         try:
-            transformer(network)
+            transformer(network, methods.get(cell.method).class_token)
         except UserError as error:
             raise UserError(f"method {cell.method!r} {error}") from error
 

@@ -10,7 +10,11 @@ from bench.plan.request import Request
 from bench.run.trackers import find_tracker
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.train.keeper import Limits
+
+MOST_WORKERS = 16  # each has two batches in shared memory
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class RunRequest(Request):
     """A request on a grid, and how its cells are trained; which of them run, and by whom, is not part of it."""
 
     device: str = "auto"
-    workers: int = 2
+    workers: int | None = None
     deterministic: bool = False
     cell_timeout: float | None = None
     track: str | None = None
@@ -30,7 +34,8 @@ class RunRequest(Request):
         options += [("--set", setting) for setting in self.settings]
         options += [("--plugin", path.absolute()) for path in self.plugins]
         options += [("--data-root", self.data_root.absolute()), ("--results", self.results.absolute())]
-        options += [("--device", self.device), ("--workers", self.workers)]
+        options += [("--device", self.device)]
+        options += [("--workers", self.workers)] if self.workers is not None else []
         options += [("--cell-timeout", self.cell_timeout)] if self.cell_timeout is not None else []
         options += [("--track", self.track)] if self.track else []
         words = [str(word) for option in options for word in option]
@@ -48,6 +53,13 @@ class RunRequest(Request):
             load_plugin(path)
         if self.track:
             find_tracker(self.track)
+
+    def workers_for(self, device: "torch.device") -> int:
+        """Return how many processes decode images: two, and for a GPU as many as this one has threads, up to 16."""
+        import torch
+
+        default = 2 if device.type == "cpu" else min(max(2, torch.get_num_threads()), MOST_WORKERS)
+        return default if self.workers is None else self.workers
 
     def limits(self) -> "Limits":
         """Return the seconds between two checkpoints, and those that a cell may take."""

@@ -63,7 +63,7 @@ def _train(part: Part, log: CellLog) -> Finished | Trouble:
     if is_rank_zero():
         watch, track = logged(task, log, own, stop), part.request.track
     device = find_device(part.request.device)
-    return attempt(task, paths, device, part.request.workers, watch, part.request.limits(), track)
+    return attempt(task, paths, device, part.request.workers_for(device), watch, part.request.limits(), track)
 
 
 def _task(request: RunRequest, key: str) -> tuple[Ready, Paths]:

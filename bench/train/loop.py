@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.core.device import autocast
 from bench.core.distributed import mean, parallel, world_size
@@ -23,7 +24,7 @@ from bench.measure.clock import Clock
 from bench.measure.flops import step_flops
 from bench.targets.rows import MemmapRows
 from bench.train.recipe import Teachers, optimiser_of, rate
-from methods import Batch, Method, View
+from methods import Batch, Method, Queue, View
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Trainer:
         classes = [each.classes for each in method.modules() if isinstance(each, Method) and each.classes is not None]
         if classes and (there := int(source.labels.max()) + 1) > min(classes):
             raise UserError(f"params.classes is {min(classes)}, and the labels are of {there} classes; raise it")
+        _stop_counting(method)
         self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.optimiser = optimiser_of(self.trained, protocol)
         self.teachers = Teachers(method, protocol)
@@ -201,18 +203,27 @@ class Trainer:
         """Return what computes the loss of a batch and its gradients, recorded where the method allows it."""
         step_loss = parallel(self._compiled(), self.device, unused=self.method.leaves_unused)
         targets = self.method.wants_targets
+        queues = [each for each in self.method.modules() if isinstance(each, Queue)]
 
-        def work(labels: Tensor, *images: Tensor) -> Tensor:
+        def work(labels: Tensor, *images: Tensor) -> list[Tensor | None]:
             batch = Batch(list(images[:-1]), labels, images[-1]) if targets else Batch(list(images), labels)
             self.optimiser.zero_grad()
             with autocast(self.device, self.protocol.precision):
                 loss: Tensor = step_loss(batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+            return [loss.detach(), *(queue.kept for queue in queues)]
 
         recordable = self.method.recordable and self.protocol.compile is None and world_size() == 1
         call = Recorded(work, self.device) if recordable else work
-        return lambda batch: call(batch.labels, *batch.views, *([] if batch.targets is None else [batch.targets]))
+
+        def gradients(batch: Batch) -> Tensor:
+            loss, *kept = call(batch.labels, *batch.views, *([] if batch.targets is None else [batch.targets]))
+            for queue, rows in zip(queues, kept, strict=True):
+                queue.kept = rows  # a recorded loss makes them, and keeps them nowhere
+            assert loss is not None
+            return loss
+
+        return gradients
 
     def _compiled(self) -> torch.nn.Module:
         """Return the method's loss, compiled where the protocol says so."""
@@ -231,6 +242,16 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def _stop_counting(method: Method) -> None:
+    """Hide the counter of batches, which stays in the state dict, from each batch norm that has no use for it.
+
+    To raise it is a launch for each layer and view, of 86 in a step of BYOL with a ResNet-18.
+    """
+    for each in method.modules():
+        if isinstance(each, _BatchNorm) and each.momentum is not None:
+            vars(each)["num_batches_tracked"] = None
 
 
 class _Loss(torch.nn.Module):

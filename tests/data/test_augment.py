@@ -300,22 +300,24 @@ def test_a_local_view_is_smaller_and_otherwise_a_view_as_any() -> None:
 
 
 def test_on_a_device_two_views_take_no_more_operations_than_one() -> None:
-    counts = []
+    counts, images = [], noise(64, 3, 20, 20).to("meta")
     for count in (1, 2):
         with Operations() as seen:
-            views.augment([noise(64, 3, 20, 20).to("meta")] * count, [EVERYTHING] * count, 16, generator())
+            views.augment([images] * count, [EVERYTHING] * count, 16, generator())
         counts.append(seen.on_device)
     assert 0 < counts[1] <= counts[0] + 2
+    assert seen.copies == 1, "of all that was drawn for both views"
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations whose results are on the meta device."""
+    """Counts the operations whose results are on the meta device, and those of them that send something there."""
 
-    on_device = 0
+    on_device = copies = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         self.on_device += isinstance(made, Tensor) and made.device.type == "meta"
+        self.copies += func._schema.name == "aten::_to_copy" and args[0].device != made.device
         return made
 
 

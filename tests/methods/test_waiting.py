@@ -15,7 +15,7 @@ from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
 from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
-from methods import Batch, Method, accelerators, methods
+from methods import Batch, Method, Queue, accelerators, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
 from tests.methods.small import backbone_for
@@ -104,12 +104,15 @@ def test_a_loss_is_compiled_once_for_each_kind_of_step(name: str, kinds: int) ->
 
 
 def host_state(method: Method) -> dict[str, object]:
-    """What a method has on the host: plain values, which tensors are its own and where they are, states of chance."""
+    """What a method has on the host: plain values, which tensors are its own and where they are, states of chance.
+
+    Not what a queue keeps until the step ends, which the trainer hands over.
+    """
     values = {
         f"{name}.{key}": id(value) if isinstance(value, torch.Tensor) else repr(value)
         for name, module in method.named_modules()
         for key, value in vars(module).items()
-        if not key.startswith("_")
+        if not (key.startswith("_") or (isinstance(module, Queue) and key == "kept"))
     }
     tensors = {name: each.data_ptr() for name, each in (*method.named_parameters(), *method.named_buffers())}
     chance = [torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())]
@@ -140,8 +143,8 @@ def test_a_loss_written_anew_is_recorded_only_when_it_says_so() -> None:
     assert [each(backbone.module, backbone.dim).recordable for each in (Another, Moved, Said)] == [False, True, True]
 
 
-# Operations of a loss and its gradients around `resnet_small`, or `vit_micro` for a method that needs tokens, each of
-# them a launch where a GPU records none.
+# Operations of a loss, its gradients and what follows the step around `resnet_small`, or `vit_micro` for a method that
+# needs tokens, each of them a launch where a GPU records none: counted with torch 2.14, which is held to them.
 OPERATIONS = {
     "barlow_twins": 314,
     "byol": 454,
@@ -174,7 +177,7 @@ OPERATIONS = {
     "wmse": 322,
 }
 OF_RELA = {"resnet_small": 286, "vit_micro": 390}
-VERSIONS = 1.1  # of torch count a little differently
+SLACK = 2 if torch.__version__.startswith("2.14.") else 90  # other versions count a little differently
 
 
 @pytest.mark.parametrize(NAMES, METHODS)
@@ -184,7 +187,7 @@ def test_no_step_takes_more_operations_than_it_did(name: str, with_rela: bool) -
     with Waits() as waits:
         method.loss(batch).backward()  # type: ignore[no-untyped-call]
         method.after_step()
-    assert waits.count <= VERSIONS * (OF_RELA[backbone_for(name)] if with_rela else OPERATIONS[name])
+    assert waits.count <= SLACK + (OF_RELA[backbone_for(name)] if with_rela else OPERATIONS[name])
 
 
 @pytest.mark.cuda

@@ -169,6 +169,12 @@ def test_a_method_of_patch_tokens_is_refused_around_a_resnet(paths: Paths) -> No
         assert all(isinstance(task, Ready) for task in planned(paths, "arms=[masked]", "backbone=vit_micro"))
 
 
+def test_ijepa_is_refused_around_a_backbone_that_reads_its_class_token(paths: Paths) -> None:
+    text = refusal(paths, "arms=[ijepa]", "backbone=vit_tiny_patch16_224")
+    assert text.startswith("grid g: arm 'ijepa' on digits: method 'ijepa' trains patch tokens, and the backbone reads")
+    assert all(isinstance(task, Ready) for task in planned(paths, "arms=[mae]", "backbone=vit_tiny_patch16_224"))
+
+
 def test_a_missing_dataset_marks_the_tasks_that_need_it(paths: Paths) -> None:
     tasks = planned(paths, "datasets=[digits, cifar10]")
     missing = [task for task in tasks if isinstance(task, Missing)]

@@ -25,6 +25,7 @@ from bench.run.control import chosen
 from bench.run.executors import Resources, executors, find_executor
 from bench.run.executors.local import Local, cpu_environments, gpu_environments, with_counts
 from bench.run.progress import Display
+from bench.run.request import RunRequest
 from bench.run.runner import run_tasks
 from bench.store.record import Finished, Ledger, read_record, read_records
 from tests.run.processes import ALWAYS, GRID, Forks, bench, events, folder, left, strays, until
@@ -66,6 +67,19 @@ def test_processes_share_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPa
     assert [each["OMP_NUM_THREADS"] for each in cpu_environments(7)] == ["1"] * 7
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert cpu_environments(2)[0]["MKL_NUM_THREADS"] == "2", "no more than the user has set"
+
+
+def test_a_gpu_has_a_process_that_decodes_images_for_each_thread_unless_it_was_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def workers(threads: int, device: str = "cuda", **said: int) -> int:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        request = RunRequest("quickstart", None, (), (), Path(), Path(), **said)
+        assert ("--workers" in request.to_argv()) == bool(said), "another machine has cores of its own"
+        return request.workers_for(torch.device(device))
+
+    assert [workers(threads) for threads in (1, 6, 64)] == [2, 6, 16]
+    assert (workers(6, "cpu"), workers(6, workers=3), workers(6, workers=0)) == (2, 3, 0)
 
 
 def test_each_gpu_has_its_processes_and_no_more_gpus_than_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:

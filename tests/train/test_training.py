@@ -3,12 +3,14 @@
 import copy
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
+from bench.core.graphs import Recorded
 from bench.core.paths import Paths
 from bench.core.seeds import derive, generator
 from bench.data.augment import EvalView, View, augment
@@ -18,7 +20,8 @@ from bench.measure.clock import Clock
 from bench.models.weights import read_state
 from bench.targets.make import make_targets
 from bench.targets.reduce import reduce_features
-from methods import Batch, Method, Momentum
+from bench.train import loop
+from methods import Batch, Method, Momentum, Queue
 from methods.build import build_method
 from methods.rela import ReLA
 from priors import find_prior
@@ -171,6 +174,57 @@ def test_a_seed_decides_order_views_and_what_a_method_draws_and_no_two_steps_hav
     assert found[0][0][:COUNT] != found[0][0][COUNT:], "two epochs of a seed"
     views = [found[which][2].flatten(1) for which in (0, 2)]
     assert len(torch.cat(views).unique(dim=0)) == 2 * 6 * 2, "two views, six steps, two seeds"
+
+
+@pytest.mark.parametrize("name", ["moco", "swav"])
+def test_a_queue_gets_what_a_recorded_loss_has_made(
+    name: str, source: InMemoryLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph runs nothing on the host when it is launched: no queue then keeps anything by itself."""
+    queues: list[Queue] = []
+
+    class Launched(Recorded):
+        def __call__(self, *inputs: Tensor) -> Any:
+            made = self.work(*inputs)
+            for queue in queues:
+                queue.kept = None
+            return made
+
+    found = []
+    for kind in (Recorded, Launched):
+        monkeypatch.setattr(loop, "Recorded", kind)
+        trainer = trainer_of(cell(name), source)
+        queues[:] = [each for each in trainer.method.modules() if isinstance(each, Queue)]
+        before = queues[0].rows.clone()
+        trainer.train(STEPS, lambda: None)
+        assert not torch.equal(queues[0].rows, before)
+        found.append((trainer.loss, [queue.rows.tolist() for queue in queues], [queue.pushed for queue in queues]))
+    assert found[0] == found[1]
+
+
+def test_a_batch_norm_counts_no_batches_unless_it_needs_them_and_nothing_else_changes(source: InMemoryLoader) -> None:
+    """The counters stay in the state, so that one from before, which has counted, can be loaded."""
+    found = []
+    for counted in (False, True):
+        method = method_of(cell(), COUNT)
+        norms = [each for each in method.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+        norms[0].momentum = None  # the mean over all batches
+        trainer = trainer_of(cell(), source, method)
+        for norm in norms if counted else ():
+            vars(norm).pop("num_batches_tracked", None)
+        state = trainer.state()
+        counters = {key for key in state["method"] if key.endswith("num_batches_tracked")}
+        trainer.restore(state | {"method": state["method"] | dict.fromkeys(counters, torch.tensor(5))})
+        trainer.train(2, lambda: None)
+        found.append((trainer.loss, trainer.method.state_dict()))
+    (loss, state), (same, with_counts) = found
+    assert loss == same
+    assert state.keys() == with_counts.keys()
+    changed = {key for key, value in state.items() if not torch.equal(value, with_counts[key])}
+    moved = {key for key in counters if state[key] != 5}
+    assert changed == counters - moved
+    names = {name for name, each in method.named_modules(remove_duplicate=False) if each is norms[0]}
+    assert moved == {f"{name}.num_batches_tracked" for name in names}
 
 
 @pytest.mark.parametrize("name", MOMENTUM)

@@ -52,7 +52,7 @@ class Local(Executor):
         pending = _left(work) if len(self.environments) > 1 else []
         if not pending:
             display = Display(work.paths.mark, quiet=PARENT in os.environ)
-            limits, workers = work.request.limits(), work.request.workers
+            limits, workers = work.request.limits(), work.request.workers_for(self.target)
             trains: Trains = Here(work.paths, self.target, workers, limits, display, work.request.track)
             if self.processes > 1:
                 threads = _threads(self.processes // self.nodes)
