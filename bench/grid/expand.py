@@ -56,6 +56,11 @@ def rehearsed(grid: Grid) -> Grid:
             "title": f"REHEARSAL of: {grid.title or grid.name}",
             "seeds": grid.seeds[:1],
             "datasets": tuple(datasets),
+            # On two images, a step at a rate that was chosen for a whole batch can end in NaN.
+            "recipes": {
+                method: {key: value for key, value in recipe.items() if key != "lr"}
+                for method, recipe in grid.recipes.items()
+            },
             "protocol": REHEARSED.model_copy(
                 update={key: getattr(grid.protocol, key) for key in ROOM}
                 | {"evaluate": tuple(each.rehearsed() for each in grid.protocol.evaluate)}

@@ -152,7 +152,7 @@ def _overridden(raw: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
     merged = merge(raw, override)
     arms = override.get("arms")
     if isinstance(arms, list):
-        for key in {"claims", "published"} - override.keys():
+        for key in {"claims", "published", "figure"} - override.keys():
             merged.pop(key, None)
         named = [arm.get("method") if isinstance(arm, dict) else arm for arm in arms]
         there = {method for method in named if isinstance(method, str)}

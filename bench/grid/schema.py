@@ -11,6 +11,7 @@ from bench.grid.base import Budget, Model, Name, Params, Seed
 from bench.grid.cell import Arm, Cell, Protocol, Recipe, arm_name, trained_on
 from bench.grid.claims import Claim, statements
 from bench.grid.controls import Wrapped
+from bench.grid.published import Peer, figure_curves
 from bench.grid.tune import Tune, check_tuning
 from bench.grid.validate import sentence
 
@@ -53,6 +54,8 @@ class Grid(Model):
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
     targets_share: PositiveFloat | None = None  # claim: making targets takes no more of the plain method's full cost
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
+    figure: dict[str, str] = Field(default_factory=dict)  # by arm: the curve of the paper's figure that is its
+    peer: Peer | None = None  # whose numbers stand beside ours
     protocol: Protocol = Protocol()
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -142,6 +145,10 @@ class Grid(Model):
         arms, methods = [arm_name(arm) for arm in self.arms], {arm.method for arm in self.arms}
         for index, point in enumerate(self.published):
             _must_be_an_arm(point.arm, arms, f"published[{index}].arm")
+        for name, curve in self.figure.items():
+            _must_be_an_arm(name, arms, "figure")
+            if curve not in figure_curves():
+                raise ValueError(f"figure.{name}: no curve {curve!r}{did_you_mean(curve, figure_curves())}")
         for key in ("params", "recipes"):
             for method in getattr(self, key):
                 if method not in methods:

@@ -9,7 +9,7 @@ from bench.store.record import score_linear
 
 def has_curves(found: Collected) -> bool:
     """Return whether there is more to a cell than its beginning and end."""
-    return bool(found.grid.published) or any(len(record.curve) > 2 for record in found.done)
+    return bool(found.grid.published or found.grid.figure) or any(len(record.curve) > 2 for record in found.done)
 
 
 def curve_of(result: Result) -> dict[float, Summary]:

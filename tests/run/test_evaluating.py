@@ -113,7 +113,10 @@ def test_a_damaged_record_of_an_evaluation_is_made_anew_and_said(folder: Path, c
 def test_a_name_that_is_none_is_refused(folder: Path) -> None:
     said = CliRunner().invoke(app, ["evaluate", "tiny.yaml", "--with", "few_lables"])
     assert "did you mean 'few_labels'?" in str(said.exception)
-    for asked, words in (("[linear, linear]", "names linear twice; keep one"), ("[few_lables]", "did you mean 'few_labels'?")):
+    for asked, words in (
+        ("[linear, linear]", "names linear twice; keep one"),
+        ("[few_lables]", "did you mean 'few_labels'?"),
+    ):
         refused = CliRunner().invoke(app, ["run", "tiny.yaml", "--set", f"protocol.evaluate={asked}"])
         assert words in str(refused.exception)
 

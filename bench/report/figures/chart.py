@@ -22,14 +22,14 @@ class Series:
     """Points that belong together.
 
     `style` chooses colour, marker and dashes, the same in all charts of a report. Kinds: "cells" with a bar between
-    the bounds of each, a "curve" with a band between them, "published" points without a line, the "front" of the best
-    of all, and a "reference", which is a level alone.
+    the bounds of each, a "curve" with a band between them, "published" points without a line, those "read off" a figure
+    with a thin one, the "front" of the best of all, and a "reference", which is a level alone.
     """
 
     name: str
     style: int
     marks: tuple[Mark, ...]
-    kind: Literal["cells", "curve", "published", "front", "reference"] = "cells"
+    kind: Literal["cells", "curve", "published", "read off", "front", "reference"] = "cells"
     filled: bool = True
     level: float | None = None  # of a line across the chart
 

@@ -1,6 +1,7 @@
 """Accuracy while the cells trained, beside what the paper reports."""
 
 from bench.grid.cell import Arm, arm_name
+from bench.grid.published import FIGURE_DATASET, READ_OFF, figure_curves
 from bench.report.collect import Collected, Group, Result
 from bench.report.curves import curve_of
 from bench.report.figures.chart import Chart, Mark, Series, View
@@ -20,6 +21,7 @@ def _chart(found: Collected, group: Group) -> Chart:
     for style, arm in enumerate(found.grid.arms):
         series += [_curve(result, style) for result in found.done_of(group, arm)[-1:]]
         series += _published(found, arm, style)
+        series += _read_off(found, group, arm, style)
     label = "Epochs, each over the budget's share of the images"
     return Chart(one_line(group.label, 60), label, ACCURACY, tuple(series))
 
@@ -52,3 +54,14 @@ def _published(found: Collected, arm: Arm, style: int) -> list[Series]:
         if point.arm == arm_name(arm)
     ]
     return [Series(name, style, tuple(marks), kind="published", filled=False)] if marks else []
+
+
+def _read_off(found: Collected, group: Group, arm: Arm, style: int) -> list[Series]:
+    """Return the curve of the paper's figure that the grid sets beside an arm, on the figure's dataset."""
+    curve = found.grid.figure.get(arm_name(arm))
+    if curve is None or group.dataset != FIGURE_DATASET:
+        return []
+    name = f"{one_line(arm_name(arm), 60)}: published, {READ_OFF}"
+    points = figure_curves()[curve]
+    marks = (Mark(epoch, 100 * share, f"{name}: {100 * share:.1f} % after {epoch} epochs") for epoch, share in points)
+    return [Series(name, style, tuple(marks), kind="read off", filled=False)]

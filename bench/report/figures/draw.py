@@ -155,15 +155,15 @@ def look_of(series: Series) -> dict[str, Any]:
     if series.kind == "front":
         return {"color": PALE, "linewidth": 5, "zorder": 1, "label": label}
     colour = GREY if series.kind == "reference" else COLOURS[series.style % len(COLOURS)]
-    curve, published = series.kind == "curve", series.kind == "published"
+    curve, published, read_off = (series.kind == kind for kind in ("curve", "published", "read off"))
     return {
         "color": colour,
         "marker": "*" if published else MARKERS[series.style % len(MARKERS)],
-        "markersize": 12 if published else 4 if curve else 6.5,
+        "markersize": 12 if published else 4 if curve else 2.5 if read_off else 6.5,
         "markerfacecolor": colour if series.filled else PAPER,  # so that it can be told in grey, too
-        "markeredgewidth": 1.0 if curve else 1.5,
+        "markeredgewidth": 1.0 if curve else 0.6 if read_off else 1.5,
         "linestyle": "" if published else DASHES[series.style % len(DASHES)],
-        "linewidth": 1.6,
+        "linewidth": 0.6 if read_off else 1.6,
         "label": label,
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from bench.grid.cell import arm_name
+from bench.grid.published import READ_OFF
 from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
 from bench.report.collect import Collected, Result
 from bench.report.costs import ALONE, FLOP, STEPS, TARGETS
@@ -21,6 +22,11 @@ NOT_LEARNED = (
     f" probe, or its features have collapsed (effective rank below {LEAST_RANK:g}). It is nobody's baseline."
 )
 FEWER = f"{DAGGER} fewer seeds than planned."
+FIGURE = (
+    f"Published: the curves of the figure in ReLA's public code (commit f94b55e), {READ_OFF} of all test images,"
+    " and less exactly in epochs 0 to 3, where lines cross. They are no table's values. The prior of that run is not"
+    " stated."
+)
 Accuracy = Callable[[Finished], float | None]
 
 
@@ -34,6 +40,8 @@ def linear_section(found: Collected) -> Iterator[Block]:
     if found.done and has_curves(found):
         title, views = "Linear accuracy while training, at each arm's largest budget", curve_views(found)
         yield Figure("epochs", title, (Image(title, "accuracy_vs_epochs", views[0]),), views)
+        if found.grid.figure:
+            yield Paragraph(FIGURE)
 
 
 def cost_figure(found: Collected) -> Iterator[Block]:
