@@ -56,7 +56,7 @@ def results(found: Collected) -> str:
         return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
     for family in found.families:
         table = accuracy_table(found, family, linear)
-        parts += [to_markdown(table), escape_markdown(" ".join(marks(table, family.name)), None)]
+        parts += [to_markdown(table), escape_markdown(" ".join(marks(found, family, table)), None)]
     parts += [verdicts(claims), "By the same probe, for comparison:", to_markdown(reference_table(found))]
     parts.append(to_markdown(verdict_table([[one for one in each if one.ledger == TARGETS] for each in claims])))
     parts.append(escape_markdown(certainty(claims), None))

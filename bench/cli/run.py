@@ -154,6 +154,7 @@ class Call:
         _, _, paths, tasks = self._planned()
         from bench.core.device import find_device
         from bench.plan.estimate import cost_lines, estimated, print_estimate
+        from bench.plan.state import stale_text
 
         lines = estimated(tasks, paths)
         if as_json:
@@ -161,19 +162,21 @@ class Call:
             return
         print_estimate(lines)
         lacking = [line.task for line in lines if line.kind == "missing"]
-        print(self._missing(lacking, paths), end="")
+        print(self._missing(lacking, paths) + stale_text(tasks, paths), end="")
         print("\n".join(cost_lines(lines, paths, find_device(self.request.device))))
 
     def run(self) -> None:
         """Run or rehearse the cells, and say what to do next."""
         runs, spec, paths, tasks = self._planned()
-        from bench.plan.state import Outcome, recorded
+        from bench.plan.state import Outcome, recorded, stale_text
         from bench.run.control import concluded, in_turns, speaks
         from bench.run.executors import Work
 
         if self.rehearse:
             self._conclude(self._rehearse(spec, tasks, paths), paths)
             return
+        if speaks():
+            print(stale_text(tasks, paths), end="", flush=True)
         elsewhere = recorded(tasks, paths)
         there = [Outcome(task, "done", cached=True) for task in tasks if task.cell.key() in elsewhere]
         left = [task for task in tasks if task.cell.key() not in elsewhere]

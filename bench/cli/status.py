@@ -43,7 +43,7 @@ def status(
 
         print_states(toy, results, as_json)
         return
-    from bench.plan.state import facts, missing_text, unevaluated_text
+    from bench.plan.state import facts, missing_text, stale_text, unevaluated_text
     from bench.run.executors.slurm import jobs_of
     from bench.run.status import states_of
 
@@ -57,7 +57,7 @@ def status(
         return
     (_print_cells if cells else _print_groups)(tasks, states)
     lacking = [task for task, state in zip(tasks, states, strict=True) if state.kind == "missing"]
-    print(missing_text(lacking, paths, request.command("prepare")), end="")
+    print(missing_text(lacking, paths, request.command("prepare")) + stale_text(tasks, paths), end="")
     elsewhere = sum("not here" in state.text for state in states if state.kind == "done")
     by_record = f"; {elsewhere} by records alone: their data is not here" if elsewhere else ""
     print(_counted(states) + by_record)

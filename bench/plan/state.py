@@ -1,5 +1,6 @@
 """The state of tasks, read from their records."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from bench.core.errors import FETCH
 from bench.core.paths import Paths
 from bench.grid.evaluation import Evaluation
 from bench.plan.graph import Missing, Ready, Task
+from bench.plan.stale import changed_text, stale_parts
 from bench.store.evaluated import evaluated_in, question
 from bench.store.record import Failed, Finished, Status, finished, read_record, read_records, record_path
 
@@ -122,3 +124,33 @@ def missing_text(tasks: Sequence[Task], paths: Paths, prepare: str) -> str:
     if any(lack.how for lack in stopped):
         lines.append(f"looked in {paths.data.absolute()}; --data-root names another folder\n")
     return "".join(lines)
+
+
+def stale_text(tasks: Sequence[Task], paths: Paths) -> str:
+    """Return which results are stale and how to get new ones, and which ones another version replaces; "" if none."""
+    ready = {task.id: task for task in tasks if isinstance(task, Ready)}
+    keys = {task.cell.key(): task for task in ready.values()}
+    done = {record.id: record for record in read_records(paths.records)[0] if isinstance(record, Finished)}
+    stale = [record for name, record in done.items() if name in ready and stale_parts(record)]
+    lines: list[str] = []
+    if stale:
+        count = f"{len(stale)} finished {'cell is' if len(stale) == 1 else 'cells are'} stale: {changed_text(stale)}"
+        lines = [f"{count}. What is stale counts as done; to run it anew, first:", f"  rm -r {_files(stale, paths)}"]
+    versions = Counter(
+        f"{task.cell.method} is of version {task.inputs.method_version}, and was of {record.inputs.method_version}"
+        for name, record in done.items()
+        if name not in ready and (task := keys.get(record.cell.key())) and task.id not in done
+        if task.inputs.method_version != record.inputs.method_version
+    )
+    lines += [f"{count} to run anew: method {which}" for which, count in versions.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _files(stale: Sequence[Finished], paths: Paths) -> str:
+    """Return the files without which results are made anew, for a shell: records, and what may be cached of them."""
+    names = ",".join(record.id for record in stale)
+    files = [f"{shlex.quote(str(paths.records))}/{names if len(stale) == 1 else f'{{{names}}}'}.json"]
+    if any({*stale_parts(record)} - {"method", "ReLA", "accelerator", "training"} for record in stale):
+        caches = [paths.cache / name for name in ("targets", "references")]
+        files += [shlex.quote(str(cache)) for cache in caches if cache.exists()]
+    return " ".join(files)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.grid.base import Model
+from bench.plan.stale import stale_parts
 from bench.report.collect import Collected, Result
 from bench.report.columns import Column, count, flag, of_result, real, text
 from bench.report.costs import ALONE, JOULES, SECONDS, Currency
@@ -187,6 +188,11 @@ POINTS: tuple[Column[Evaluation], ...] = (
     text("time", "when the record was made", at("provenance.time")),
     text("code_version", "of rela-bench", at("provenance.code.version")),
     text("code_commit", "of rela-bench, where it is a git checkout", at("provenance.code.commit")),
+    flag(
+        "stale",
+        "whether the code that decides its numbers has changed since; empty: not known",
+        lambda c: bool(stale_parts(c.record)) if c.record.code else None,
+    ),
     flag("code_dirty", "whether that checkout had uncommitted changes", at("provenance.code.dirty", bool)),
     text("torch", "version of torch", at("provenance.packages.torch")),
     text("device", "kind of device", at("provenance.device")),

@@ -8,6 +8,7 @@ from bench.report.facts import Summary
 NONE = "—"  # not planned, or not measured
 DAGGER = "†"  # fewer seeds than planned
 UNLEARNED = "‡"  # a seed that learned nothing
+STALE = "§"  # a seed whose code has changed since
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,7 @@ class Finished(_Filed):
     switch_step: Count | None = None
     ledger: Ledger
     references: References | None = None  # None: not measured
+    code: dict[str, str] | None = None  # digests of what decided the numbers, by part; None: not recorded
 
     @property
     def final(self) -> Score:

@@ -207,6 +207,7 @@ class CellRun:
             switch_step=self.trainer.method.switch_step,
             ledger=self._ledger(other_load),
             references=self.references,
+            code=self.keeper.code,
             provenance=provenance(self.keeper.clock.device),
             rehearsal=self.paths.rehearsal,
         )

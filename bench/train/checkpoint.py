@@ -31,6 +31,7 @@ class Checkpoint:
         side_by_side: cells on the device at a time until then, at most.
         taken: seconds of those spent that other work took, by phase; None: not known.
         values: what was tracked until then, after which step.
+        code: digests of the code that began the cell; None: not known.
     """
 
     seconds: dict[str, float]
@@ -42,6 +43,7 @@ class Checkpoint:
     side_by_side: Cells = 1
     taken: dict[str, float] | None = None
     values: tuple[tuple[int, dict[str, float]], ...] = ()
+    code: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError on phases that no clock has."""

@@ -12,6 +12,7 @@ from bench.core.throttle import Throttle
 from bench.measure.clock import Clock
 from bench.measure.memory import peak_memory
 from bench.plan.graph import Ready
+from bench.plan.stale import code_of
 from bench.store.record import Point, score_linear
 from bench.train.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer
@@ -50,7 +51,7 @@ class Keeper:
     """Keeps the checkpoint of a running cell, and ends the run when the user wants that or its time is over.
 
     From an earlier run it takes the curve, the values that were tracked, the trainer's state, which whoever has
-    restored that sets to None, and what was spent, which it adds to the clock.
+    restored that sets to None, which code it had, and what was spent, which it adds to the clock.
     """
 
     def __init__(self, task: Ready, paths: Paths, clock: Clock, hooks: Hooks, limits: Limits) -> None:
@@ -60,6 +61,7 @@ class Keeper:
         self.curve: list[Point] = list(saved.curve) if saved else []
         self.values: list[tuple[int, dict[str, float]]] = list(saved.values) if saved else []
         self.state = saved.trainer if saved else None
+        self.code = saved.code if saved else code_of(task.cell)
         self._peak = saved.peak if saved else None
         if saved:
             clock.add(saved.seconds, saved.wall, saved.joules, saved.side_by_side, saved.taken)
@@ -72,6 +74,7 @@ class Keeper:
         self.curve.clear()
         self.values.clear()
         self.state = self._peak = None
+        self.code = code_of(self.task.cell)
         self.clock.forget()
 
     def note(self, trainer: Trainer, point: Point | None = None) -> None:
@@ -124,6 +127,7 @@ class Keeper:
                 clock.side_by_side,
                 clock.taken(),
                 tuple(self.values),
+                self.code,
             )
             save_checkpoint(self.path, self.task.id, here)
         self.hooks.event("checkpoint", {"step": state["step"] if state else 0})

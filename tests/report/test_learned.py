@@ -13,6 +13,7 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.grid.schema import Grid
 from bench.plan.graph import plan
+from bench.plan.stale import code_of
 from bench.report.claims import NO_BASELINE, judged
 from bench.report.collect import collect
 from bench.report.costs import ALONE, STEPS
@@ -39,6 +40,7 @@ from bench.store.record import (
 )
 from methods import Batch, methods
 from methods.simsiam import SimSiam
+from tests.report.frames import tidy_frame
 from tests.report.test_report import GRID, grid_of, probe_of, record_of, rows_of
 
 CLAIMS = """
@@ -114,6 +116,30 @@ def test_what_learned_nothing_is_marked_and_nobodys_baseline(tmp_path: Path) -> 
     assert "Here: Digits, byol at 100%." in markdown
     assert NOT_LEARNED in " ".join(terminal.split())
     assert "byol ‡" in page, "in the charts, too"
+
+
+def test_a_result_whose_code_has_changed_since_is_marked(tmp_path: Path) -> None:
+    """One seed of one arm is stale; those made by the code as it is, and those that do not know theirs, are not."""
+    grid = grid_of(tmp_path, GRID + CLAIMS)
+    records = [record_of(cell) for cell in expand(grid)]
+    known = [each.model_copy(update={"code": code_of(each.cell)}) for each in records[1:]]
+    for text in texts(tmp_path, grid, [records[0], *known]):
+        assert "stale" not in text
+        assert "§" not in text
+    index = next(i for i, each in enumerate(known) if (each.cell.arm, each.cell.budget) == ("byol", 1.0))
+    changed = {**(known[index].code or {}), "method": "0" * 16, "evaluation": "1" * 16}
+    known[index] = known[index].model_copy(update={"code": changed})
+    markdown, page, terminal = texts(tmp_path, grid, [records[0], *known])
+    note = "§ stale: the code of method and evaluation has changed since (1 of 3 seeds): Digits, byol at 100%."
+    for text in (markdown.replace("\\", ""), page, " ".join(terminal.split())):
+        assert note in text
+    linear, *_ = rows_of(markdown, "## Linear accuracy", "Digits | 50%")
+    assert linear[-1].endswith("(n=3)§")
+    assert "§" not in "".join(linear[:-1])
+    stale = tidy_frame(collect(grid, tmp_path / "records")).set_index("id")["stale"]
+    assert stale[known[index].id].all()
+    assert not stale[[each.id for each in known if each is not known[index]]].any()
+    assert stale[records[0].id].isna().all()
 
 
 def test_what_learned_is_not_marked_and_is_a_baseline(tmp_path: Path) -> None:

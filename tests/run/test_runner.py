@@ -22,10 +22,11 @@ from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.models.weights import read_state
 from bench.plan.graph import Task, plan
-from bench.plan.state import Outcome
+from bench.plan.stale import code_of
+from bench.plan.state import Outcome, stale_text
 from bench.run.progress import Display
 from bench.run.runner import run_tasks
-from bench.store.record import Failed, Finished, read_record, record_path
+from bench.store.record import Failed, Finished, read_record, record_path, write_record
 from bench.targets.cache import load_targets
 from bench.targets.reduce import reduce_features
 from bench.train.cell import run_cell
@@ -351,3 +352,26 @@ def test_evaluation_takes_the_centres_of_larger_images_where_the_protocol_says_s
     assert final
     assert final.knn == pytest.approx(neighbours(transform), abs=0.005)
     assert final.knn != pytest.approx(neighbours(T.Compose([T.Resize(12), *transform.transforms[2:]])), abs=0.005)
+
+
+def test_a_record_knows_its_code_and_a_stale_one_is_named_with_its_files(
+    grid: Path, tmp_path: Path, temporary: Callable[..., None]
+) -> None:
+    paths = Paths(tmp_path / "data", tmp_path / "results", "tiny")
+    tasks = tasks_of(grid, paths, "arms=[byol]")
+    run_tasks(tasks, paths, CPU, 0, Display())
+    record = read_record(record_path(paths.records, tasks[0].id))
+    assert isinstance(record, Finished)
+    assert record.code == code_of(record.cell)
+    assert record.code.keys() == {"method", "views", "training", "backbone", "evaluation"}
+    assert stale_text(tasks, paths) == ""
+    write_record(record.model_copy(update={"code": {**record.code, "method": "0" * 16}}), paths.records)
+    said = stale_text(tasks, paths)
+    assert said.startswith(
+        "1 finished cell is stale: the code of method has changed since. What is stale counts as done"
+    )
+    assert said.endswith(f"  rm -r {paths.records}/{record.id}.json\n")
+    assert [outcome.cached for outcome in run_tasks(tasks, paths, CPU, 0, Display())] == [True]
+    temporary(methods, byol=type("Newer", (methods.get("byol"),), {"version": 2}))
+    fresh = tasks_of(grid, paths, "arms=[byol]")
+    assert stale_text(fresh, paths) == "1 to run anew: method byol is of version 2, and was of 1\n"

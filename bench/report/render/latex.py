@@ -13,7 +13,7 @@ def latex_document(found: Collected) -> str:
     for family in found.families:
         table = accuracy_table(found, family, linear)
         notes = [f"Linear accuracy in % of the test images, grid {found.grid.name}, method {family.name}."]
-        notes += [*settings(found), linear_caption(found), *marks(table, family.name)]
+        notes += [*settings(found), linear_caption(found), *marks(found, family, table)]
         parts.append("\n".join([*(f"% {escape_latex(note)}" for note in notes), to_latex(table)]))
     return "\n\n".join(parts) + "\n"
 
@@ -55,6 +55,7 @@ _LATEX = {
     "…": r"\ldots{}",
     "†": r"$^\dag$",
     "‡": r"$^\ddag$",
+    "§": r"\S{}",
 }
 
 

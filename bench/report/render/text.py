@@ -13,7 +13,7 @@ from bench.report.collect import Collected, Group
 from bench.report.facts import linear
 from bench.report.labels import percent
 from bench.report.sections.absent import absences
-from bench.report.sections.accuracy import FEWER, NOT_LEARNED, accuracy_entry, several_seeds
+from bench.report.sections.accuracy import FEWER, NOT_LEARNED, accuracy_entry, several_seeds, stale_notes
 from bench.report.sections.references import references
 from bench.report.sections.verdicts import verdict_heading, verdicts_in_words
 from bench.report.tables import DAGGER, UNLEARNED, Table, entries, one_line, plus_minus
@@ -31,6 +31,7 @@ def terminal_text(found: Collected, written: Sequence[str]) -> str:
     for group in found.groups:
         table = _accuracies(found, group, several=len(counts) > 1)
         notes = [note for mark, note in ((DAGGER, FEWER), (UNLEARNED, NOT_LEARNED)) if table.uses(mark)]
+        notes += stale_notes(result for result in found.results if result.group == group)
         beside = [f"{each.name} {plus_minus(each.linear, '.1f', 100)}" for each in references(found, group)]
         notes += [f"Beside these, by the same probe: {'; '.join(beside)}."] if beside else []
         parts.append("\n".join([group.label, to_text(table), *(fill(one_line(note, None), WIDTH) for note in notes)]))

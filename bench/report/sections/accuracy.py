@@ -1,9 +1,11 @@
 """Linear and kNN accuracy in the shape of the paper's Table 1, and against cost."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bench.grid.cell import arm_name
 from bench.grid.published import READ_OFF
+from bench.plan.stale import changed_text, stale_parts
 from bench.report.blocks import Block, Figure, Heading, Image, Paragraph, TableBlock
 from bench.report.collect import Collected, Result
 from bench.report.costs import ALONE, FLOP, STEPS, TARGETS
@@ -13,7 +15,7 @@ from bench.report.figures.costs import cost_view, cost_views
 from bench.report.figures.curves import curve_views
 from bench.report.labels import Family, arm_labels, percent
 from bench.report.sections import references
-from bench.report.tables import DAGGER, NONE, UNLEARNED, Entry, Table, entries, one_line, plus_minus
+from bench.report.tables import DAGGER, NONE, STALE, UNLEARNED, Entry, Table, counted, entries, one_line, plus_minus
 from bench.store.record import Finished
 
 NOTHING = "No cell is done yet."
@@ -71,7 +73,7 @@ def _tables(
             yield Heading(family.name, 3)
         table = accuracy_table(found, family, value, beside)
         yield TableBlock(f"{name}-{index}", table)
-        yield Paragraph(one_line(" ".join(marks(table, family.name))))
+        yield Paragraph(one_line(" ".join(marks(found, family, table)), None))
 
 
 def linear_caption(found: Collected) -> str:
@@ -146,6 +148,7 @@ def accuracy_entry(
     note = f"(n={summary.n}; by Adam {plus_minus(other, '.1f', 100)})" if other else f"(n={summary.n})"
     note += DAGGER if summary.n < len(result.seeds) else ""
     note += UNLEARNED if result.learned is False else ""
+    note += STALE if any(map(stale_parts, result.done)) else ""
     bold, underline = summary.mean == best, star is not None and summary.mean > star
     return Entry(plus_minus(summary, ".1f", 100), note, bold, underline)
 
@@ -158,9 +161,19 @@ def _budgets(found: Collected, family: Family) -> Sequence[float]:
     return sorted(budgets if full else budgets - {1.0} or budgets)
 
 
-def marks(table: Table, name: str) -> list[str]:
-    """Return what the marks in a table of accuracies mean."""
-    there = [entry for row in table.rows for entry in row]
+def stale_notes(results: Iterable[Result]) -> Iterator[str]:
+    """Yield which results are stale, and the parts of the code that have changed since."""
+    names = defaultdict(list)
+    for result in results:
+        if stale := [record for record in result.done if stale_parts(record)]:
+            names[f"{changed_text(stale)} ({len(stale)} of {counted(len(result.done), 'seed')})"].append(result.name)
+    for what, those in names.items():
+        yield one_line(f"{STALE} stale: {what}: {'; '.join(those)}.", None)
+
+
+def marks(found: Collected, family: Family, table: Table) -> list[str]:
+    """Return what the marks in a family's table of accuracies mean."""
+    there, name = [entry for row in table.rows for entry in row], family.name
     lines = [f"{name}* is {name} at the full budget, repeated in each row."]
     if any(entry.bold for entry in there):
         lines.append("Bold: the best at that budget.")
@@ -176,4 +189,5 @@ def marks(table: Table, name: str) -> list[str]:
         lines.append(FEWER)
     if table.uses(UNLEARNED):
         lines.append(NOT_LEARNED)
-    return lines
+    arms = {arm_name(arm) for arm in (family.plain, *family.others) if arm}
+    return lines + list(stale_notes(result for result in found.results if arm_name(result.arm) in arms))

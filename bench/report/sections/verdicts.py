@@ -12,7 +12,7 @@ from bench.report.claims import VERDICTS, Bounds, Judgement, judged, sides
 from bench.report.collect import Collected, pairs
 from bench.report.costs import FLOP, LEDGERS, PRIOR, TARGETS
 from bench.report.labels import percent
-from bench.report.sections.accuracy import NOT_LEARNED, cost_figure
+from bench.report.sections.accuracy import NOT_LEARNED, cost_figure, stale_notes
 from bench.report.sections.costs import not_alone
 from bench.report.tables import NONE, Entry, Table, counted, entries, number, one_line
 
@@ -38,6 +38,7 @@ def section(found: Collected) -> Iterator[Block]:
     )
     yield Paragraph(certainty(claims))
     yield Paragraph(_baselines(found))
+    yield from map(Paragraph, stale_notes(found.results))
     yield from not_alone(found)
     yield Bullets(tuple(map(one_line, rooms(found, claims))))
 
