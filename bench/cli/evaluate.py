@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from bench.cli import options
 from bench.cli.planning import toy_of
 from bench.core.errors import UserError, did_you_mean
 from bench.plan.request import Request
+
+if TYPE_CHECKING:
+    from bench.run.request import RunRequest
 
 
 def evaluate(
@@ -35,7 +38,11 @@ def evaluate(
     if toy := toy_of(asked, only):
         raise UserError(f"{toy.name} trains no backbone: nothing to evaluate")
     also = _settings(asked, further) if further else ()
-    request = RunRequest(*chosen, (*asked.settings, *also), asked.plugins, data_root, results, device)
+    _start(RunRequest(*chosen, (*asked.settings, *also), asked.plugins, data_root, results, device), only, jobs)
+
+
+def _start(request: "RunRequest", only: str | None, jobs: int | None) -> None:
+    """Evaluate what lacks something, and end with exit code 1 when that still does."""
     request.prepare_process()
     from bench.cli.planning import planned
     from bench.plan.graph import Ready
@@ -43,7 +50,7 @@ def evaluate(
     from bench.run.control import concluded
     from bench.run.executors import Resources, Work, find_executor
 
-    runs = find_executor("local", device, Resources(jobs))
+    runs = find_executor("local", request.device, Resources(jobs))
     _, paths, tasks = planned(request, only)
     ready = [task for task in tasks if isinstance(task, Ready)]
     due = [task for task in ready if to_evaluate(task, paths)]

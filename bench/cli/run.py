@@ -41,6 +41,9 @@ CellOption = Annotated[
     list[str] | None,
     typer.Option("--cell", hidden=True),  # id of a cell to run; repeatable; - reads ids from standard input
 ]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="processes that decode images of a streamed dataset: 2, on a GPU up to 16", min=0)
+]
 SlurmOption = Annotated[
     list[str] | None,
     typer.Option("--slurm", help="KEY=VALUE for sbatch, such as time=1:00:00, partition=gpu, nodes=2; repeatable"),
@@ -59,9 +62,7 @@ def run(
     data_root: DataOption = Path("data"),
     results: ResultsOption = Path("results"),
     plugin: PluginOption = None,
-    workers: Annotated[
-        int | None, typer.Option(help="processes that decode images of a streamed dataset: 2, on a GPU up to 16", min=0)
-    ] = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is done and what the rest costs")] = False,
     cells: Annotated[bool, typer.Option("--cells", hidden=True)] = False,
     as_json: JsonOption = False,

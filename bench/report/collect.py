@@ -17,7 +17,7 @@ from bench.report.costs import Costs
 from bench.report.facts import Summary, learned, summarise
 from bench.report.labels import Family, arm_labels, families, percent
 from bench.report.trials import Trials
-from bench.store.evaluated import EVALUATIONS, Evaluated, evaluated_in
+from bench.store.evaluated import Evaluated, latest_of
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, Record, read_records
 
@@ -184,8 +184,7 @@ def collect(grid: Grid, folder: Path) -> Collected:
         raise NotMadeError(f"{folder}: no record of grid {grid.name}{there}", "run", *["--rehearse"] * rehearsal)
     group_of = _groups(grid, [record for record, _ in matched])
     used, replaced = _newest(matched, group_of)
-    groups = tuple(dict.fromkeys(group_of.values()))
-    further = {record.id: evaluated_in(folder / EVALUATIONS / record.id) for record, _ in matched}
+    groups, (evaluated, spoilt) = tuple(dict.fromkeys(group_of.values())), latest_of(folder, [r.id for r, _ in matched])
     return Collected(
         grid=grid,
         planned=tuple(cell for cell in planned.values() if cell.validation is None),
@@ -194,15 +193,9 @@ def collect(grid: Grid, folder: Path) -> Collected:
         results=tuple(_results(grid, groups, used)),
         left_out=left_out,
         replaced=tuple(replaced),
-        damaged=(*damaged, *(each for _, spoilt in further.values() for each in spoilt)),
-        evaluated={name: _latest(there) for name, (there, _) in further.items() if there},
+        damaged=(*damaged, *spoilt),
+        evaluated=evaluated,
     )
-
-
-def _latest(records: list[Evaluated]) -> tuple[Evaluated, ...]:
-    """Return the evaluations of a cell by today's code, of those with the same settings the newest."""
-    by_time = sorted(records, key=lambda record: str(record.provenance.get("time", "")))
-    return tuple({record.settles: record for record in by_time if record.version == record.evaluation.version}.values())
 
 
 def _results(grid: Grid, groups: Iterable[Group], used: Used) -> Iterator[Result]:

@@ -1,5 +1,6 @@
 """Records of further evaluations: one JSON file each, `results/<grid>/evaluations/<cell id>/<id>.json`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,3 +73,17 @@ def evaluated_in(folder: Path) -> tuple[list[Evaluated], list[Damaged]]:
     """Return the records of a folder in the order of their names, and the files that are none."""
     read = [read_evaluated(path) for path in record_files(folder)]
     return [r for r in read if isinstance(r, Evaluated)], [r for r in read if isinstance(r, Damaged)]
+
+
+def latest_of(folder: Path, cells: Iterable[str]) -> tuple[dict[str, tuple[Evaluated, ...]], list[Damaged]]:
+    """Return the evaluations of cells beside whose records they are, and the files that are none.
+
+    Those by today's code, of a cell's with the same settings the newest.
+    """
+    there = {cell: evaluated_in(folder / EVALUATIONS / cell) for cell in cells}
+    latest = {}
+    for cell, (records, _) in there.items():
+        today = [record for record in records if record.version == record.evaluation.version]
+        by_time = sorted(today, key=lambda record: str(record.provenance.get("time", "")))
+        latest[cell] = tuple({record.settles: record for record in by_time}.values())
+    return {cell: kept for cell, kept in latest.items() if kept}, [each for _, bad in there.values() for each in bad]

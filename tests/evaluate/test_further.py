@@ -33,10 +33,12 @@ from bench.evaluate.score import score
 from bench.evaluate.subject import Subject
 from bench.evaluate.transfer import transfer
 from bench.grid.cell import Cell, Knn, Probe, Protocol
-from bench.grid.evaluation import EVALUATIONS, FewLabels, FineTune, Linear, Neighbours, Transfer
-from bench.measure.flops import count_flops
-from bench.models.backbones import initial_backbone
+from bench.grid.evaluation import EVALUATIONS, FewLabels, FineTune, LabelFree, Linear, Neighbours, Transfer
+from bench.measure.flops import count_flops, step_flops
+from bench.models.backbones import build_backbone, initial_backbone
 from bench.plan.graph import Ready, plan
+from methods import Batch
+from methods.build import build_method
 
 CPU = torch.device("cpu")
 SIZE = 8
@@ -223,3 +225,20 @@ def test_a_record_of_an_evaluation_says_what_it_cost(subject: Subject, tmp_path:
     assert record.seconds > 0
     assert record.flops
     assert evaluated(subject, Linear()).flops is None
+
+
+def test_evaluations_that_train_no_network_take_under_3_percent_of_a_cell_of_the_papers_scale() -> None:
+    """By count, in forward passes of an image: 50,000 training images, 100 epochs of BYOL at the full budget."""
+    backbone = build_backbone("resnet18_cifar", 32)
+    forward = count_flops(lambda: backbone.module(torch.zeros(1, 3, 32, 32)))
+    byol = build_method(CELL.model_copy(update={"backbone": "resnet18_cifar"}), 32, None, 1, False, backbone)
+    views = [torch.zeros(2, 3, 32, 32)] * 2
+    step = step_flops(lambda: byol.loss(Batch(views, torch.zeros(2, dtype=torch.int64))))
+    training = 100 * 50_000 * step / 2
+    free, other = LabelFree(), Transfer()
+    assert other.train_images
+    assert other.test_images
+    images = 60_000 + free.images * free.views + len(other.datasets) * (other.train_images + other.test_images)
+    probes = 2 * 100 * 50_000 * 6 * 512 * 10  # by Adam, and by L-BFGS in no more passes than that has epochs
+    votes_of = 10_000 * 50_000 * 2 * 512
+    assert 0.001 < (images * forward + probes + votes_of) / training < 0.03
