@@ -71,3 +71,14 @@ class Sampler:
     def own(self, step: int) -> Tensor:
         """Return those of a step's indices that are this process's share; they are on the CPU."""
         return self(step)[rank_slice(self.batch_size)]
+
+
+class Part(Sampler):
+    """Batches of some of the training images, each once in an epoch; a last, short batch is dropped."""
+
+    def __init__(self, part: Tensor, batch_size: int, seed: int) -> None:
+        super().__init__(len(part), 1.0, batch_size, seed)
+        self.part = part
+
+    def __call__(self, step: int) -> Tensor:
+        return self.part[super().__call__(step)]

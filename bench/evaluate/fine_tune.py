@@ -11,7 +11,7 @@ from bench.core.device import autocast
 from bench.core.errors import TrainingError
 from bench.core.seeds import derive
 from bench.data.augment import View
-from bench.data.sampler import Sampler
+from bench.data.sampler import Part
 from bench.evaluate.linear import TOP5_CLASSES
 from bench.evaluate.linear_probe import FIRST
 from bench.evaluate.subject import Found, Subject
@@ -34,7 +34,7 @@ def fine_tuned(subject: Subject, settings: Labelled, part: Tensor) -> Found:
     """
     network = _network(subject)
     views = (View(crop=settings.crop, brightness=0, contrast=0, saturation=0, hue=0, jitter=0, grey=0),)
-    order = _Part(part, min(settings.batch_size, len(part)), derive(subject.seed, "fine-tune"))
+    order = Part(part, min(settings.batch_size, len(part)), derive(subject.seed, "fine-tune"))
     steps, flops = settings.epochs * order.steps_per_epoch, 0
     groups = [
         {"params": [*network[0].parameters()], "lr": OF_BACKBONE * settings.lr},
@@ -82,14 +82,3 @@ def _right(network: nn.Module, subject: Subject) -> dict[str, float]:
         start += len(images)
     names = ("top-1", "top-5") if subject.images.classes >= TOP5_CLASSES else ("top-1",)
     return {name: count / len(test.labels) for name, count in zip(names, right, strict=False)}
-
-
-class _Part(Sampler):
-    """Batches of some of the training images, each once in an epoch."""
-
-    def __init__(self, part: Tensor, batch_size: int, seed: int) -> None:
-        super().__init__(len(part), 1.0, batch_size, seed)
-        self.part = part
-
-    def __call__(self, step: int) -> Tensor:
-        return self.part[super().__call__(step)]

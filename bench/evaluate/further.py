@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bench.evaluate.corruptions import corruptions
 from bench.evaluate.few_labels import few_labels
 from bench.evaluate.fine_tune import fine_tune
 from bench.evaluate.knn import knn
+from bench.evaluate.label_free import label_free
 from bench.evaluate.linear import linear
+from bench.evaluate.segmentation import segmentation
 from bench.evaluate.subject import Found, Subject
 from bench.evaluate.transfer import transfer
 from bench.grid.evaluation import Evaluation
@@ -21,6 +24,9 @@ KINDS: dict[str, Callable[[Subject, Any], Found]] = {
     "few_labels": few_labels,
     "fine_tune": fine_tune,
     "transfer": transfer,
+    "corruptions": corruptions,
+    "label_free": label_free,
+    "segmentation": segmentation,
 }
 
 

@@ -90,6 +90,7 @@ class FewLabels(Labelled):
     name: Literal["few_labels"] = "few_labels"
     shares: Parts = (0.01, 0.1)
     epochs: PositiveInt = 30
+    batch_size: PositiveInt = 16
 
     def rehearsed(self) -> Self:
         """Return the settings with one epoch, and half of the labels, since there are few."""
@@ -153,14 +154,37 @@ class LabelFree(Evaluation):
         return self.model_copy(update={"images": 4, "views": 2})
 
 
+class Segmentation(Evaluation):
+    """A head on frozen feature maps, trained to segment Pascal VOC 2012 (FCN, arXiv 1411.4038), by Adam."""
+
+    title = "Segmentation"
+    meaning = (
+        "Mean over 21 classes of the intersection over the union, and share of the pixels that are right, on Pascal VOC"
+        " 2012 val, by a fully convolutional head on the frozen backbone, trained on its train; last epoch."
+    )
+    name: Literal["segmentation"] = "segmentation"
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 8
+    lr: PositiveFloat = 3e-4
+    size: PositiveInt = 224  # pixels of a side, to which images and labels are resized
+    images: PositiveInt | None = None  # of train and of val, the first ones; None: all
+
+    def rehearsed(self) -> Self:
+        """Return the settings with one epoch of few, small images."""
+        return self.model_copy(update={"epochs": 1, "batch_size": 2, "size": 64, "images": 4})
+
+
 AnyEvaluation = Annotated[
-    Linear | Neighbours | FewLabels | FineTune | Transfer | Corruptions | LabelFree, Field(discriminator="name")
+    Linear | Neighbours | FewLabels | FineTune | Transfer | Corruptions | LabelFree | Segmentation,
+    Field(discriminator="name"),
 ]
 EVALUATIONS: dict[str, type[Evaluation]] = {
     kind.model_fields["name"].default: kind
-    for kind in (Linear, Neighbours, FewLabels, FineTune, Transfer, Corruptions, LabelFree)
+    for kind in (Linear, Neighbours, FewLabels, FineTune, Transfer, Corruptions, LabelFree, Segmentation)
 }
-EvaluationName = Literal["linear", "knn", "few_labels", "fine_tune", "transfer", "corruptions", "label_free"]
+EvaluationName = Literal[
+    "linear", "knn", "few_labels", "fine_tune", "transfer", "corruptions", "label_free", "segmentation"
+]
 
 
 def _by_name(value: Any) -> Any:
