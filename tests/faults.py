@@ -83,9 +83,9 @@ FAULTS = (
     Fault("SimCLR temperature 0.5 to 0.4", "methods/simclr.py", "temperature: float = 0.5", "temperature: float = 0.4"),
     Fault(
         "kNN temperature x10",
-        "bench/evaluate/features.py",
-        "cosine / knn.temperature",
-        "cosine / (10 * knn.temperature)",
+        "bench/evaluate/knn.py",
+        "(cosine / temperature).exp()[",
+        "(cosine / (10 * temperature)).exp()[",
     ),
     Fault(
         "probe for half of its epochs",
