@@ -88,7 +88,8 @@ def test_a_pipe_that_does_not_wait_gets_all(tmp_path: Path) -> None:
     assert started.returncode == 0
 
 
-@pytest.mark.parametrize("jobs", [[], pytest.param(["--jobs", "2"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]])
 def test_a_run_goes_on_when_nobody_can_read_what_it_says(jobs: list[str], tmp_path: Path) -> None:
     here = folder(tmp_path / "here", GRID)
     words = ["run", "--grid", here / "tiny.yaml", "--results", here / "r", "--data-root", here / "d", "--device", "cpu"]

@@ -54,11 +54,12 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield str(path.relative_to(folder)), path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "here"),
     [
         ("module://matplotlib_inline.backend_inline", HOSTILE.encode()),
-        pytest.param("nonsense", b"\xff\x00: no text", marks=pytest.mark.slow),
+        ("nonsense", b"\xff\x00: no text"),
     ],
 )
 def test_a_users_settings_change_no_byte(backend: str, here: bytes, plain: Path, tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_a_signal_to_the_whole_group_saves_a_cell_whose_images_stream(
     assert left(cut) == left(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_stops_at_once(number: signal.Signals, server: Forks, tmp_path: Path) -> None:
     """The method stays in its third step for ever."""
     cut = folder(tmp_path / "cut", ONE.replace("method: moco, params: {queue: 64}", "method: hangs"))
