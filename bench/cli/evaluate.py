@@ -1,13 +1,14 @@
 """The verb `evaluate`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli import options
-from bench.cli.planning import toy_of
+from bench.cli.planning import planned, toy_of
 from bench.core.errors import UserError, did_you_mean
 from bench.plan.request import Request
 
@@ -44,9 +45,8 @@ def evaluate(
 def _start(request: "RunRequest", only: str | None, jobs: int | None) -> None:
     """Evaluate what lacks something, and end with exit code 1 when that still does."""
     request.prepare_process()
-    from bench.cli.planning import planned
-    from bench.plan.graph import Ready
-    from bench.plan.state import to_evaluate, unevaluated_text
+    from bench.plan.graph import Missing, Ready
+    from bench.plan.state import missing_text, to_evaluate, unevaluated_text
     from bench.run.control import concluded
     from bench.run.executors import Resources, Work, find_executor
 
@@ -56,8 +56,9 @@ def _start(request: "RunRequest", only: str | None, jobs: int | None) -> None:
     due = [task for task in ready if to_evaluate(task, paths)]
     if due:
         concluded(lambda: runs.run(Work(due, paths, request)), paths)
-    if lacking := unevaluated_text(ready, paths):
-        print(lacking, end="")
+    missing = [task for task in tasks if isinstance(task, Missing)]
+    if lacking := unevaluated_text(ready, paths) + missing_text(missing, paths, request.command("prepare")):
+        print(lacking, end="", file=sys.stderr)
         raise typer.Exit(1)
     print("every finished cell has the evaluations that are asked for")
     print(f"{request.command('report')}  shows them")

@@ -12,6 +12,7 @@ from bench.grid.evaluation import EVALUATIONS
 from bench.store.evaluated import Evaluated, evaluated_in
 from bench.store.record import Finished, read_record, read_records
 
+ROOT = Path(__file__).parents[2]
 GRID = """
 backbone: resnet_tiny
 datasets: [{name: digits, train_images: 120}]
@@ -87,6 +88,12 @@ def test_one_that_fails_leaves_the_others_and_the_command_says_so(folder: Path) 
     assert [[each.evaluation.name for each in evaluations(record)] for record in records()] == [["linear"]] * 2
     assert "missing: transfer 2" in call("status", "tiny.yaml", "--set", asked)
     assert "missing: transfer 2" in call("evaluate", "tiny.yaml", "--set", asked, code=1)
+
+
+def test_cells_whose_data_is_not_here_are_not_said_to_be_evaluated(folder: Path) -> None:
+    said = call("evaluate", "cifar_small", "--with", "knn", "--results", str(ROOT / "results"), code=1)
+    assert "wait for dataset cifar10" in said
+    assert "every finished cell" not in said
 
 
 def test_without_its_backbone_a_cell_is_not_evaluated(folder: Path) -> None:
