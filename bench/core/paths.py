@@ -27,6 +27,9 @@ def is_file(path: Path) -> bool:
         return False
 
 
+EVALUATIONS = "evaluations"  # the folder of further evaluations, beside the records of cells
+
+
 @dataclass(frozen=True)
 class Paths:
     """The folders of a run.
@@ -74,7 +77,7 @@ class Paths:
 
     def evaluations(self, cell_id: str) -> Path:
         """One JSON file for every further evaluation of a finished cell."""
-        return self.records / "evaluations" / cell_id
+        return self.records / EVALUATIONS / cell_id
 
     def backbone(self, cell_id: str) -> Path:
         """The trained backbone of a cell that other cells use as prior."""

@@ -36,6 +36,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, index: npt.NDArray[np.int64]) -> "Split":
+        """Return the images of these indices."""
+        return Split(self.images[index], self.labels[index])
+
 
 class DatasetInfo:
     """A dataset by name. Subclass, fill in the attributes and register; write `read` when it is not a folder.

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from bench.core.errors import SealedError
@@ -65,15 +64,11 @@ def part_of(data: ImageSet, cell: Cell, test_images: int | None = None) -> Image
     if test_images is not None:
         data = replace(data, test=Split(data.test.images[:test_images], data.test.labels[:test_images]))
     if cell.train_images is not None:
-        data = replace(data, train=_taken(data.train, balanced_part(data.train.labels, cell.train_images)))
+        data = replace(data, train=data.train.part(balanced_part(data.train.labels, cell.train_images)))
     if cell.validation is None:
         return data
     labels = data.train.labels
     held_out = balanced_part(labels, cell.validation.count(len(labels)), cell.validation.seed)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    train, validation = (_taken(data.train, index) for index in (rest, held_out))
+    train, validation = map(data.train.part, (rest, held_out))
     return replace(data, train=train, validation=validation, test=cast(Split, Sealed()))
-
-
-def _taken(split: Split, index: npt.NDArray[np.int64]) -> Split:
-    return Split(split.images[index], split.labels[index])

@@ -12,7 +12,7 @@ from bench.core.errors import TrainingError
 from bench.core.seeds import derive
 from bench.data.augment import View
 from bench.data.sampler import Part
-from bench.evaluate.linear import TOP5_CLASSES
+from bench.evaluate.linear import shares
 from bench.evaluate.linear_probe import FIRST
 from bench.evaluate.subject import Found, Subject
 from bench.grid.evaluation import FineTune, Labelled
@@ -73,12 +73,8 @@ def _network(subject: Subject) -> nn.Sequential:
 
 @torch.no_grad()
 def _right(network: nn.Module, subject: Subject) -> dict[str, float]:
-    """Return the shares of test images whose class comes first, and among the first five."""
-    test, right, start = subject.images.test, [0, 0], 0
-    for images in test.eval_batches(subject.view):
-        labels = test.labels[start : start + len(images)]
-        first = network(images).topk(min(FIRST, subject.images.classes)).indices == labels[:, None]
-        right = [right[0] + int(first[:, 0].sum()), right[1] + int(first.any(dim=1).sum())]
-        start += len(images)
-    names = ("top-1", "top-5") if subject.images.classes >= TOP5_CLASSES else ("top-1",)
-    return {name: count / len(test.labels) for name, count in zip(names, right, strict=False)}
+    """Return the shares of test images whose class comes first and, of at least ten, among the first five."""
+    test, classes = subject.images.test, subject.images.classes
+    first = torch.cat([network(images).topk(min(FIRST, classes)).indices for images in test.eval_batches(subject.view)])
+    right = (first == test.labels[:, None]).sum(dim=0)  # by place
+    return shares(int(right[0]) / len(test.labels), int(right.sum()) / len(test.labels), classes)

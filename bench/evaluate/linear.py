@@ -21,5 +21,9 @@ def linear(subject: Subject, settings: Linear) -> Found:
 
 def top(fit: Fit, classes: int) -> dict[str, float]:
     """Return a probe's top-1 and, of at least ten classes, top-5: means over its last epochs."""
-    values = {"top-1": statistics.fmean(fit.accuracies)}
-    return values | ({"top-5": statistics.fmean(fit.top5)} if classes >= TOP5_CLASSES else {})
+    return shares(statistics.fmean(fit.accuracies), statistics.fmean(fit.top5), classes)
+
+
+def shares(top1: float, top5: float, classes: int) -> dict[str, float]:
+    """Return the share of images whose class comes first and, of at least ten classes, is among the first five."""
+    return {"top-1": top1} | ({"top-5": top5} if classes >= TOP5_CLASSES else {})

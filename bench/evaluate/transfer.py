@@ -30,5 +30,4 @@ def _part(split: Split, count: int | None) -> Split:
     """Return a class-balanced part of a split, all of it where there are not more images."""
     if count is None or count >= len(split):
         return split
-    index = balanced_part(split.labels, count)
-    return Split(split.images[index], split.labels[index])
+    return split.part(balanced_part(split.labels, count))

@@ -3,7 +3,7 @@
 The code of evaluation NAME is `bench/evaluate/NAME.py`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
@@ -18,13 +18,15 @@ Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 class Evaluation(Model):
     """Settings of an evaluation, all of which are part of its identity.
 
-    `version` is raised whenever the code gives other values; `unit` is that of all its values, "" for plain numbers.
+    `version` is raised whenever the code gives other values; `unit` is that of all its values, "" for plain numbers;
+    `rehearsal` has the settings with which it is rehearsed.
     """
 
     title: ClassVar[str]
     meaning: ClassVar[str]  # what is measured, on which images, and which epoch counts
     unit: ClassVar[Literal["%", ""]] = "%"
     version: ClassVar[int] = 1
+    rehearsal: ClassVar[dict[str, Any]] = {}
     name: str
 
     @property
@@ -34,7 +36,7 @@ class Evaluation(Model):
 
     def rehearsed(self) -> Self:
         """Return the settings with which a rehearsal runs it."""
-        return self
+        return self.model_copy(update=self.rehearsal)
 
 
 class Linear(Evaluation):
@@ -60,15 +62,12 @@ class Neighbours(Evaluation):
 class Labelled(Evaluation):
     """How a whole network is trained on labels: by AdamW, at rates that fall to 0 as a cosine."""
 
+    rehearsal: ClassVar = {"epochs": 1, "batch_size": 2}
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 1e-3  # of the classifier; the backbone has a tenth of it
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     crop: Annotated[tuple[Above, Above], Field(strict=False)] = (0.5, 1.0)  # share of the area that is shown
-
-    def rehearsed(self) -> Self:
-        """Return the settings with one epoch."""
-        return self.model_copy(update={"epochs": 1, "batch_size": 2})
 
 
 class FineTune(Labelled):
@@ -87,14 +86,11 @@ class FewLabels(Labelled):
         "Share of the test images that are right with a part of the training labels, of each class as many, a smaller"
         " part within a larger one: by a linear probe (L-BFGS), and with the backbone fine-tuned; last epoch."
     )
+    rehearsal: ClassVar = {"epochs": 1, "batch_size": 2, "shares": (0.5,)}
     name: Literal["few_labels"] = "few_labels"
     shares: Parts = (0.01, 0.1)
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 16
-
-    def rehearsed(self) -> Self:
-        """Return the settings with one epoch, and half of the labels, since there are few."""
-        return super().rehearsed().model_copy(update={"shares": (0.5,)})
 
 
 class Transfer(Evaluation):
@@ -105,6 +101,7 @@ class Transfer(Evaluation):
         "Share of another dataset's test images that a linear probe (L-BFGS) on the same frozen features gets right,"
         " trained on that dataset's training images."
     )
+    rehearsal: ClassVar = {"train_images": 40, "test_images": 20}
     name: Literal["transfer"] = "transfer"
     datasets: Names = ("fashion_mnist", "digits")
     train_images: PositiveInt | None = 5000  # of each, class-balanced; None: all
@@ -115,10 +112,6 @@ class Transfer(Evaluation):
         """Names of the datasets that it uses beside the cell's own."""
         return self.datasets
 
-    def rehearsed(self) -> Self:
-        """Return the settings with few images."""
-        return self.model_copy(update={"train_images": 40, "test_images": 20})
-
 
 class Corruptions(Evaluation):
     """Test images spoilt in ten ways, each at five severities (Hendrycks and Dietterich 2019)."""
@@ -128,12 +121,9 @@ class Corruptions(Evaluation):
         "Share of spoilt test images that the linear probe (L-BFGS) of the clean training images gets right: the mean"
         " over ten corruptions and five severities, and that mean as a share of the accuracy on the same images clean."
     )
+    rehearsal: ClassVar = {"images": 4}
     name: Literal["corruptions"] = "corruptions"
     images: PositiveInt = 1000  # of the test set, class-balanced
-
-    def rehearsed(self) -> Self:
-        """Return the settings with few images."""
-        return self.model_copy(update={"images": 4})
 
 
 class LabelFree(Evaluation):
@@ -145,13 +135,10 @@ class LabelFree(Evaluation):
         " uniformity (arXiv 2005.10242), both better when lower."
     )
     unit = ""
+    rehearsal: ClassVar = {"images": 4, "views": 2}
     name: Literal["label_free"] = "label_free"
     images: PositiveInt = 1000  # of the training set, the first ones
     views: Annotated[int, Field(ge=2)] = 10  # of each image, for LiDAR; the first two for alignment
-
-    def rehearsed(self) -> Self:
-        """Return the settings with few images."""
-        return self.model_copy(update={"images": 4, "views": 2})
 
 
 class Segmentation(Evaluation):
@@ -162,6 +149,7 @@ class Segmentation(Evaluation):
         "Mean over 21 classes of the intersection over the union, and share of the pixels that are right, on Pascal VOC"
         " 2012 val, by a fully convolutional head on the frozen backbone, trained on its train; last epoch."
     )
+    rehearsal: ClassVar = {"epochs": 1, "batch_size": 2, "size": 64, "images": 4}
     name: Literal["segmentation"] = "segmentation"
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 8
@@ -169,22 +157,10 @@ class Segmentation(Evaluation):
     size: PositiveInt = 224  # pixels of a side, to which images and labels are resized
     images: PositiveInt | None = None  # of train and of val, the first ones; None: all
 
-    def rehearsed(self) -> Self:
-        """Return the settings with one epoch of few, small images."""
-        return self.model_copy(update={"epochs": 1, "batch_size": 2, "size": 64, "images": 4})
 
-
-AnyEvaluation = Annotated[
-    Linear | Neighbours | FewLabels | FineTune | Transfer | Corruptions | LabelFree | Segmentation,
-    Field(discriminator="name"),
-]
-EVALUATIONS: dict[str, type[Evaluation]] = {
-    kind.model_fields["name"].default: kind
-    for kind in (Linear, Neighbours, FewLabels, FineTune, Transfer, Corruptions, LabelFree, Segmentation)
-}
-EvaluationName = Literal[
-    "linear", "knn", "few_labels", "fine_tune", "transfer", "corruptions", "label_free", "segmentation"
-]
+Kinds = Linear | Neighbours | FewLabels | FineTune | Transfer | Corruptions | LabelFree | Segmentation
+AnyEvaluation = Annotated[Kinds, Field(discriminator="name")]
+EVALUATIONS: dict[str, type[Evaluation]] = {kind.model_fields["name"].default: kind for kind in get_args(Kinds)}
 
 
 def _by_name(value: Any) -> Any:
@@ -196,4 +172,5 @@ def _by_name(value: Any) -> Any:
     return named
 
 
-Asked = Annotated[AnyEvaluation, BeforeValidator(_by_name, json_schema_input_type=EvaluationName | AnyEvaluation)]
+_AsWritten = Literal[tuple(EVALUATIONS)] | AnyEvaluation  # type: ignore[valid-type]  # for editors
+Asked = Annotated[AnyEvaluation, BeforeValidator(_by_name, json_schema_input_type=_AsWritten)]

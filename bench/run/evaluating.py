@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.core.errors import Interrupted, Lost, UserError, WriteError, describe_error
+from bench.core.errors import Interrupted, Lost, WriteError
 from bench.core.paths import Paths
 from bench.data.images import open_images
 from bench.evaluate.further import evaluated
@@ -14,6 +14,7 @@ from bench.evaluate.subject import Subject, trained_backbone
 from bench.grid.evaluation import Evaluation
 from bench.measure.memory import memory_for, release
 from bench.plan.graph import Ready
+from bench.run.attempt import judged
 from bench.run.events import CellLog
 from bench.store.evaluated import write_evaluated
 
@@ -43,10 +44,9 @@ def evaluate(
                 record = evaluated(subject, evaluation)
         except (Interrupted, Lost, WriteError):
             raise
-        except Exception as error:  # of one evaluation; the cell and the others have their results
+        except (Exception, SystemExit) as error:  # of one evaluation; the cell and the others have their results
             CellLog(paths.work(task.id)).text(traceback.format_exc())
-            why = str(error) if isinstance(error, UserError) else describe_error(error)
-            tell("unevaluated", {"name": evaluation.name, "why": why})
+            tell("unevaluated", {"name": evaluation.name, "why": judged(error)[1]})
             continue
         check()
         write_evaluated(record, paths.evaluations(task.id))

@@ -14,6 +14,7 @@ from bench.core.errors import DeviceLost, Interrupted, Lost, WriteError
 from bench.core.files import remove_leftovers, set_aside, written
 from bench.core.lock import POLL, Holder, Lock, take
 from bench.core.paths import Paths
+from bench.grid.evaluation import Evaluation
 from bench.measure.provenance import provenance
 from bench.plan.graph import Ready, Task
 from bench.plan.state import Outcome, is_done, to_evaluate, to_run
@@ -131,9 +132,9 @@ class _Runner:
         path = self._path(task)
         if is_done(task, self.paths, backbone_needed=task.id in self.backbones_needed):
             checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
-            if to_evaluate(task, self.paths):
+            if asked := to_evaluate(task, self.paths):
                 log = self._taken(task)
-                self._evaluate(task, lock, log)
+                self._evaluate(task, asked, lock, log)
                 log.event("done", {})
             return Outcome(task, "done", cached=True, elsewhere=task.id in self.pending)
         record = read_record(path)
@@ -163,8 +164,8 @@ class _Runner:
         self.display.started(task)
         return log
 
-    def _evaluate(self, task: Ready, lock: Lock, log: CellLog) -> None:
-        """Make the further evaluations of a finished cell that it lacks. Raises Interrupted, Lost, WriteError."""
+    def _evaluate(self, task: Ready, asked: Sequence[Evaluation], lock: Lock, log: CellLog) -> None:
+        """Make further evaluations of a finished cell. Raises Interrupted, Lost, WriteError."""
 
         def check() -> None:
             lock.check()
@@ -175,7 +176,7 @@ class _Runner:
             log.event(name, facts)
             self.display.event(task, name, facts)
 
-        evaluate(task, to_evaluate(task, self.paths), self.paths, self.device, self.workers, check, tell)
+        evaluate(task, asked, self.paths, self.device, self.workers, check, tell)
 
     def _run(self, task: Ready, lock: Lock) -> Outcome:
         log = self._taken(task)
@@ -188,7 +189,7 @@ class _Runner:
             else:
                 write_record(result, self.paths.records)
                 checkpoint_path(self.paths, task.id).unlink(missing_ok=True)
-                self._evaluate(task, lock, log)
+                self._evaluate(task, to_evaluate(task, self.paths), lock, log)
                 log.event("done", {})
         except (Interrupted, Lost, WriteError) as error:
             log.event("interrupted", {"why": str(error)} if str(error) else {})

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.core.files import atomic_write
+from bench.core.paths import EVALUATIONS
 from bench.grid.base import Model
 from bench.grid.cell import digest
 from bench.grid.evaluation import AnyEvaluation, Evaluation
 from bench.store.reading import SCHEMA, Damaged, read_model
 from bench.store.record import Count, Seconds, record_files, record_path
-
-EVALUATIONS = "evaluations"  # the folder of them, beside the records of cells
 
 
 class Evaluated(Model):

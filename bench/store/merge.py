@@ -14,10 +14,10 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import atomic_write
-from bench.core.paths import Paths
+from bench.core.paths import EVALUATIONS, Paths
 from bench.grid.cell import makes_prior
 from bench.grid.schema import GRID_NAME
-from bench.store.evaluated import EVALUATIONS, read_evaluated
+from bench.store.evaluated import read_evaluated
 from bench.store.reading import Damaged
 from bench.store.record import Failed, Finished, read_record, record_files, record_path
 
@@ -74,9 +74,10 @@ def plan_merge(
     backbones: list[Copy] = []
     disagreements: list[str] = []
     same = 0
-    for target, folders in (*targets.items(), *_evaluations(targets)):
-        of_grid = kinds if target in targets else (read_evaluated,)
-        for candidates in _candidates(target, folders, of_grid, left_out):
+    evaluations = [(*place, name.absolute().name, (read_evaluated,)) for name, place in _evaluations(targets)]
+    cells = [(target, folders, target.absolute().name, kinds) for target, folders in targets.items()]
+    for target, folders, grid, of_kinds in (*cells, *evaluations):
+        for candidates in _candidates(target, folders, grid, of_kinds, left_out):
             done = [one for one in candidates if not isinstance(one.record, Failed)]
             best = done[0] if done else max(candidates, key=_time)  # of equals the first
             pairs = [(one, best.differs(one)) for one in done]
@@ -144,25 +145,23 @@ def _grids(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in below if record_files(path)}
 
 
-def _evaluations(targets: dict[Path, list[Path]]) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield where each cell's further evaluations go to, and the folders that they are in."""
+def _evaluations(targets: dict[Path, list[Path]]) -> Iterator[tuple[Path, tuple[Path, list[Path]]]]:
+    """Yield, by a grid's target, where each cell's further evaluations go to and the folders that they are in."""
     for target, folders in targets.items():
         by_cell: dict[Path, list[Path]] = defaultdict(list)
         for folder in folders:
             for below in sorted((folder / EVALUATIONS).glob("*")):
                 if re.fullmatch(ID, below.name) and not below.is_symlink():
                     by_cell[target / EVALUATIONS / below.name].append(below)
-        yield from by_cell.items()
+        yield from ((target, place) for place in by_cell.items())
 
 
 def _candidates(
-    target: Path, folders: Sequence[Path], kinds: Sequence[Read], left_out: list[Damaged]
+    target: Path, folders: Sequence[Path], grid: str, kinds: Sequence[Read], left_out: list[Damaged]
 ) -> list[list[_Candidate]]:
     """Return the records of each cell, those of `target` first, and add the files that are left out to `left_out`."""
     by_cell: dict[str, list[_Candidate]] = defaultdict(list)
     blocked: dict[str, str] = {}
-    parts = target.absolute().parts
-    grid = parts[-3] if parts[-2] == EVALUATIONS else parts[-1]
     for folder in (target, *folders):
         for path in record_files(folder):
             one = _read(path, grid, kinds)

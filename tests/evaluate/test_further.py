@@ -32,28 +32,19 @@ from bench.evaluate.linear_probe import classifier, linear_probe
 from bench.evaluate.score import score
 from bench.evaluate.subject import Subject
 from bench.evaluate.transfer import transfer
-from bench.grid.cell import Cell, Knn, Probe, Protocol
+from bench.grid.cell import Knn, Probe
 from bench.grid.evaluation import EVALUATIONS, FewLabels, FineTune, LabelFree, Linear, Neighbours, Transfer
 from bench.measure.flops import count_flops, step_flops
 from bench.models.backbones import build_backbone, initial_backbone
 from bench.plan.graph import Ready, plan
 from methods import Batch
 from methods.build import build_method
+from tests.train.small import cell
 
 CPU = torch.device("cpu")
 SIZE = 8
-CELL = Cell(
-    arm="byol",
-    dataset="digits",
-    train_images=300,
-    backbone="resnet_tiny",
-    method="byol",
-    params={},
-    rela=None,
-    budget=1.0,
-    seed=3,
-    protocol=Protocol(input_size=SIZE, probe=Probe(epochs=4), knn=Knn(k=5)),
-)
+CELL = cell(seed=3, input_size=SIZE, probe=Probe(epochs=4), knn=Knn(k=5))
+CELL = CELL.model_copy(update={"train_images": 300, "backbone": "resnet_tiny"})
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,9 @@ class Local(Executor):
 
 def _left(work: Work) -> list[Ready]:
     """Return the tasks that have something to train or to evaluate."""
-    pending = to_run(work.tasks, work.paths)
-    trained = [task for task in work.tasks if isinstance(task, Ready) and task not in pending]
-    return pending + [task for task in trained if to_evaluate(task, work.paths)]
+    pending = {task.id for task in to_run(work.tasks, work.paths)}
+    ready = [task for task in work.tasks if isinstance(task, Ready)]
+    return [task for task in ready if task.id in pending or to_evaluate(task, work.paths)]
 
 
 def cores() -> int:
