@@ -152,9 +152,9 @@ FAULTS = (
     ),
     Fault(
         "training labels shifted by one class",
-        "bench/data/images.py",
-        "split.labels[index])",
-        "(split.labels[index] + 1) % 10)",
+        "bench/data/dataset.py",
+        "self.labels[index])",
+        "(self.labels[index] + 1) % 10)",
     ),
     Fault("ReLA's loss with the wrong sign", "methods/rela.py", RELA_LOSS, RELA_LOSS.replace("1 -", "1 +")),
     Fault("ReLA's loss squared error", "methods/rela.py", RELA_LOSS, RELA_MSE),
