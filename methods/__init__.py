@@ -2,8 +2,9 @@
 
 from bench.core.distributed import gather
 from bench.data.augment import View
-from methods.base import Accelerator, Batch, Method
+from methods.accelerator import Accelerator, Around
+from methods.base import Batch, Method
 from methods.parts import Momentum, Queue
 from methods.registry import accelerators, methods
 
-__all__ = ["Accelerator", "Batch", "Method", "Momentum", "Queue", "View", "accelerators", "gather", "methods"]
+__all__ = ["Accelerator", "Around", "Batch", "Method", "Momentum", "Queue", "View", "accelerators", "gather", "methods"]

@@ -26,7 +26,7 @@ class Method(nn.Module):
     gradient and saves every parameter and buffer, so a frozen parameter is declared by `requires_grad_(False)` and all
     other state is a buffer. Raise `version` whenever the code changes what is learned: it is part of a cell's identity.
 
-    What follows `loss` and `after_step` here is for a method whose steps are not all alike.
+    `before_step`, and what follows `after_step` here, are for a method whose steps are not all alike.
 
     Args:
         backbone: maps (B, 3, size, size) to features (B, dim).
@@ -50,11 +50,23 @@ class Method(nn.Module):
         """Return the scalar loss of a batch."""
         raise NotImplementedError(f"{type(self).__name__} has no method `loss`")
 
+    def before_step(self, step: int, steps: int) -> None:
+        """Prepare step `step`, from 0, of the cell's `steps`: what follows here, `views` and more may go by it."""
+
     def after_step(self) -> None:
         """Act after the optimiser's step: the method's own momentum networks and queues move."""
         for part in self.children():
             if isinstance(part, Momentum | Queue):
                 part.advance()
+
+    def choose(self, count: int, targets: Tensor | None) -> Tensor | None:
+        """Return which of `count` images to train on, int64 (n,); None: all. Asked once, and charged like a step.
+
+        Args:
+            count: how many training images there are.
+            targets: float32 (count, k), the prior's, where there is one.
+        """
+        return None
 
     @property
     def recordable(self) -> bool:
@@ -76,6 +88,7 @@ class Method(nn.Module):
         """Whether the next step gives no gradient to some of the trained parameters."""
         return False
 
+    rate: float = 1.0  # of the next step, times that of the recipe
     classes: int | None = None  # that the loss tells apart, where it looks at labels
     switch_step: int | None = None  # steps after which a phase on targets ended; None: it lasts, or there is none
 
@@ -84,20 +97,3 @@ class Method(nn.Module):
         super().__init_subclass__(**more)
         if "loss" in vars(cls) and "recordable" not in vars(cls):
             cls.recordable = False  # type: ignore[assignment, method-assign]
-
-
-class Accelerator(Method):
-    """A method around a method, which trains its backbone for less: it has `views`, `loss` and all else of its own.
-
-    One that goes on with the method keeps it, and may hand over to it as `ReLA` does.
-
-    Args:
-        method: the method to accelerate.
-        target_dim: the dimension k of the prior's targets; None without a prior.
-        Further arguments of a subclass, with defaults, are what a grid can set under `accelerate`.
-    """
-
-    needs_prior: ClassVar[bool] = False  # whether an arm names a prior, of which the batches then have targets
-
-    def __init__(self, method: Method, target_dim: int | None) -> None:
-        super().__init__(method.backbone, method.dim)

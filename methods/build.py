@@ -27,13 +27,13 @@ def build_method(
         backbone = backbone or initial_backbone(cell.backbone, size, cell.seed)
         torch.manual_seed(derive(cell.seed, "method"))
         method = methods.build(cell.method, backbone.module, backbone.dim, cell.params)
+        if cell.rela:
+            assert target_dim is not None
+            torch.manual_seed(derive(cell.seed, "map"))
+            phase = 0.5 if rehearsal and cell.rela.phase == "adaptive" else cell.rela.phase
+            length = None if phase == "adaptive" else int(phase * cell.protocol.epochs + 1e-9) * steps_per_epoch
+            method = ReLA(method, target_dim, length, cell.rela.train_map, cell.rela.check_every, cell.rela.then)
         if choice := cell.accelerate:
             torch.manual_seed(derive(cell.seed, "accelerator"))
-            return accelerators.build(choice.name, method, target_dim, choice.params)
-        if cell.rela is None:
-            return method
-        assert target_dim is not None
-        torch.manual_seed(derive(cell.seed, "map"))
-        phase = 0.5 if rehearsal and cell.rela.phase == "adaptive" else cell.rela.phase
-        length = None if phase == "adaptive" else int(phase * cell.protocol.epochs + 1e-9) * steps_per_epoch
-        return ReLA(method, target_dim, length, cell.rela.train_map, cell.rela.check_every)
+            method = accelerators.build(choice.name, method, target_dim if choice.prior else None, choice.params)
+        return method

@@ -13,7 +13,8 @@ from bench.core.errors import PluginError, UserError, did_you_mean
 from bench.core.registry import Registry
 from bench.data.augment import View
 from bench.grid.controls import Accelerate
-from methods.base import Accelerator, Method
+from methods.accelerator import Accelerator
+from methods.base import Method
 
 M = TypeVar("M", bound=Method)
 

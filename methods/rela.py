@@ -1,5 +1,8 @@
 """ReLA-F: Sun et al. 2024, "Efficiency for Free", arXiv 2405.14669: targets first, then the method itself."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
@@ -51,6 +54,7 @@ class ReLA(Method):
         phase_steps: length of a constant phase; None: the adaptive switch decides.
         train_map: also train the linear map.
         check_every: steps between two looks at the adaptive switch, each of which waits for the device.
+        then: "cosine": after the phase, the rate falls from the recipe's to 0 at the cell's last step.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class ReLA(Method):
         phase_steps: int | None = None,
         train_map: bool = False,
         check_every: int = 1,
+        then: Literal["cosine"] | None = None,
     ) -> None:
         super().__init__(method.backbone, method.dim)
         self.method = method
@@ -67,6 +72,7 @@ class ReLA(Method):
         self.switch = AdaptiveSwitch()
         self.phase_steps = phase_steps
         self.check_every = check_every
+        self.then, self.falling = then, 1.0
         self.steps = 0
         self.switch_step = 0 if phase_steps == 0 else None
 
@@ -96,6 +102,16 @@ class ReLA(Method):
     @property
     def recordable(self) -> bool:
         return self.in_phase or self.method.recordable
+
+    @property
+    def rate(self) -> float:  # type: ignore[override]
+        return self.falling * self.method.rate
+
+    def before_step(self, step: int, steps: int) -> None:
+        self.method.before_step(step, steps)
+        if self.then and self.switch_step is not None:
+            over = self.switch_step
+            self.falling = (1 + math.cos(math.pi * (step - over) / (steps - over))) / 2
 
     def loss(self, batch: Batch) -> Tensor:
         if not self.in_phase:

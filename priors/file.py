@@ -46,6 +46,7 @@ class File(Stored):
     def _architecture(self) -> str:
         name = self.cell.targets_of.backbone if self.cell.targets_of else None
         if name is None:
-            key = "accelerate" if self.cell.accelerate else "rela"
-            raise UserError(f"prior 'file:{self.argument}': {key}.backbone must name the architecture of the file")
+            raise UserError(
+                f"prior 'file:{self.argument}': {self.cell.targets_key}.backbone must name the architecture of the file"
+            )
         return name

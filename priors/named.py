@@ -100,8 +100,7 @@ def _check_bare(entry: Entry, argument: str, cell: Cell) -> None:
     if argument:
         raise UserError(f"prior '{entry.name}:{argument}': {entry.name} takes nothing after a colon")
     if cell.targets_of and cell.targets_of.backbone:
-        key = "accelerate" if cell.accelerate else "rela"
-        raise UserError(f"prior {entry.name!r} has an architecture of its own: leave out {key}.backbone")
+        raise UserError(f"prior {entry.name!r} has an architecture of its own: leave out {cell.targets_key}.backbone")
 
 
 for _entry in CATALOGUE.values():

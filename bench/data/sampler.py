@@ -73,6 +73,22 @@ class Sampler:
         return self(step)[rank_slice(self.batch_size)]
 
 
+class Chosen(Sampler):
+    """The steps of a sampler, as many in an epoch, on batches of some of its images: int64 (n,).
+
+    Raises UserError when they are less than one batch.
+    """
+
+    def __init__(self, whole: Sampler, images: Tensor) -> None:
+        super().__init__(whole.count, whole.budget, whole.batch_size, whole.seed)
+        if len(images) < self.batch_size:
+            raise UserError(f"{len(images):,} chosen images are less than one batch of {self.batch_size}; choose more")
+        self.part = Part(images, self.batch_size, self.seed)
+
+    def __call__(self, step: int) -> Tensor:
+        return self.part(step)
+
+
 class Part(Sampler):
     """Batches of some of the training images, each once in an epoch; a last, short batch is dropped."""
 

@@ -147,10 +147,12 @@ def arm_name(arm: Arm) -> str:
         name += f" from {arm.warm_start}"
     if arm.matches:
         name += f" at the {'FLOPs' if arm.flops_of else 'seconds'} of {arm.matches}"
+    if arm.rela:
+        name = f"rela({name},{arm.rela.prior})"
     if arm.accelerate:
         prior = [arm.accelerate.prior] if arm.accelerate.prior else []
         name = f"{arm.accelerate.name}({','.join([name, *prior, *_settings_of(arm.accelerate.params)])})"
-    return f"rela({name},{arm.rela.prior})" if arm.rela else name
+    return name
 
 
 def _settings_of(params: dict[str, Any]) -> list[str]:
@@ -159,7 +161,7 @@ def _settings_of(params: dict[str, Any]) -> list[str]:
 
 def is_plain(arm: Wrapped) -> bool:
     """Return whether an arm is its method alone: from random weights, and not stopped at what another one took."""
-    return not (arm.wrapper or arm.warm_start or arm.matches)
+    return not (arm.wrappers or arm.warm_start or arm.matches)
 
 
 class Cell(Wrapped):
@@ -197,7 +199,7 @@ class Cell(Wrapped):
         later: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (settings, {"accelerate": None, "warm_start": None, "flops_of": None, "seconds_of": None}),
             (settings, {"tuned": None, "validation": None}),
-            (rela, {"weights_key": None, "shuffle": False, "precision": "fp32"}),
+            (rela, {"weights_key": None, "shuffle": False, "precision": "fp32", "then": None}),
             (protocol, {"compile": None, "eval_resize": None, "evaluations": None}),
             (protocol, Recipe().model_dump(exclude={"lr", "weight_decay"})),
             (probe, {"seeds": 1}),

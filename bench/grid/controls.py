@@ -30,6 +30,7 @@ class Rela(PriorChoice):
     phase: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = "adaptive"  # or a share of the epochs
     train_map: bool = False  # the reference leaves the linear map at its random initial value
     check_every: PositiveInt = 1  # steps between two looks at the adaptive switch
+    then: Literal["cosine"] | None = None  # after the phase: the rate falls to 0 at the cell's end; None: the recipe's
 
 
 class Accelerate(PriorChoice):
@@ -61,14 +62,19 @@ class Wrapped(Model):
     seconds_of: str | None = None  # control: the same with the seconds
 
     @property
-    def wrapper(self) -> Rela | Accelerate | None:
-        """What is around the method."""
-        return self.rela or self.accelerate
+    def wrappers(self) -> dict[str, Rela | Accelerate]:
+        """What is around the method, from within, by its key."""
+        return {key: each for key, each in (("rela", self.rela), ("accelerate", self.accelerate)) if each}
+
+    @property
+    def targets_key(self) -> str | None:
+        """The key of the wrapper whose prior's targets are trained on, None where none are."""
+        return next((key for key, each in self.wrappers.items() if each.prior), None)
 
     @property
     def targets_of(self) -> PriorChoice | None:
         """The prior whose targets are trained on, None where none are."""
-        return self.wrapper if self.wrapper and self.wrapper.prior else None
+        return self.wrappers[self.targets_key] if self.targets_key else None
 
     @property
     def priors(self) -> tuple[str, ...]:

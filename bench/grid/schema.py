@@ -125,8 +125,10 @@ class Grid(Model):
     def _an_arm_begins_and_waits_once(self) -> Self:
         for index, arm in enumerate(self.arms):
             where = f"arms[{index}]"
-            if arm.rela and arm.accelerate:
-                raise ValueError(f"{where}: rela and accelerate both accelerate the method; leave out one of the two")
+            if arm.rela and arm.accelerate and arm.accelerate.prior:
+                raise ValueError(
+                    f"{where}: rela and accelerate both need the targets of a prior; leave out one of them"
+                )
             if arm.warm_start == "rand":
                 raise ValueError(
                     f"{where}.warm_start: every arm begins with random weights; leave it out, or name a prior"
@@ -221,7 +223,7 @@ def _must_match(grid: Grid, arm: Arm, name: str, arms: dict[str, Arm], where: st
         raise ValueError(f"{where}: an arm stops at another one's FLOPs or at its seconds; leave out one of the two")
     if other.matches:
         raise ValueError(f"{where}: arm {name!r} itself matches another arm; name that one")
-    if wrapper := "rela" if arm.rela else "accelerate" if arm.accelerate else "":
+    if wrapper := next(iter(arm.wrappers), None):
         what = "FLOPs" if arm.flops_of else "seconds"
         raise ValueError(f"{where}: an arm with {wrapper} cannot match another one's {what}; leave out one of the two")
     for budget in sorted({*(arm.budgets or grid.budgets)} - {*(other.budgets or grid.budgets)}):

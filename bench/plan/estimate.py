@@ -144,20 +144,20 @@ def _cost(task: Task, paths: Paths) -> Cost | None:
 def flops_per_image(cell: Cell, size: int) -> int:
     """Return the training FLOPs for each image; of ReLA's two phases, the dearer one's."""
     setting = (cell.backbone, cell.method, json.dumps(cell.params, sort_keys=True), size)
-    wrapper = "rela" if cell.rela else cell.accelerate.name if cell.accelerate else ""
-    params = json.dumps(cell.accelerate.params, sort_keys=True) if cell.accelerate else "{}"
-    phases = ("", wrapper) if cell.rela else (wrapper,)
-    return max(_step_flops(*setting, each, params) for each in phases) // SAMPLE
+    around = (cell.accelerate.name, json.dumps(cell.accelerate.params, sort_keys=True)) if cell.accelerate else ("", "")
+    phases = (False, True) if cell.rela else (False,)
+    return max(_step_flops(*setting, rela, *around) for rela in phases) // SAMPLE
 
 
 @functools.cache
-def _step_flops(backbone: str, method: str, params: str, size: int, wrapper: str, wrapper_params: str) -> int:
+def _step_flops(backbone: str, method: str, params: str, size: int, rela: bool, name: str, around: str) -> int:
     """Return the FLOPs of a step on SAMPLE images, counted by taking one on the CPU."""
     network = build_backbone(backbone, size)
-    around = methods.build(method, network.module, network.dim, json.loads(params))
-    stepped: Method = ReLA(around, network.dim) if wrapper == "rela" else around
-    if wrapper not in {"", "rela"}:
-        stepped = accelerators.build(wrapper, around, network.dim, json.loads(wrapper_params))
+    stepped: Method = methods.build(method, network.module, network.dim, json.loads(params))
+    if rela:
+        stepped = ReLA(stepped, network.dim)
+    if name:
+        stepped = accelerators.build(name, stepped, network.dim, json.loads(around))
     sizes = [view.pixels(size) for view in stepped.views]
     views = [torch.rand(SAMPLE, 3, pixels, pixels) for pixels in sizes]
     batch = Batch(views, torch.zeros(SAMPLE, dtype=torch.int64), torch.rand(SAMPLE, network.dim))

@@ -263,10 +263,10 @@ class _Planner:
         try:
             find_dataset(cell.dataset, self.paths.data)
             check_backbone(cell.backbone)
-            if methods.get(cell.method).needs_tokens:
-                self._check_tokens(cell)
             if wrapper:
                 _check_prior_of(wrapper)
+            if methods.get(cell.method).needs_tokens:
+                self._check_tokens(cell)
             image_size(cell, self.paths)
             if of_prior:
                 check_backbone(of_prior)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from bench.grid.cell import Arm, arm_name, is_plain
+from bench.grid.controls import Accelerate, Rela
 from bench.grid.schema import Grid
 
 
@@ -62,18 +63,22 @@ def _with_tuned(label: str, tuned: bool) -> str:
 
 
 def _label(arm: Arm, short: bool) -> str:
-    wrapper = arm.wrapper
-    if arm.name or not wrapper or arm.warm_start:
+    if arm.name or not arm.wrappers or arm.warm_start:
         matched = short and arm.matches and not arm.name
         return f"{arm.method} at the same {'FLOP' if arm.flops_of else 'seconds'}" if matched else arm_name(arm)
+    labels = map(_wrapper_label, arm.wrappers.values())
+    return " + ".join(labels if short else (_family_name(arm), *labels))
+
+
+def _wrapper_label(wrapper: Rela | Accelerate) -> str:
     notes = [prior_name(wrapper.prior)] if wrapper.prior else []
     notes += [wrapper.weights_key.strip(".")] if wrapper.weights_key else []
     notes += [wrapper.precision] if wrapper.precision != "fp32" else []
-    if arm.rela:
-        notes += [f"phase {arm.rela.phase:g}"] if arm.rela.phase != "adaptive" else []
-        notes += ["trained map"] if arm.rela.train_map else []
-    if arm.accelerate:
-        notes += [f"{key} {value}" for key, value in sorted(arm.accelerate.params.items())]
+    if isinstance(wrapper, Rela):
+        notes += [f"phase {wrapper.phase:g}"] if wrapper.phase != "adaptive" else []
+        notes += ["trained map"] if wrapper.train_map else []
+        notes += [f"then {wrapper.then}"] if wrapper.then else []
+    else:
+        notes += [f"{key} {value}" for key, value in sorted(wrapper.params.items())]
     notes += ["shuffled"] if wrapper.shuffle else []
-    label = (arm.accelerate.name if arm.accelerate else "ReLA") + (f" ({', '.join(notes)})" if notes else "")
-    return label if short else f"{_family_name(arm)} + {label}"
+    return ("ReLA" if isinstance(wrapper, Rela) else wrapper.name) + (f" ({', '.join(notes)})" if notes else "")

@@ -113,15 +113,16 @@ def _trainer(task: Ready, paths: Paths, images: Images, targets: Targets | None,
         return Trainer(method, images.train, order, values, cell.protocol, clock)
 
     trainer = build()
+    if keeper.state is not None:
+        try:
+            trainer.restore(keeper.state)
+        except Exception as error:  # torch raises nearly anything on a state that does not fit
+            if is_out_of_memory(error):
+                raise
+            keeper.discard(f"does not fit method {cell.method!r} as it is now: {describe_error(error)}")
+            trainer = build()
     if keeper.state is None:
-        return trainer
-    try:
-        trainer.restore(keeper.state)
-    except Exception as error:  # torch raises nearly anything on a state that does not fit
-        if is_out_of_memory(error):
-            raise
-        keeper.discard(f"does not fit method {cell.method!r} as it is now: {describe_error(error)}")
-        return build()
+        trainer.choose()
     keeper.state = None  # or its tensors would stay in memory
     return trainer
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.core.device import autocast
-from bench.core.distributed import mean, parallel, world_size
+from bench.core.distributed import broadcast_from_rank_zero, mean, parallel, world_size
 from bench.core.errors import TrainingError, UserError
 from bench.core.graphs import Recorded
 from bench.core.seeds import derive
 from bench.data.loader import Source
-from bench.data.sampler import Sampler
+from bench.data.sampler import Chosen, Sampler
 from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
-from bench.measure.flops import step_flops
+from bench.measure.flops import count_flops, step_flops
 from bench.targets.rows import MemmapRows
 from bench.train.recipe import Teachers, optimiser_of, rate
 from methods import Batch, Method, Queue, View
@@ -78,10 +78,23 @@ class Trainer:
         self.step, self.steps = 0, protocol.epochs * order.steps_per_epoch
         self.kind = ""  # of step that `step_loss` was made for
         self.gradients: Callable[[Batch], Tensor]  # of such a step, left in the parameters; returns the loss
+        self.chosen: Tensor | None = None  # which images the method chose, int64 on the CPU
         self.loss = float("nan")
         self.sums: dict[str, Tensor] = {}  # of the losses by kind of step since the last look, float64 on the device
         self.counts: dict[str, int] = {}
         self.spent = Spent()
+
+    def choose(self) -> None:
+        """Let the method choose its images, and charge it with what that takes."""
+        targets = self.targets.in_memory() if isinstance(self.targets, MemmapRows) else self.targets
+        choice: list[Tensor | None] = []
+        with self.clock.phase("train"):
+            _seed(derive(self.order.seed, "choice"))
+            flops = count_flops(lambda: choice.append(self.method.choose(self.order.count, targets)))
+            chosen = broadcast_from_rank_zero(choice[0])
+        if chosen is not None:
+            self.spent = Spent({"choice": world_size() * flops}, {"choice": 1})
+            self._train_on(chosen.cpu())
 
     def train(self, until: int, after_step: Callable[[], None], enough: Callable[[], bool] = lambda: False) -> None:
         """Take steps until `until` have been taken in all, or are `enough`, calling `after_step` after each.
@@ -95,11 +108,12 @@ class Trainer:
         with self.clock.phase("train"):
             over = enough()
             while self.step < until and not over:
+                self.method.before_step(self.step, self.steps)
                 kind = self.method.kind
                 if kind != self.kind:
                     self.kind = kind
                     self.gradients = self._gradients()
-                if self.method.views != views:  # at the start, and where the ReLA phase ends
+                if self.method.views != views:  # at the start, and where a phase ends
                     views = self.method.views
                     steps = range(self.step, until)
                     batches = self.source.batches(self._without_blur(views), self.order, steps)
@@ -126,7 +140,7 @@ class Trainer:
     def _optimise(self) -> None:
         """Change the weights by their gradients, as the recipe has it at this step."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.protocol, self.step, self.steps)
+            group["lr"] = self.method.rate * rate(self.protocol, self.step, self.steps)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.teachers.move(self.step, self.steps)
@@ -171,6 +185,7 @@ class Trainer:
             "steps": self.spent.steps,
             "sums": self.sums,
             "counts": self.counts,
+            "chosen": self.chosen,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -182,9 +197,14 @@ class Trainer:
         self.spent = Spent(state["step_flops"], state["steps"])
         self.sums = {kind: total.to(self.device) for kind, total in state["sums"].items()}
         self.counts = state["counts"]
+        if state["chosen"] is not None:
+            self._train_on(state["chosen"].cpu())
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
+
+    def _train_on(self, chosen: Tensor) -> None:
+        self.chosen, self.order = chosen, Chosen(self.order, chosen)
 
     def _targets(self, index: Tensor) -> Tensor | None:
         """Return the targets of a step's images; those in a file are found without waiting for the device's index."""

@@ -198,7 +198,11 @@ def test_a_published_value_belongs_to_an_arm(load: Load) -> None:
         ({"seconds_of": "rela", "recipe": {"teacher": "cosine"}}, {}, "which seconds_of leaves open"),
         ({"seconds_of": "rela", "warm_start": "DIGITS-T"}, {}, "needs 'DIGITS-T' and 'rela', and can wait for one"),
         ({"rela": {"prior": "A-T"}, "warm_start": "B-T"}, {}, "arms[1]: needs 'A-T' and 'B-T'"),
-        ({"rela": {"prior": "rand"}, "accelerate": {"name": "x"}}, {}, "both accelerate the method"),
+        (
+            {"rela": {"prior": "rand"}, "accelerate": {"name": "x", "prior": "rand"}},
+            {},
+            "both need the targets of a prior",
+        ),
         ({"warm_start": "rand"}, {}, "arms[1].warm_start: every arm begins with random weights"),
     ],
 )

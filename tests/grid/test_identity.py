@@ -66,7 +66,7 @@ OTHER: dict[type[BaseModel], dict[str, Any]] = {
         "knn": Knn(k=20),
         "evaluate": (Linear(), FewLabels(shares=(0.5,))),
     },
-    Rela: {**OF_PRIOR, "phase": 0.5, "train_map": True, "check_every": 2},
+    Rela: {**OF_PRIOR, "phase": 0.5, "train_map": True, "check_every": 2, "then": "cosine"},
     Accelerate: {**OF_PRIOR, "name": "seed"},
     Cell: {
         "dataset": "cifar10",

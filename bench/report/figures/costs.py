@@ -101,9 +101,9 @@ def _series(
 ) -> Series:
     """Return the points of an arm; the line of a plain one at full budget goes across the chart."""
     marks = [_marks(result, spent, unit, scale) for result, spent in zip(results, costs, strict=True)]
-    level = marks[-1][0].y if results[-1].budget == 1.0 and not arm.wrapper else None
+    level = marks[-1][0].y if results[-1].budget == 1.0 and not arm.wrappers else None
     points = tuple(mark for those in marks for mark in those)
-    return Series(named(*results), style, points, filled=bool(arm.wrapper), level=level)
+    return Series(named(*results), style, points, filled=bool(arm.wrappers), level=level)
 
 
 def _marks(result: Result, spent: Sequence[float], unit: str, scale: float) -> list[Mark]:

@@ -38,7 +38,7 @@ def _curve(result: Result, style: int) -> Series:
         )
         for epoch, summary in curve_of(result).items()
     ]
-    return Series(name, style, tuple(marks), kind="curve", filled=bool(result.arm.wrapper))
+    return Series(name, style, tuple(marks), kind="curve", filled=bool(result.arm.wrappers))
 
 
 def _published(found: Collected, arm: Arm, style: int) -> list[Series]:

@@ -21,7 +21,7 @@ def saving_chart(found: Collected, title: str, what: str, lines: "Iterable[tuple
         marks = tuple(_mark(name, one) for one in line if one.exact)
         if marks:
             style = found.grid.arms.index(arm)
-            series.append(Series(name, style, marks, kind="curve", filled=bool(arm.wrapper)))
+            series.append(Series(name, style, marks, kind="curve", filled=bool(arm.wrappers)))
     if series:
         series.append(Series("nothing saved", 0, (), kind="reference", level=0.0))
     return Chart(one_line(title, 60), "Target: linear accuracy, % of test images", f"{what}, %", tuple(series))
