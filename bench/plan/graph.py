@@ -15,7 +15,7 @@ from bench.grid.controls import Accelerate
 from bench.grid.tune import trials_of
 from bench.models.backbones import build_backbone, check_backbone
 from bench.store.record import Failed, Finished, best_trial, read_record, record_path
-from methods import accelerators, methods
+from methods import Method, accelerators, methods
 from methods.tokens import transformer
 from priors import Prior, find_prior
 from priors.trained import Trained
@@ -95,10 +95,9 @@ def _missing(error: BaseException, what: str) -> MissingError:
 
 def _check_prior_of(choice: Accelerate) -> None:
     """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for."""
-    if accelerators.get(choice.name).needs_prior == bool(choice.prior):
-        return
-    how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
-    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
+    if accelerators.get(choice.name).needs_prior != bool(choice.prior):
+        how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
+        raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
 
 
 class _Planner:
@@ -241,14 +240,15 @@ class _Planner:
                 f" {cell.backbone!r}: they differ in {differing[0]!r} and {len(differing) - 1} more names or shapes"
             )
 
-    def _check_tokens(self, cell: Cell) -> None:
-        """Raise UserError when the cell's backbone has no patch tokens, or not the features that the method trains."""
-        with torch.device("meta"):  # no weights
-            network = build_backbone(cell.backbone, image_size(cell, self.paths)).module
-        try:
-            transformer(network, methods.get(cell.method).class_token)
-        except UserError as error:
-            raise UserError(f"method {cell.method!r} {error}") from error
+    def _check_tokens(self, cell: Cell, name: str, kind: type[Method]) -> None:
+        """Raise UserError when what needs patch tokens finds none, or not the features that it trains."""
+        if kind.needs_tokens:
+            with torch.device("meta"):  # no weights
+                network = build_backbone(cell.backbone, image_size(cell, self.paths)).module
+            try:
+                transformer(network, kind.class_token)
+            except UserError as error:
+                raise UserError(f"{name} {error}") from error
 
     def _arm(self, cell: Cell) -> str:
         return f"{self.where}: arm {cell.arm!r}"
@@ -265,8 +265,8 @@ class _Planner:
             check_backbone(cell.backbone)
             if wrapper:
                 _check_prior_of(wrapper)
-            if methods.get(cell.method).needs_tokens:
-                self._check_tokens(cell)
+                self._check_tokens(cell, f"accelerator {wrapper.name!r}", accelerators.get(wrapper.name))
+            self._check_tokens(cell, f"method {cell.method!r}", methods.get(cell.method))
             image_size(cell, self.paths)
             if of_prior:
                 check_backbone(of_prior)

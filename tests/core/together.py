@@ -29,6 +29,8 @@ from bench.models.backbones import build_backbone
 from bench.train.loop import Trainer
 from methods import Batch, Method, accelerators, methods
 from methods.rela import ReLA
+from tests.methods.small import around as accelerated
+from tests.methods.small import backbone_for
 
 CPU, SIZE, IMAGES, BATCH, STEPS, PHASE = torch.device("cpu"), 12, 64, 16, 7, 3
 SMALL: dict[str, dict[str, Any]] = {
@@ -80,7 +82,7 @@ def wrapped(method: Method, around: str) -> Method:
     """Return the method inside ReLA, inside the accelerator of that name, or alone."""
     if around == "ReLA":
         return ReLA(method, 8, phase_steps=PHASE)
-    return accelerators.build(around, method, 8, {"queue": 24} if around == "seed" else {}) if around else method
+    return accelerated(around, method) if around else method
 
 
 def train(name: str, around: str) -> dict[str, Any]:
@@ -88,13 +90,13 @@ def train(name: str, around: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         train = load_dataset("digits", Paths(Path(folder), Path(folder), "together")).train
     torch.manual_seed(0)
-    backbone = build_backbone("vit_micro" if methods.get(name).needs_tokens else "resnet_small", SIZE)
+    backbone = build_backbone(backbone_for(around if around in accelerators else name), SIZE)
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     method = wrapped(method, around).double()
     synchronise_batch_norm(method)
     source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
     targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
-    trainer = Trainer(method, source, Sampler(IMAGES, 1.0, BATCH, 0), targets, Protocol(), Clock(CPU))
+    trainer = Trainer(method, source, Sampler(IMAGES, 1.0, BATCH, 0), targets, Protocol(epochs=2), Clock(CPU))
     losses = []
     with float_is_double(type(method)):
         for step in range(1, STEPS + 1):

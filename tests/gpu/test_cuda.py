@@ -21,14 +21,18 @@ from bench.run.progress import Display
 from bench.run.runner import run_tasks
 from bench.store.record import Finished, read_record, record_path
 from bench.train import loop as train
-from methods import methods
+from methods import accelerators, methods
 from methods.byol import BYOL
-from tests.methods.small import backbone_for
+from tests.methods.small import accelerate, backbone_for
 from tests.methods.test_conformance import SMALL
 
 DEVICE = torch.device("cuda")
 EVERY = [{"method": name, "backbone": backbone_for(name)} for name in methods]
 EVERY += [each | {"name": f"{each['method']} + ReLA", "rela": {"prior": "rand", "phase": 0.5}} for each in EVERY]
+EVERY += [
+    {"name": name, "method": "byol", "backbone": backbone_for(name), "accelerate": accelerate(name)}
+    for name in accelerators
+]
 ARMS = "\n".join(f"  - {json.dumps(arm)}" for arm in EVERY)
 GRID = f"""
 backbone: resnet_small
@@ -36,8 +40,6 @@ datasets: [{{name: digits, train_images: 128}}]
 seeds: [0]
 arms:
 {ARMS}
-  - {{name: simreg, method: byol, accelerate: {{name: simreg, prior: rand}}}}
-  - {{name: seed, method: byol, accelerate: {{name: seed, prior: rand, queue: 64}}}}
   - {{name: sgd, method: byol, recipe: {{optimiser: sgd, schedule: cosine, warmup: 0.2, teacher: cosine}}}}
   - {{name: lars, method: byol, recipe: {{optimiser: lars, schedule: cosine, warmup: 0.2, decay_norm_and_bias: false}}}}
 params: {json.dumps(SMALL)}
@@ -122,7 +124,7 @@ def test_every_method_runs_and_its_record_knows_the_device(tmp_path: Path, monke
         with same_bits():
             outcomes = run(there)
         assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", "")] * len(outcomes)
-        assert len(outcomes) == 2 * len(list(methods)) + 4
+        assert len(outcomes) == 2 * len(list(methods)) + len(list(accelerators)) + 2
         records = [recorded(outcome, there) for outcome in outcomes]
         for record in records:
             assert record.ledger.peak_memory_bytes

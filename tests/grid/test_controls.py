@@ -56,6 +56,8 @@ def test_a_default_that_is_spelled_out_is_the_same_cell(tmp_path: Path) -> None:
         ("{name: simreg}", "accelerator 'simreg' needs a prior's targets: name it as accelerate.prior"),
         ("{name: seed, prior: rand, quee: 3}", "accelerate.quee: no such parameter; did you mean 'queue'?"),
         ("{name: seed, prior: rand, queue: 0.5}", "accelerate.queue: 0.5 is not a int"),
+        ("{name: token_drop}", "accelerator 'token_drop' needs the patch tokens of a vision transformer, and the"),
+        ("{name: freeze_out, prior: rand}", "has no use for a prior: leave out accelerate.prior"),
         ("{name: seed, prior: X-T}", "prior 'X-T' is the backbone of the cell byol"),
         ("{prior: rand}", "key 'arms[1].accelerate.name' is missing"),
         ("{name: seed, prior: rand, queue: .inf}", "must be finite numbers"),

@@ -67,6 +67,9 @@ def train(method: Method, images: Tensor, steps: int, same_batch: bool = False) 
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for step in range(steps):
+        method.before_step(step, steps)
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * method.rate
         torch.manual_seed(step)
         loss = method.loss(batch(method, images, 0 if same_batch else step))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from bench.train.loop import Trainer
 from methods import Batch, Method, Queue, accelerators, methods
 from methods.byol import BYOL
 from methods.rela import ReLA
-from tests.methods.small import backbone_for
+from tests.methods.small import around, backbone_for
 from tests.methods.test_conformance import SMALL
 
 # The last one makes a tensor of the host's values: of the CPU, which no CUDA graph may read, or sent from there.
@@ -60,10 +60,9 @@ def test_what_waits_is_seen() -> None:
 
 def build(name: str, with_rela: bool) -> Method:
     """Return the method, inside ReLA or not, or the accelerator of that name."""
-    backbone = build_backbone("resnet_small" if name in accelerators else backbone_for(name), 12)
+    backbone = build_backbone(backbone_for(name), 12)
     if name in accelerators:
-        params = {"queue": 16} if name == "seed" else {}
-        return accelerators.build(name, BYOL(backbone.module, backbone.dim), 8, params)
+        return around(name, BYOL(backbone.module, backbone.dim))
     method = methods.get(name)(backbone.module, backbone.dim, **SMALL.get(name, {}))
     return ReLA(method, 8, check_every=1000) if with_rela else method
 
@@ -79,7 +78,8 @@ def test_no_step_waits_for_the_device(name: str, with_rela: bool) -> None:
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], fused=True)
     batch = batch_for(method)
     with Waits() as waits:
-        for _ in range(2):
+        for step in range(2):
+            method.before_step(step, 2)
             method.loss(batch).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             optimiser.zero_grad()

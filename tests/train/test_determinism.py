@@ -19,13 +19,12 @@ from bench.data.augment import View
 from bench.data.loader import InMemoryLoader
 from bench.data.sampler import Sampler
 from bench.grid.cell import Cell
-from bench.grid.controls import Accelerate
 from bench.grid.expand import expand
 from bench.grid.load import load_grid
 from bench.measure.clock import Clock
 from bench.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bench.train.loop import Trainer
-from methods import accelerators, methods
+from methods import methods
 from methods.build import build_method
 from tests.methods.small import backbone_for, of_its_own
 
@@ -139,14 +138,6 @@ def test_a_compiled_step_learns_the_same_and_has_its_own_bits_again(
         assert (found - expected).norm() < 0.02 * expected.norm()
         assert ours.loss == pytest.approx(plain.loss, rel=1e-3)
         assert_resumes(compiled, source, cut_at=3, until=6)
-
-
-@pytest.mark.parametrize("name", sorted(accelerators))
-def test_an_accelerator_has_the_same_bits_when_it_is_resumed(name: str, source: InMemoryLoader, tmp_path: Path) -> None:
-    around = Accelerate.model_validate({"name": name, "prior": "rand"} | ({"queue": 24} if name == "seed" else {}))
-    cell = cells("byol", tmp_path)[0].model_copy(update={"accelerate": around})
-    whole = assert_resumes(cell, source, cut_at=3, until=6)
-    assert whole.spent.steps == {"method": 6}
 
 
 def test_the_adaptive_switch_is_resumed_too(source: InMemoryLoader, tmp_path: Path) -> None:
