@@ -54,7 +54,7 @@ class ReLA(Method):
         phase_steps: length of a constant phase; None: the adaptive switch decides.
         train_map: also train the linear map.
         check_every: steps between two looks at the adaptive switch, each of which waits for the device.
-        then: "cosine": after the phase, the rate falls from the recipe's to 0 at the cell's last step.
+        then: "cosine": after the phase, a cosine takes the rate from the recipe's to 0 at the cell's end.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ REACHED = {
 
 
 def record_of(cell: Cell, joules: bool) -> Finished:
-    end = REACHED[cell.arm, cell.budget] + 0.01 * cell.seed
+    end = REACHED.get((cell.arm, cell.budget), 0.5) + 0.01 * cell.seed
     steps = int(1000 * cell.budget)
     prior = None
     if cell.rela:
