@@ -51,7 +51,10 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no method `loss`")
 
     def before_step(self, step: int, steps: int) -> None:
-        """Prepare step `step`, from 0, of the cell's `steps`: what follows here, `views` and more may go by it."""
+        """Prepare step `step`, from 0, of the cell's `steps`: what follows here, `views` and more may go by it.
+
+        It may be asked twice of a step, once of a copy, and what it computes is charged to the step.
+        """
 
     def after_step(self) -> None:
         """Act after the optimiser's step: the method's own momentum networks and queues move."""
@@ -75,7 +78,10 @@ class Method(nn.Module):
 
     @property
     def kind(self) -> str:
-        """The kind of the next step: steps of one kind take the same FLOPs, which are counted once."""
+        """The kind of the next step: steps of one kind, with what comes before and after, take the same FLOPs.
+
+        These are counted once.
+        """
         return "method"
 
     @property

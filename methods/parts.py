@@ -1,4 +1,4 @@
-"""Parts of several methods: a momentum network, a queue of rows, local views, squares, balanced assignments, draws."""
+"""Parts of methods: a momentum network, a queue of rows, local views, squares, assignments, clusters, draws."""
 
 import copy
 from collections.abc import Callable
@@ -124,6 +124,22 @@ def balanced(scores: Tensor, epsilon: float) -> Tensor:
     whole = gather(scores)
     assigned: Tensor = sinkhorn(whole, epsilon=epsilon)[rank_slice(len(whole))]
     return assigned
+
+
+def clusters(rows: Tensor, count: int, passes: int = 100) -> Tensor:
+    """Return each row's cluster, int64 (n,), by Lloyd's algorithm on (n, k) from `count` random rows, until none moves.
+
+    A centre without rows stays where it is.
+    """
+    centres, own = rows[torch.randperm(len(rows))[:count].to(rows.device)], torch.empty(0, device=rows.device)
+    for _ in range(passes):
+        before, own = own, torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2).argmin(dim=1)
+        if torch.equal(before, own):
+            break
+        members = (own == torch.arange(len(centres), device=rows.device)[:, None]).to(rows)
+        sizes = members.sum(dim=1, keepdim=True)
+        centres = torch.where(sizes > 0, members @ rows / sizes.clamp(min=1), centres)
+    return own
 
 
 def uniform(images: Tensor, *shape: int) -> Tensor:

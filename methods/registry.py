@@ -63,6 +63,14 @@ methods: Methods[Method] = Methods("method", Method, ("backbone", "dim"), "param
 accelerators: Methods[Accelerator] = Methods("accelerator", Accelerator, ("method", "target_dim"), "accelerate")
 
 
+def check_prior(choice: Accelerate) -> None:
+    """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for."""
+    if accelerators.get(choice.name).needs_prior == bool(choice.prior):
+        return
+    how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
+    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
+
+
 def _defaults_of(method: type[Method], known: Methods[Any]) -> dict[str, Any]:
     """Return what a grid can set of a method, with the defaults as a record holds them. Raises PluginError."""
     if type(method.version) is not int:

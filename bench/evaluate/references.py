@@ -59,7 +59,7 @@ def find_or_make_references(
     if not (choice and prior):
         return References(untrained=judge.score(untrained))
     view = EvalView(prior.input_size or images.size, prior.mean, prior.std, choice.precision)
-    same = choice.prior == "rand" and view == untrained.view
+    same = choice.named == "rand" and view == untrained.view
     network = untrained if same else Network(prior.model, prior.digest(), view, PRIORS_SEED)
     return References(untrained=judge.score(untrained), prior=judge.score(network))
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from bench.grid.base import Budget, Model, Name, Params, Precision, Seed, Size, Space
-from bench.grid.controls import Rela, Wrapped
+from bench.grid.controls import Wrapped
 from bench.grid.evaluation import Asked, Evaluation
 
 BASELINE = "byol"  # the paper's `<DATASET>-T` priors are BYOL backbones, whatever else the grid trains
@@ -193,13 +193,15 @@ class Cell(Wrapped):
         Of a prior's file only the name is kept: where it lies decides nothing, its content is in the inputs.
         """
         settings = self.model_dump(mode="json", exclude={"arm"})
-        rela, protocol, probe = settings["rela"] or {}, settings["protocol"], settings["protocol"]["probe"]
+        rela, accelerate = settings["rela"] or {}, settings["accelerate"] or {}
+        protocol, probe = settings["protocol"], settings["protocol"]["probe"]
         del protocol["evaluate"]
         # Settings that came later are left out where they are off: what was run before them keeps its name.
         later: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (settings, {"accelerate": None, "warm_start": None, "flops_of": None, "seconds_of": None}),
             (settings, {"tuned": None, "validation": None}),
             (rela, {"weights_key": None, "shuffle": False, "precision": "fp32", "then": None}),
+            *((wrapper, {"layer": None, "ensemble": []}) for wrapper in (rela, accelerate)),
             (protocol, {"compile": None, "eval_resize": None, "evaluations": None}),
             (protocol, Recipe().model_dump(exclude={"lr", "weight_decay"})),
             (probe, {"seeds": 1}),
@@ -222,8 +224,8 @@ class Cell(Wrapped):
     def as_started(self) -> Self:
         """Return the cell with the prior that its weights begin with in the place of that of its targets."""
         architecture = self.backbone if str(self.warm_start).startswith("file:") else None
-        choice = Rela(prior=self.warm_start, backbone=architecture) if self.warm_start else None
-        return self.model_copy(update={"rela": choice, "accelerate": None})
+        bare = self.model_copy(update={"rela": None, "accelerate": None})
+        return bare.with_prior(self.warm_start, architecture) if self.warm_start else bare
 
     def key(self) -> str:
         """Return the hash of the settings: which cell of a grid a record belongs to.

@@ -1,5 +1,6 @@
 """What an arm has around and under its method: an accelerator, a prior to start from, a cost to stop at."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
@@ -16,11 +17,41 @@ class PriorChoice(Model):
     input_size: Size | None = None  # pixels the prior sees; None: what the prior declares, else the cell's own
     precision: Precision = "fp32"  # the prior's, when it makes the targets
     shuffle: bool = False  # control: each image gets the targets of another
+    layer: Name | None = None  # the module of the prior whose output its features are; None: the prior's own
+    ensemble: Annotated[tuple[Name, ...], Field(strict=False)] = ()  # further priors, whose features stand beside
+
+    @property
+    def first(self) -> str:
+        """The prior with its layer."""
+        return f"{self.prior} at {self.layer}" if self.layer else self.prior
+
+    @property
+    def named(self) -> str:
+        """The prior with its layer, and its ensemble."""
+        return " + ".join((self.first, *self.ensemble))
+
+    def members(self, digest: str) -> dict[str, str]:
+        """Return the digest of each prior by its name, of that of all of them (priors/joined.py)."""
+        if not (self.layer or self.ensemble):
+            return {self.prior: digest}
+        parts = [part.partition(" at ")[0] for part in digest.split(" + ")]
+        return dict(zip((self.prior, *self.ensemble), parts, strict=False))
 
     @model_validator(mode="after")
     def _key_of_a_file(self) -> Self:
         if self.weights_key is not None and not self.prior.startswith("file:"):
             raise ValueError(f"weights_key is for a prior file:<path>, and {self.prior!r} is none; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _each_prior_once(self) -> Self:
+        if not self.prior and (self.layer or self.ensemble):
+            raise ValueError(f"{'layer' if self.layer else 'ensemble'} is for a prior, and none is named; leave it out")
+        names = [*([] if self.layer else [self.prior]), *self.ensemble]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"ensemble: {twice[0]!r} is there twice; keep one")
+        if files := [name for name in self.ensemble if name.startswith("file:")]:
+            raise ValueError(f"ensemble: {files[0]!r} needs a backbone, which only prior has; name it there")
         return self
 
 
@@ -79,8 +110,13 @@ class Wrapped(Model):
     @property
     def priors(self) -> tuple[str, ...]:
         """The names of the priors: of the targets, and of the weights that training begins with."""
-        named = (self.targets_of.prior if self.targets_of else None, self.warm_start)
+        choice = self.targets_of
+        named = (*((choice.prior, *choice.ensemble) if choice else ()), self.warm_start)
         return tuple(dict.fromkeys(name for name in named if name))
+
+    def with_prior(self, prior: str, backbone: str | None = None) -> Self:
+        """Return what has that prior's targets in the place of its own."""
+        return self.model_copy(update={"rela": Rela(prior=prior, backbone=backbone), "accelerate": None})
 
     @property
     def matches(self) -> str | None:

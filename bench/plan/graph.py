@@ -11,13 +11,15 @@ from bench.core.errors import Lack, MissingError, UserError, describe_error, did
 from bench.core.paths import Paths
 from bench.data import DatasetFacts, dataset_facts, find_dataset, image_size, short_name
 from bench.grid.cell import BASELINE, Cell, Inputs, cell_id, makes_prior, trained_on
-from bench.grid.controls import Accelerate
+from bench.grid.controls import PriorChoice
 from bench.grid.tune import trials_of
 from bench.models.backbones import build_backbone, check_backbone
 from bench.store.record import Failed, Finished, best_trial, read_record, record_path
 from methods import Method, accelerators, methods
+from methods.registry import check_prior
 from methods.tokens import transformer
 from priors import Prior, find_prior
+from priors.joined import Joined, as_chosen
 from priors.trained import Trained
 from priors.untrained import Untrained
 
@@ -91,13 +93,6 @@ def _missing(error: BaseException, what: str) -> MissingError:
     if isinstance(error, UserError):
         raise error
     return MissingError(f"{what}: {describe_error(error)}")
-
-
-def _check_prior_of(choice: Accelerate) -> None:
-    """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for."""
-    if accelerators.get(choice.name).needs_prior != bool(choice.prior):
-        how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
-        raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
 
 
 class _Planner:
@@ -206,29 +201,33 @@ class _Planner:
         choice = cell.targets_of
         if choice is None:
             return None, None
+        found = [self._first(cell, choice), *(self._prior(cell.with_prior(name)) for name in choice.ensemble)]
+        priors = [prior for _, prior in found if prior]
+        return next((task for task, _ in found if task), None), Joined(priors) if choice.ensemble else priors[0]
+
+    def _first(self, cell: Cell, choice: PriorChoice) -> tuple[Task | None, Prior]:
+        """Return the prior that a choice names, without its ensemble, and the task that trains it."""
         short = trained_on(choice.prior)
         if short is None:
             try:
-                prior = find_prior(choice.prior, cell, self.paths)
+                prior = as_chosen(find_prior(choice.prior, cell, self.paths), choice)
             except MissingError:
                 raise
             except UserError as error:
                 raise UserError(f"{self._arm(cell)}: {error}") from error
-            prior.input_size = choice.input_size or prior.input_size
-            return None, Untrained(prior, choice.prior) if self.paths.rehearsal else prior
+            return None, Untrained(prior, choice.first) if self.paths.rehearsal else prior
         seed = self.first_seed if cell.validation else cell.seed
         maker = self.makers.get((short, seed))
         if maker is None:
             shorts = sorted({f"{name}-T" for name, _ in self.makers})
             raise UserError(
-                f"{self._arm(cell)}: prior {choice.prior!r} is the backbone of the cell {BASELINE} at"
-                f" budget 1 on that dataset, seed {seed}, which the grid does not have"
-                f"{did_you_mean(choice.prior, shorts)}"
+                f"{self._arm(cell)}: prior {choice.prior!r} is the backbone of the cell {BASELINE} at budget 1 on that"
+                f" dataset, seed {seed}, which the grid does not have{did_you_mean(choice.prior, shorts)}"
             )
         needs = self.task(maker)
         size = choice.input_size or image_size(maker, self.paths)
         identifier = needs.id if isinstance(needs, Ready) else ""
-        return needs, Trained(maker, identifier, size, cell, self.paths)
+        return needs, as_chosen(Trained(maker, identifier, size, cell, self.paths), choice)
 
     def _check_start(self, cell: Cell, start: Prior) -> None:
         """Raise UserError when the weights that a cell begins with are of another architecture than its backbone."""
@@ -264,7 +263,7 @@ class _Planner:
             find_dataset(cell.dataset, self.paths.data)
             check_backbone(cell.backbone)
             if wrapper:
-                _check_prior_of(wrapper)
+                check_prior(wrapper)
                 self._check_tokens(cell, f"accelerator {wrapper.name!r}", accelerators.get(wrapper.name))
             self._check_tokens(cell, f"method {cell.method!r}", methods.get(cell.method))
             image_size(cell, self.paths)

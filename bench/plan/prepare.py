@@ -8,11 +8,12 @@ import numpy as np
 from bench.core.errors import describe_error
 from bench.core.paths import Paths
 from bench.data import ImageSet, find_dataset, image_size, load_dataset
-from bench.grid.cell import trained_on
+from bench.grid.cell import Cell, trained_on
 from bench.grid.controls import PriorChoice
 from bench.plan.graph import Task
 from priors import find_prior
 from priors.base import feature_dim
+from priors.joined import as_chosen
 
 
 def prepare_tasks(tasks: Sequence[Task], paths: Paths) -> bool:
@@ -33,13 +34,12 @@ def prepare_tasks(tasks: Sequence[Task], paths: Paths) -> bool:
         except (Exception, SystemExit) as error:  # a plugin may raise anything, and others must be prepared
             good = False
             print(f"dataset {name}: {describe_error(error)}", file=sys.stderr)
-    asking = (cell for task in tasks for cell in (task.cell, task.cell.as_started()))
+    asking = (cell for task in tasks for cell in _asking(task.cell))
     for cell in {cell.targets_of and _weights(cell.targets_of): cell for cell in asking}.values():
         if cell.targets_of is None or trained_on(name := cell.targets_of.prior):
             continue
         try:
-            prior = find_prior(name, cell, paths)
-            prior.input_size = cell.targets_of.input_size or prior.input_size
+            prior = as_chosen(find_prior(name, cell, paths), cell.targets_of)
             prior.fetch()
             digest, size = prior.digest(), prior.input_size or image_size(cell, paths)
             print(f"prior {name}: {feature_dim(prior.model(), size, name)} features at {size} pixels, digest {digest}")
@@ -58,6 +58,12 @@ def _counts(images: ImageSet) -> str:
     )
 
 
+def _asking(cell: Cell) -> list[Cell]:
+    """Return a cell, and what it would be with each of its further priors alone."""
+    further = cell.targets_of.ensemble if cell.targets_of else ()
+    return [cell, cell.as_started(), *map(cell.with_prior, further)]
+
+
 def _weights(choice: PriorChoice) -> tuple[str | int | None, ...]:
     """Return what names the weights of a prior, and the size at which they must fit."""
-    return choice.prior, choice.backbone, choice.weights_key, choice.input_size
+    return choice.prior, choice.backbone, choice.weights_key, choice.input_size, choice.layer

@@ -127,8 +127,8 @@ def _needs(tasks: Sequence[Task], paths: Paths) -> Iterator[_Need]:
             targets = 4 * count * dim if choice else 0
             memory = 0 if info.streams else targets + count * 3 * (info.image_size or size) ** 2
             if choice:
-                own = task.needs or (choice.prior == "rand")  # a prior of its own for each seed
-                which = (choice.prior, choice.weights_key, own and cell.seed)
+                own = task.needs or "rand" in (choice.prior, *choice.ensemble)  # a prior of its own for each seed
+                which = (choice.named, choice.weights_key, own and cell.seed)
                 shared = (cell.dataset, cell.train_images, cell.backbone, *which)
                 if info.streams:  # its targets are made of the prior's features, in shards on the same disk
                     targets += 4 * count * _features(task, size, dim)
@@ -138,12 +138,14 @@ def _needs(tasks: Sequence[Task], paths: Paths) -> Iterator[_Need]:
 
 
 def _features(task: Task, size: int, dim: int) -> int:
-    """Return the dimension of the features of a task's prior; where nobody knows it, as many as its backbone's."""
-    choice = task.cell.targets_of
-    if task.needs and choice and trained_on(choice.prior):
-        return _network(task.needs.cell.backbone, size)[1]
-    entry = CATALOGUE.get(choice.prior) if choice else None
-    return (entry.dim if entry else None) or dim
+    """Return the dimension of the features of a task's priors; where nobody knows it, as many as its backbone's."""
+    choice, total = task.cell.targets_of, 0
+    for prior in (choice.prior, *choice.ensemble) if choice else ():
+        if task.needs and trained_on(prior):
+            total += _network(task.needs.cell.backbone, size)[1]
+        else:
+            total += (CATALOGUE[prior].dim if prior in CATALOGUE else None) or dim
+    return total
 
 
 @functools.cache

@@ -83,6 +83,7 @@ PARTS = {
         ("bench.targets.make make_targets values_for", "bench.targets.stream stream_targets"), ("bench.targets.reduce",)
     ),
     "prior": Part((), ("priors",), "priors"),
+    "layer and ensemble": Part(("priors.joined AtLayer Joined",), ("priors",)),
     "warm start": Part(("bench.train.start starting_backbone",), ("priors",), "priors"),
 }
 
@@ -99,6 +100,8 @@ def code_of(cell: Cell, code: Code = HERE) -> dict[str, str]:
         names["accelerator"] = cell.accelerate.name
     if cell.targets_of:
         names |= {"targets": "", "prior": cell.targets_of.prior}
+        if cell.targets_of.layer or cell.targets_of.ensemble:
+            names["layer and ensemble"] = ""
     if cell.warm_start:
         names["warm start"] = cell.warm_start
     digests = {part: _digest(code, part, name) for part, name in names.items()}

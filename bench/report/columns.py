@@ -65,7 +65,7 @@ def of_result(result: Callable[[T], Result]) -> tuple[Column[T], ...]:
 
 
 def _targets_of(result: Result) -> str | None:
-    return result.arm.targets_of.prior if result.arm.targets_of else None
+    return result.arm.targets_of.named if result.arm.targets_of else None
 
 
 def _rela(result: Result, name: str) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from bench.grid.cell import Arm, arm_name, is_plain
-from bench.grid.controls import Accelerate, Rela
+from bench.grid.controls import Accelerate, PriorChoice, Rela
 from bench.grid.schema import Grid
 
 
@@ -54,6 +54,12 @@ def prior_name(prior: str) -> str:
     return prior.removeprefix("timm:")
 
 
+def prior_label(choice: PriorChoice) -> str:
+    """Return what to call a prior with its layer and its ensemble."""
+    first = prior_name(choice.prior)
+    return " + ".join((f"{first} at {choice.layer}" if choice.layer else first, *map(prior_name, choice.ensemble)))
+
+
 def _family_name(arm: Arm) -> str:
     return arm_name(Arm(method=arm.method, params=arm.params, backbone=arm.backbone))
 
@@ -71,7 +77,7 @@ def _label(arm: Arm, short: bool) -> str:
 
 
 def _wrapper_label(wrapper: Rela | Accelerate) -> str:
-    notes = [prior_name(wrapper.prior)] if wrapper.prior else []
+    notes = [prior_label(wrapper)] if wrapper.prior else []
     notes += [wrapper.weights_key.strip(".")] if wrapper.weights_key else []
     notes += [wrapper.precision] if wrapper.precision != "fp32" else []
     if isinstance(wrapper, Rela):

@@ -203,9 +203,9 @@ class _Filed(Model):
     @property
     def priors(self) -> dict[str, str]:
         """The digests of the priors, by name: of the targets, and of the weights that training begins with."""
-        names = (self.cell.targets_of.prior if self.cell.targets_of else None, self.cell.warm_start)
-        digests = (self.inputs.prior, self.inputs.warm_start)
-        return {name: digest or "" for name, digest in zip(names, digests, strict=True) if name}
+        choice, start = self.cell.targets_of, self.cell.warm_start
+        made = choice.members(self.inputs.prior or "") if choice else {}
+        return made | ({start: self.inputs.warm_start or ""} if start else {})
 
 
 class Finished(_Filed):

@@ -122,7 +122,7 @@ def _trainer(task: Ready, paths: Paths, images: Images, targets: Targets | None,
             keeper.discard(f"does not fit method {cell.method!r} as it is now: {describe_error(error)}")
             trainer = build()
     if keeper.state is None:
-        trainer.choose()
+        trainer.choose(paths.rehearsal)
     keeper.state = None  # or its tensors would stay in memory
     return trainer
 

@@ -21,7 +21,7 @@ from bench.data.loader import Source
 from bench.data.sampler import Chosen, Sampler
 from bench.grid.cell import Protocol
 from bench.measure.clock import Clock
-from bench.measure.flops import count_flops, step_flops
+from bench.measure.flops import count_flops
 from bench.targets.rows import MemmapRows
 from bench.train.recipe import Teachers, optimiser_of, rate
 from methods import Batch, Method, Queue, View
@@ -84,16 +84,20 @@ class Trainer:
         self.counts: dict[str, int] = {}
         self.spent = Spent()
 
-    def choose(self) -> None:
-        """Let the method choose its images, and charge it with what that takes."""
+    def choose(self, rehearsal: bool = False) -> None:
+        """Let the method choose its images, and charge it with what that takes.
+
+        A rehearsal, which has a batch of images or two, trains on all where less than a batch is chosen.
+        """
         targets = self.targets.in_memory() if isinstance(self.targets, MemmapRows) else self.targets
         choice: list[Tensor | None] = []
         with self.clock.phase("train"):
             _seed(derive(self.order.seed, "choice"))
             flops = count_flops(lambda: choice.append(self.method.choose(self.order.count, targets)))
             chosen = broadcast_from_rank_zero(choice[0])
-        if chosen is not None:
+        if flops:
             self.spent = Spent({"choice": world_size() * flops}, {"choice": 1})
+        if chosen is not None and not (rehearsal and len(chosen) < self.order.batch_size):
             self._train_on(chosen.cpu())
 
     def train(self, until: int, after_step: Callable[[], None], enough: Callable[[], bool] = lambda: False) -> None:
@@ -213,11 +217,21 @@ class Trainer:
         return None if self.targets is None else self.targets[index]
 
     def _count(self, kind: str, batch: Batch) -> None:
-        """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is."""
-        with self.clock.phase("other"):
-            method = copy.deepcopy(self.method)
+        """Count the FLOPs of this kind of step, on a copy: the method's own state stays as it is.
+
+        What the method computes before and after it is a part of the step.
+        """
+        method = copy.deepcopy(self.method)
+
+        def step() -> None:
+            method.before_step(self.step, self.steps)
             with autocast(self.device, self.protocol.precision):
-                self.spent.step_flops[kind] = world_size() * step_flops(lambda: method.loss(batch))
+                loss = method.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            method.after_step()
+
+        with self.clock.phase("other"):
+            self.spent.step_flops[kind] = world_size() * count_flops(step)
 
     def _gradients(self) -> Callable[[Batch], Tensor]:
         """Return what computes the loss of a batch and its gradients, recorded where the method allows it."""

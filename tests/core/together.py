@@ -97,6 +97,7 @@ def train(name: str, around: str) -> dict[str, Any]:
     source = Double(torch.from_numpy(train.images[:IMAGES]), torch.from_numpy(train.labels[:IMAGES]), SIZE, CPU)
     targets = torch.randn(IMAGES, 8, generator=generator(0, "targets")).double()
     trainer = Trainer(method, source, Sampler(IMAGES, 1.0, BATCH, 0), targets, Protocol(epochs=2), Clock(CPU))
+    trainer.choose()
     losses = []
     with float_is_double(type(method)):
         for step in range(1, STEPS + 1):

@@ -39,6 +39,8 @@ OF_PRIOR = {
     "input_size": 64,
     "precision": "bf16",
     "shuffle": True,
+    "layer": "layers.1",
+    "ensemble": ("CF10-R20",),
 }
 # For every field of every model, another value than the one it has in CELL or INPUTS.
 OTHER: dict[type[BaseModel], dict[str, Any]] = {

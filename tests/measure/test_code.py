@@ -25,7 +25,7 @@ arms:
   - {name: simclr, method: simclr, rela: {prior: rand}}
   - {name: simreg, method: moco, accelerate: {name: simreg, prior: "timm:resnet18.a1_in1k"}}
   - {name: warm, method: byol, backbone: resnet20_cifar, warm_start: CF10-R20}
-  - {name: cifar, method: byol, backbone: "timm:resnet18", rela: {prior: CF10-R20}}
+  - {name: cifar, method: byol, backbone: "timm:resnet18", rela: {prior: CF10-R20, layer: layer2}}
   - {name: nnclr, method: nnclr, rela: {prior: DIGITS-T}}
 """
 ARMS = {"byol", "simclr", "simreg", "warm", "cifar", "nnclr"}
@@ -66,6 +66,7 @@ CHANGES = [  # file, what stands there, what instead, the arms that are stale (a
     ("priors/rand", "self.cell.seed).module", "self.cell.seed + 1).module", "simclr", "prior"),
     ("priors/timm", "size == self.own_size", "size != self.own_size", "simreg cifar warm", "prior"),
     ("priors/catalogue", '"resnet20_cifar",', '"resnet_small",', "cifar warm", "prior"),
+    ("priors/joined", "output.mean(dim=1)", "output.sum(dim=1)", "cifar", "layer and ensemble"),
     ("priors/trained", "self.maker.backbone, self.size", "self.maker.backbone, 32", "nnclr", "prior"),
 ]
 UNSEEN = [  # edits after which nothing is stale

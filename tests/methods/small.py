@@ -6,6 +6,7 @@ from methods import Accelerator, Method, accelerators, methods
 
 AROUND: dict[str, dict[str, Any]] = {  # of the papers' sizes of accelerators, those that would only cost time here
     "many_patches": {"patches": 3, "hidden": 32, "projection": 16},
+    "sas": {"classes": 3},
     "seed": {"queue": 24},
 }
 

@@ -32,7 +32,7 @@ from tests.methods.small import accelerate, around, backbone_for
 from tests.methods.test_conformance import COUNT, SIZE, STEPS, train
 from tests.train.test_determinism import assert_same
 
-CPU, EPOCHS = torch.device("cpu"), 6  # enough for each kind of step
+CPU, TAKEN = torch.device("cpu"), 6  # steps, enough for each kind of them
 ARMS = {
     name: {"method": "byol", "backbone": backbone_for(name), "accelerate": accelerate(name)} for name in accelerators
 }
@@ -44,7 +44,7 @@ backbone: resnet_small
 datasets: [{name: digits, train_images: 48}]
 seeds: [0]
 arms: [ARM]
-protocol: {epochs: 6, batch_size: 48, input_size: 12, evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}}
+protocol: {epochs: 3, batch_size: 24, input_size: 12, evaluate_at: [0.5], probe: {epochs: 1}, knn: {k: 5}}
 """
 
 
@@ -80,20 +80,20 @@ def test_every_parameter_is_trained_or_declared_frozen(name: str, images: Tensor
 
 
 def trainer_of(name: str, images: Tensor) -> Trainer:
-    """Return what trains the accelerator, an epoch in each step, on the images that it has not chosen yet."""
-    source, order = InMemoryLoader(images, torch.arange(COUNT) % 10, SIZE, CPU), Sampler(COUNT, 1.0, COUNT, 0)
+    """Return what trains the accelerator, of two steps an epoch, before it has chosen its images."""
+    source, order = InMemoryLoader(images, torch.arange(COUNT) % 10, SIZE, CPU), Sampler(COUNT, 1.0, COUNT // 2, 0)
     targets = torch.randn(COUNT, 8, generator=generator(0, "targets"))
-    return Trainer(build(name), source, order, targets, Protocol(epochs=EPOCHS), Clock(CPU))
+    return Trainer(build(name), source, order, targets, Protocol(epochs=TAKEN // 2), Clock(CPU))
 
 
 def test_a_run_that_is_resumed_has_the_bits_of_one_that_was_not(name: str, images: Tensor) -> None:
     """In the last of the kinds of step that there are."""
     whole, resumed = trainer_of(name, images), trainer_of(name, images)
     whole.choose()
-    whole.train(EPOCHS - 1, lambda: None)
+    whole.train(TAKEN - 1, lambda: None)
     resumed.restore(copy.deepcopy(whole.state()))
     for each in (whole, resumed):
-        each.train(EPOCHS, lambda: None)
+        each.train(TAKEN, lambda: None)
     assert_same(whole, resumed)
 
 
@@ -102,9 +102,9 @@ def test_steps_of_one_kind_take_equal_flops_and_the_ledger_is_their_sum(name: st
     trainer = trainer_of(name, images)
     trainer.choose()
     taken, last, counts = trainer.spent.flops, dict[str, Method](), Counter[str]()
-    for step in range(EPOCHS):
+    for step in range(TAKEN):
         now = copy.deepcopy(trainer.method).train()
-        now.before_step(step, EPOCHS)
+        now.before_step(step, TAKEN)
         last[now.kind] = now
         counts[now.kind] += 1
         trainer.train(step + 1, lambda: None)
@@ -128,8 +128,8 @@ def test_a_cell_is_interrupted_and_goes_on_and_saves_a_plain_backbone(which: str
     with pytest.raises(Interrupted):
         run_cell(task, paths, CPU, 0, hooks)
     found = run_cell(task, paths, CPU, 0, replace(hooks, stop=lambda: False))
-    assert (found.ledger.steps, [point.step for point in found.curve]) == (EPOCHS, [EPOCHS // 2, EPOCHS])
-    assert steps == [*range(1, EPOCHS + 1)], "no step is taken twice"
+    assert (found.ledger.steps, [point.step for point in found.curve]) == (TAKEN, [TAKEN // 2, TAKEN])
+    assert steps == [*range(1, TAKEN + 1)], "no step is taken twice"
     weights = read_state(paths.backbone(task.id))
     assert weights.keys() == build_backbone(task.cell.backbone, SIZE).module.state_dict().keys()
 

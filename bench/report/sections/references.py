@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Group
 from bench.report.facts import Summary, summarise
-from bench.report.labels import prior_name
+from bench.report.labels import prior_label, prior_name
 from bench.report.tables import Table, entries, one_line, summary_entry
 from bench.store.record import Moved, Score, Solved, score_linear
 
@@ -59,8 +59,9 @@ def references(found: Collected, group: Group) -> list[Reference]:
         if untrained:
             there.setdefault(name, {})[str(record.cell.seed)] = untrained
         if prior and record.priors:
-            named, digest = next(iter(record.priors.items()))
-            there.setdefault(f"the prior itself: {prior_name(named)}", {})[digest] = prior
+            choice, inputs = record.cell.targets_of, record.inputs
+            named = prior_label(choice) if choice else prior_name(str(record.cell.warm_start))
+            there.setdefault(f"the prior itself: {named}", {})[str(inputs.prior or inputs.warm_start)] = prior
     return [Reference(name, tuple(scores.values())) for name, scores in there.items()]
 
 
