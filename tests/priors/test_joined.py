@@ -213,9 +213,7 @@ def test_targets_of_both_are_paid_for_and_kept_apart(paths: Paths) -> None:
     assert len(list(paths.cache.glob("targets/*.safetensors"))) == 6
 
 
-def test_a_prior_of_an_ensemble_that_is_missing_makes_the_cell_missing(
-    paths: Paths, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_prior_of_an_ensemble_that_is_missing_makes_the_cell_missing(paths: Paths) -> None:
     arms = "{name: it, method: byol, rela: {prior: rand, layer: layer1, ensemble: [CLIP-RN50]}}"
     (task,) = tasks_of(arms, paths)
     assert isinstance(task, Missing)
@@ -223,9 +221,11 @@ def test_a_prior_of_an_ensemble_that_is_missing_makes_the_cell_missing(
 
 
 def test_prepare_tells_of_each_prior_and_of_a_wrong_layer(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    arms = "{name: it, method: byol, rela: {prior: rand, layer: layer2, ensemble: [CF10-R20]}}"
+    arms = "{method: byol, rela: {prior: rand}}, {name: it, method: byol, rela: {prior: rand, layer: layer2, "
+    arms += "ensemble: [CF10-R20]}}"
     assert prepare_tasks(tasks_of(arms, paths), paths)
     said = capsys.readouterr().out
+    assert "prior rand: 128 features at 12 pixels, digest rand-resnet_small-0\n" in said
     assert "prior rand: 32 features at 12 pixels, digest rand-resnet_small-0 at layer2" in said
     assert "prior CF10-R20: 64 features at 32 pixels" in said
     assert not prepare_tasks(tasks_of(arms.replace("layer2", "layr2"), paths), paths)

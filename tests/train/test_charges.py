@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.errors import Interrupted
+from bench.core.errors import Interrupted, UserError
 from bench.core.paths import Paths
 from bench.data.images import open_images
 from bench.data.loader import Source
@@ -46,7 +47,7 @@ protocol: {epochs: 2, batch_size: 16, input_size: 12, probe: {epochs: 1}, knn: {
 
 def planned(root: Path, name: str) -> tuple[Ready, Paths]:
     """Return a small cell with the accelerator, and where it runs."""
-    kind, path = accelerators.get(name), root / "tiny.yaml"
+    kind, path = accelerators.get(name.partition(",")[0]), root / "tiny.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     backbone = "vit_micro" if kind.needs_tokens else "tiny" if "tiny" in backbones else "resnet_small"
     path.write_text(GRID.replace("AROUND", json.dumps(accelerate(name))).replace("BACKBONE", backbone))
@@ -278,3 +279,11 @@ def test_a_cell_that_goes_on_keeps_its_images_and_has_paid_for_them_once(
     assert resumed.ledger.flops == record.ledger.flops
     states = [read_state(paths.backbone(task.id)) for paths in (cut, whole)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_rehearsal_with_too_few_images_to_choose_from_trains_on_all(tmp_path: Path) -> None:
+    task, paths = planned(tmp_path, "subset, share: 0.25")
+    with pytest.raises(UserError, match="8 chosen images are less than one batch of 16"):
+        run(task, paths)
+    assert run(task, replace(paths, rehearsal=True)).ledger.steps == STEPS
