@@ -127,7 +127,7 @@ def test_the_first_commands_run(folder: Path) -> None:
     ("tests", "name", "plugin", "count"),
     [
         ("test_conformance.py", "align_uniform", "my_method.py", 8),
-        ("test_accelerators.py", "small_first", "my_accelerator.py", 4),
+        ("test_accelerators.py", "small_first", "my_accelerator.py", 6),
     ],
 )
 def test_the_examples_pass_the_conformance_tests(tests: str, name: str, plugin: str, count: int, folder: Path) -> None:
