@@ -15,6 +15,7 @@ from bench.data import Split
 from bench.data.folder import PathList
 from bench.data.loader import open_source
 from bench.data.sampler import Sampler
+from bench.train.loop import Trainer
 from methods import Batch
 from methods.byol import BYOL
 from methods.rela import ReLA
@@ -61,6 +62,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     found: list[Batch] = []
     monkeypatch.setattr("methods.rela.VIEW", PLAIN)
     monkeypatch.setattr(BYOL, "views", (PLAIN, PLAIN))
+    # A step that is only counted is not taken.
+    monkeypatch.setattr(Trainer, "_count", lambda self, kind, batch: self.spent.step_flops.update({kind: 1}))
     last: list[Batch] = []
     for method in (ReLA, BYOL):
         loss, after_step = method.loss, method.after_step
