@@ -84,6 +84,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], words: 
     assert words in ran.err
 
 
+@pytest.mark.slow
 def test_the_shipped_report_is_that_of_the_shipped_records(tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(ROOT / "results" / "cifar_small", results / "cifar_small")
@@ -251,6 +252,7 @@ def test_prepare_reads_what_is_here(tmp_path: Path) -> None:
     assert re.search(r"dataset digits: Digits, digest [0-9a-f]{16}", ran.out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_saves_the_cell_and_the_same_command_goes_on(tmp_path: Path) -> None:
     arguments = [

@@ -47,6 +47,7 @@ def console(here: Path, *words: str) -> str:
     return started(here, [str(here.parent / "rela-bench")], *words, path=there)
 
 
+@pytest.mark.slow
 def test_the_command_finds_its_own_packages(here: Path) -> None:
     assert "byol" in console(here, "list", "methods")
 

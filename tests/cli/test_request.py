@@ -91,6 +91,7 @@ def test_after_a_run_the_report_and_back(here: Path) -> None:
     assert bench(*report, "--format", "csv").code == 0
 
 
+@pytest.mark.slow
 def test_after_a_study_the_report_and_back(here: Path) -> None:
     words = ["--grid=-x/study.yaml", "--set", "name=-x"]
     assert bench("run", *words).code == 2
@@ -142,6 +143,7 @@ def test_a_name_for_records_that_are_not_there(here: Path) -> None:
     assert run == ["run", "quickstart@mini", "--rehearse"]
 
 
+@pytest.mark.slow
 def test_a_baseline_of_other_settings(here: Path) -> None:
     (here / "b.json").write_text("{}")
     ran = bench(
@@ -164,6 +166,7 @@ def test_a_baseline_of_other_settings(here: Path) -> None:
     assert bench(*update, "--seeds", "3", "--device", "cpu").code == 0
 
 
+@pytest.mark.slow
 def test_report_without_a_name_says_what_it_leaves_out(here: Path) -> None:
     shutil.copytree(ROOT / "results" / "cifar_small", here / "results" / "cifar_small")
     shutil.copytree(ROOT / "results" / "cifar_small", here / "results" / "its_own")

@@ -456,6 +456,7 @@ def test_the_shared_cifar10_is_a_lossy_copy(cifar10_jpeg: Path) -> None:
     assert pixels(found).shape == (1000, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_set_that_streams_is_decoded_for_its_digest_alone(tmp_path: Path) -> None:
     image_folder(tmp_path / "imagenet1k", "jpg", classes=1000, size=8)
     found = load("imagenet1k", tmp_path)

@@ -79,6 +79,7 @@ def test_a_users_settings_change_no_byte(backend: str, here: bytes, plain: Path,
     assert dict(contents(tmp_path / "reports")) == dict(contents(plain))
 
 
+@pytest.mark.slow
 def test_nor_do_settings_of_the_process_and_they_stay(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text(HOSTILE)
     with matplotlib.rc_context(fname=tmp_path / "mine"):

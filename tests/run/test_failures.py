@@ -308,6 +308,7 @@ def _streams(tmp_path: Path, temporary: Any) -> Iterator[None]:
     dataset_cache.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_streams")
 def test_a_killed_worker_fails_its_cell_with_a_clear_sentence(paths: Paths, temporary: Any) -> None:
     """Also after another loader, a plugin's, say, has had torch watch over workers from then on."""

@@ -115,6 +115,7 @@ def test_a_grid_runs_once_and_its_records_hold_together(grid: Path, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in paths.records.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_cell_gives_the_same_result_bit_for_bit(grid: Path, tmp_path: Path) -> None:
     first, second = places_in(tmp_path / "a"), places_in(tmp_path / "b")
     for outcome, other in zip(run(grid, first), run(grid, second), strict=True):
@@ -282,6 +283,7 @@ def test_what_needs_a_failed_cell_is_skipped_and_says_why(grid: Path, tmp_path: 
     assert outcomes[1].reason == f"the cell {outcomes[0].task.id} that it needs is failed"
 
 
+@pytest.mark.slow
 def test_a_lost_backbone_that_a_cell_needs_is_trained_again(grid: Path, tmp_path: Path) -> None:
     paths = places_in(tmp_path)
     outcomes = run(grid, paths)

@@ -45,12 +45,12 @@ protocol: {epochs: 2, batch_size: 16, input_size: 12, probe: {epochs: 1}, knn: {
 """
 
 
-def planned(root: Path, name: str) -> tuple[Ready, Paths]:
+def planned(root: Path, name: str, **params: float) -> tuple[Ready, Paths]:
     """Return a small cell with the accelerator, and where it runs."""
     kind, path = accelerators.get(name.partition(",")[0]), root / "tiny.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     backbone = "vit_micro" if kind.needs_tokens else "tiny" if "tiny" in backbones else "resnet_small"
-    path.write_text(GRID.replace("AROUND", json.dumps(accelerate(name))).replace("BACKBONE", backbone))
+    path.write_text(GRID.replace("AROUND", json.dumps(accelerate(name) | params)).replace("BACKBONE", backbone))
     cells, paths = expand(load_grid(str(path))), Paths(root, root / "results", "tiny")
     (task,) = plan(cells, cells, paths, "grid tiny")
     assert isinstance(task, Ready), task
@@ -283,7 +283,7 @@ def test_a_cell_that_goes_on_keeps_its_images_and_has_paid_for_them_once(
 
 @pytest.mark.usefixtures("_tiny")
 def test_a_rehearsal_with_too_few_images_to_choose_from_trains_on_all(tmp_path: Path) -> None:
-    task, paths = planned(tmp_path, "subset, share: 0.25")
+    task, paths = planned(tmp_path, "subset", share=0.25)
     with pytest.raises(UserError, match="8 chosen images are less than one batch of 16"):
         run(task, paths)
     assert run(task, replace(paths, rehearsal=True)).ledger.steps == STEPS
