@@ -128,6 +128,7 @@ def test_a_set_that_is_here_is_used(tmp_path: Path) -> None:
         lay_out([cell.model_copy(update={"dataset": "other"})], tmp_path / "data", tmp_path / "stage")
 
 
+@pytest.mark.slow
 def test_a_rehearsal_runs_every_cell_and_says_which_would_fail(grid: Path, tmp_path: Path) -> None:
     ran = bench(tmp_path, "run", "--grid", grid, "--rehearse", "--data-root", tmp_path / "nothing")
     assert ran.exit_code == 0, ran.output

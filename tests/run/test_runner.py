@@ -152,6 +152,7 @@ CONTROLS = """
 protocol:"""
 
 
+@pytest.mark.slow
 def test_a_flop_matched_arm_stops_where_the_other_arms_flops_are_spent(grid: Path, tmp_path: Path) -> None:
     grid.write_text(GRID.replace("\nprotocol:", CONTROLS))
     paths = places_in(tmp_path)
@@ -305,6 +306,7 @@ def test_a_missing_dataset_skips_its_cells_only(grid: Path, tmp_path: Path) -> N
     assert str(paths.data / "cifar10") in outcomes[0].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_trains_and_is_another_cell(precision: str, grid: Path, tmp_path: Path) -> None:
     paths = places_in(tmp_path)
