@@ -63,12 +63,15 @@ methods: Methods[Method] = Methods("method", Method, ("backbone", "dim"), "param
 accelerators: Methods[Accelerator] = Methods("accelerator", Accelerator, ("method", "target_dim"), "accelerate")
 
 
-def check_prior(choice: Accelerate) -> None:
-    """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for."""
+def check_prior(choice: Accelerate, with_rela: bool) -> None:
+    """Raise UserError when an accelerator lacks the prior that it needs, or is given one that it has no use for.
+
+    `with_rela`: its arm has `rela`, too, and an arm has one prior.
+    """
     if accelerators.get(choice.name).needs_prior == bool(choice.prior):
         return
     how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
-    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior")
+    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior{', and leave out rela' if with_rela else ''}")
 
 
 def _defaults_of(method: type[Method], known: Methods[Any]) -> dict[str, Any]:

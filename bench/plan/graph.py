@@ -263,7 +263,7 @@ class _Planner:
             find_dataset(cell.dataset, self.paths.data)
             check_backbone(cell.backbone)
             if wrapper:
-                check_prior(wrapper)
+                check_prior(wrapper, cell.rela is not None)
                 self._check_tokens(cell, f"accelerator {wrapper.name!r}", accelerators.get(wrapper.name))
             self._check_tokens(cell, f"method {cell.method!r}", methods.get(cell.method))
             image_size(cell, self.paths)

@@ -54,6 +54,7 @@ def test_a_default_that_is_spelled_out_is_the_same_cell(tmp_path: Path) -> None:
     [
         ("{name: simrex, prior: rand}", "unknown accelerator 'simrex'; did you mean 'simreg'?"),
         ("{name: simreg}", "accelerator 'simreg' needs a prior's targets: name it as accelerate.prior"),
+        ("{name: simreg}, rela: {prior: rand}", "name it as accelerate.prior, and leave out rela"),
         ("{name: seed, prior: rand, quee: 3}", "accelerate.quee: no such parameter; did you mean 'queue'?"),
         ("{name: seed, prior: rand, queue: 0.5}", "accelerate.queue: 0.5 is not a int"),
         ("{name: token_drop}", "accelerator 'token_drop' needs the patch tokens of a vision transformer, and the"),
