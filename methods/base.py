@@ -65,6 +65,8 @@ class Method(nn.Module):
     def choose(self, count: int, targets: Tensor | None) -> Tensor | None:
         """Return which of `count` images to train on, int64 (n,); None: all. Asked once, and charged like a step.
 
+        Of a method inside ReLA or an accelerator it is not asked.
+
         Args:
             count: how many training images there are.
             targets: float32 (count, k), the prior's, where there is one.

@@ -70,8 +70,10 @@ def check_prior(choice: Accelerate, with_rela: bool) -> None:
     """
     if accelerators.get(choice.name).needs_prior == bool(choice.prior):
         return
-    how = "has no use for a prior: leave out" if choice.prior else "needs a prior's targets: name it as"
-    raise UserError(f"accelerator {choice.name!r} {how} accelerate.prior{', and leave out rela' if with_rela else ''}")
+    if choice.prior:
+        raise UserError(f"accelerator {choice.name!r} has no use for a prior: leave out accelerate.prior")
+    fix = "name it as accelerate.prior" + (", and leave out rela" if with_rela else "")
+    raise UserError(f"accelerator {choice.name!r} needs a prior's targets: {fix}")
 
 
 def _defaults_of(method: type[Method], known: Methods[Any]) -> dict[str, Any]:

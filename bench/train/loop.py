@@ -85,10 +85,9 @@ class Trainer:
         self.spent = Spent()
 
     def choose(self, rehearsal: bool = False) -> None:
-        """Let the method choose its images, and charge it with what that takes.
-
-        A rehearsal, which has a batch of images or two, trains on all where less than a batch is chosen.
-        """
+        """Let the method choose its images, and charge it; a `rehearsal` trains on all where it chose too few."""
+        if type(self.method).choose is Method.choose:  # which needs no targets: in a file, these may be gigabytes
+            return
         targets = self.targets.in_memory() if isinstance(self.targets, MemmapRows) else self.targets
         choice: list[Tensor | None] = []
         with self.clock.phase("train"):
@@ -201,8 +200,8 @@ class Trainer:
         self.spent = Spent(state["step_flops"], state["steps"])
         self.sums = {kind: total.to(self.device) for kind, total in state["sums"].items()}
         self.counts = state["counts"]
-        if state["chosen"] is not None:
-            self._train_on(state["chosen"].cpu())
+        if (chosen := state.get("chosen")) is not None:  # checkpoints of before there was a choice lack it
+            self._train_on(chosen.cpu())
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])

@@ -138,6 +138,18 @@ def test_a_cell_that_is_stopped_between_two_shards_goes_on(
     assert charged == pytest.approx(spent, rel=0.2), "the shards made before are charged, in both"
 
 
+def test_a_cell_that_chooses_no_images_reads_the_targets_of_its_steps_alone(
+    tasks: tuple[list[Task], Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_of_them(rows: MemmapRows) -> None:
+        raise AssertionError(f"{len(rows)} targets were read into memory")
+
+    (plain, shuffled), paths = tasks
+    run(plain, paths)  # makes them
+    monkeypatch.setattr(MemmapRows, "in_memory", all_of_them)
+    run(shuffled, paths)
+
+
 def in_small_shards(*given: Any, **more: Any) -> Any:
     return stream_targets(*given, **more, shard=256)
 

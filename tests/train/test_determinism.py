@@ -1,5 +1,6 @@
 """The same cell, the same bits: twice, resumed anywhere, with other numbers of threads, under `--deterministic`."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -144,6 +145,18 @@ def test_the_adaptive_switch_is_resumed_too(source: InMemoryLoader, tmp_path: Pa
     cell = cells("byol", tmp_path, "adaptive")[1]
     whole = assert_resumes(cell, source, cut_at=2, until=4)
     assert whole.state()["method"]["switch.fast"] != 1.0
+
+
+def test_a_checkpoint_of_before_images_were_chosen_is_gone_on_from(source: InMemoryLoader, tmp_path: Path) -> None:
+    cell = cells("byol", tmp_path)[0]
+    whole, resumed = trainer(cell, source), trainer(cell, source)
+    whole.train(2, lambda: None)
+    older = copy.deepcopy(whole.state())
+    assert older.pop("chosen") is None
+    resumed.restore(older)
+    for each in (whole, resumed):
+        each.train(4, lambda: None)
+    assert_same(whole, resumed)
 
 
 def test_what_a_step_sees_does_not_depend_on_the_number_of_threads(source: InMemoryLoader) -> None:
