@@ -98,8 +98,11 @@ class Collected:
     @cached_property
     def groups_done(self) -> list[Group]:
         """The groups in which something is finished."""
-        done = {result.group for result in self.results if result.done}
-        return [group for group in self.groups if group in done]
+        return [group for group in self.groups if self.finished(group)]
+
+    def finished(self, group: Group) -> list[Result]:
+        """Return a group's results in which something is finished."""
+        return [result for result in self.results if result.group == group and result.done]
 
     def find(self, group: Group, arm: Arm | None, budget: float) -> Result | None:
         """Return an arm's result, None where the grid does not plan it."""
@@ -160,13 +163,8 @@ class Collected:
     @property
     def cells_done(self) -> int:
         """Planned cells with a result, on whatever data."""
-        return len(
-            {
-                (result.group.dataset, arm_name(result.arm), result.budget, record.cell.seed)
-                for result in self.results
-                for record in result.done
-            }
-        )
+        seeds = ((result, record.cell.seed) for result in self.results for record in result.done)
+        return len({(each.group.dataset, arm_name(each.arm), each.budget, seed) for each, seed in seeds})
 
 
 def collect(grid: Grid, folder: Path) -> Collected:

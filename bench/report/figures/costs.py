@@ -66,7 +66,7 @@ def _spent(found: Collected, currency: Currency, ledger: Ledgers) -> dict[str, f
 
 
 def _chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers, spent: dict[str, float]) -> Chart:
-    there = [result for result in found.results if result.group == group and result.done]
+    there = found.finished(group)
     most = max(spent[record.id] for result in there for record in result.done)
     scales = SCALES.get(currency, ((1.0, currency.value.lower()),))
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])

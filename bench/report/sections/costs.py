@@ -99,7 +99,7 @@ def not_alone(found: Collected, named: bool = False) -> Iterator[Block]:
 def cost_table(found: Collected, group: Group) -> Table:
     """Return what the arms spent on a group's data: means over the seeds."""
     columns = _columns(found)
-    results = [result for result in found.results if result.group == group and result.done]
+    results = found.finished(group)
     rows = [
         entries(result.label, percent(result.budget), *(text(result) for text in columns.values()))
         for result in results

@@ -50,7 +50,7 @@ def section(found: Collected) -> Iterator[Block]:
 def ways_table(found: Collected, group: Group) -> Table:
     """Return what each arm reaches and takes at each budget, beside its plain method, and where it is on the front."""
     currencies = [each for each in UNITS if each in found.costs.currencies]
-    results, rows = _results(found, group), []
+    results, rows = found.finished(group), []
     fronts = {each: on for each in currencies if (on := on_front(found, results, each))}
     for family in found.families:
         largest = found.done_of(group, family.plain)[-1:] if family.plain else []
@@ -106,7 +106,7 @@ def certainty(n: int) -> str:
 
 def rela_places(found: Collected, group: Group) -> Iterator[tuple[int, str]]:
     """Yield where each arm of ReLA ranks among the accelerated ones of its method, after the number of seeds."""
-    everything = _results(found, group)
+    everything = found.finished(group)
     singly = [_of(everything, [seed]) for seed in _common(everything)]
     fronts = {each: [one for results in singly if (one := on_front(found, results, each))] for each in UNITS}
     for family in found.families:
@@ -148,10 +148,6 @@ def _better(found: Collected, result: Result, others: Sequence[Result]) -> Answe
     logs = (found.costs.log_ratios(pairs(result, other), FLOP, TARGETS) for other in others)
     dearer = any(statistics.fmean(log or 0.0 for log in each) > ROUNDING for each in logs)
     return "no" if dearer or "no" in answers else "yes" if set(answers) == {"yes"} else "undecided"
-
-
-def _results(found: Collected, group: Group) -> list[Result]:
-    return [result for result in found.results if result.group == group and result.done]
 
 
 def _accelerated(arm: Arm) -> bool:

@@ -48,7 +48,7 @@ class Reference:
 
 def references(found: Collected, group: Group) -> list[Reference]:
     """Return the references of a group's cells: untrained backbones, each seed once, and priors, each once."""
-    done = [record for result in found.results if result.group == group for record in result.done]
+    done = [record for result in found.finished(group) for record in result.done]
     backbones = {record.cell.backbone for record in done}
     there: dict[str, dict[str, Score]] = {}
     for record in sorted(done, key=lambda record: bool(record.priors)):  # the backbone before the priors
