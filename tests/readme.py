@@ -17,8 +17,9 @@ from bench.report.claims import Judgement, judged
 from bench.report.collect import Collected, collect
 from bench.report.costs import TARGETS
 from bench.report.facts import linear
-from bench.report.render.markdown import escape_markdown, to_markdown
+from bench.report.render.markdown import escape_markdown, markdown_blocks, to_markdown
 from bench.report.render.text import terminal_text
+from bench.report.sections import front
 from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
 from bench.report.sections.gains import gain_table
 from bench.report.sections.references import reference_table
@@ -49,11 +50,12 @@ def terminal(found: Collected) -> str:
 
 
 def results(found: Collected) -> str:
-    """How a grid was run, its accuracies and verdicts; of few methods all of it, of many their gains."""
+    """How a grid was run, its accuracies and verdicts; of few methods all of it, of many their gains or ways to save."""
     claims = judged(found)
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
     if len(found.families) > 3:
-        return "\n\n".join([*parts, to_markdown(gain_table(found)), verdicts(claims)])
+        ways = markdown_blocks([*front.section(found)][1:])  # but for their heading
+        return "\n\n".join([*parts, ways or to_markdown(gain_table(found)), verdicts(claims)])
     for family in found.families:
         table = accuracy_table(found, family, linear)
         parts += [to_markdown(table), escape_markdown(" ".join(marks(found, family, table)), None)]

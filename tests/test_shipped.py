@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 TABLES = ("report.md", "table.csv", "points.csv", "table.tex")  # the rest is drawn by matplotlib, and differs with it
 
 
-@pytest.mark.parametrize("grid", ["cifar_small", "gpu_row@short", "paper_methods@cpu", "quickstart"])
+@pytest.mark.parametrize("grid", ["accelerators", "cifar_small", "gpu_row@short", "paper_methods@cpu", "quickstart"])
 def test_records_have_the_ids_of_their_cells(grid: str) -> None:
     records, damaged = read_records(records_of(grid))
     assert records
@@ -36,7 +36,7 @@ def test_a_report_says_what_its_records_and_this_code_say() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", ["cifar_small", "paper_methods@cpu", "paper_toy"])
+@pytest.mark.parametrize("grid", ["accelerators", "cifar_small", "paper_methods@cpu", "paper_toy"])
 def test_reports_have_the_tables_that_their_records_make(grid: str, tmp_path: Path) -> None:
     """In a process of its own, which knows no method that another test has loaded."""
     command = [sys.executable, "-m", "bench", "report", grid, "--reports", str(tmp_path)]

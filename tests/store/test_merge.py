@@ -346,7 +346,7 @@ def test_the_shipped_records_merge_without_torch(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    for grid in ("cifar_small", "paper_methods@cpu", "paper_toy"):
+    for grid in ("accelerators", "cifar_small", "paper_methods@cpu", "paper_toy"):
         assert content(into / grid) == content(ROOT / "results" / grid)
 
 

@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "rela-bench",
 }
 BESIDE = 5 / 72  # inches: how far beside their mean the seeds are drawn
+LEGEND_LINES, LEGEND_LINE = 6, 0.22  # lines of a legend that a figure has room for, and inches of a further one
 MOST_NAMED = 2  # levels, whose names would cover one another
 Drawn = TypeVar("Drawn")
 
@@ -85,6 +86,8 @@ def view_figure(view: View, title: str) -> "Figure":
         panel.set_axis_off()
     figure.suptitle(title if len(view.charts) > 1 else f"{title}: {view.charts[0].title}", weight="bold", size=12.5)
     labels = [label for series in legend(view.charts) if (label := _legible(series.name)) in handles]
+    below = math.ceil(len(labels) / _legend_columns(labels))
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, below - LEGEND_LINES))
     figure.legend(
         [handles[label] for label in labels],
         labels,

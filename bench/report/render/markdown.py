@@ -1,6 +1,7 @@
 """A report as Markdown."""
 
 import re
+from collections.abc import Iterable
 
 from bench.report.blocks import (
     Block,
@@ -20,8 +21,12 @@ from bench.report.tables import Entry, Table, one_line
 
 def markdown_document(document: Document) -> str:
     """Return the report."""
-    blocks = [f"# {escape_markdown(document.title)}", *map(_block, document.blocks)]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return f"# {escape_markdown(document.title)}\n\n{markdown_blocks(document.blocks)}\n"
+
+
+def markdown_blocks(blocks: Iterable[Block]) -> str:
+    """Return a part of the report."""
+    return "\n\n".join(filter(None, map(_block, blocks)))
 
 
 def to_markdown(table: Table) -> str:
