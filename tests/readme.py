@@ -50,7 +50,7 @@ def terminal(found: Collected) -> str:
 
 
 def results(found: Collected) -> str:
-    """How a grid was run, its accuracies and verdicts; of few methods all of it, of many their gains or ways to save."""
+    """How a grid was run, its accuracies and verdicts; of few methods all, of many their gains or ways to save."""
     claims = judged(found)
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
     if len(found.families) > 3:
