@@ -209,7 +209,7 @@ class NoStop(SimSiam):
 
 SMALL = (
     "datasets=[{name: digits, train_images: 600}]",
-    "protocol={epochs: 10, batch_size: 64, input_size: 8, blur: false, probe: {epochs: 20}}",
+    "protocol={epochs: 10, batch_size: 64, input_size: 8, blur: false, probe: {recipe: adam, epochs: 20}}",
 )
 
 

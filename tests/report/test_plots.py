@@ -12,6 +12,8 @@ import pytest
 
 from bench.grid.load import load_grid
 from bench.report import write_report
+from bench.report.figures.chart import Chart, Mark, Series, View
+from bench.report.figures.draw import own_settings, view_figure
 from bench.toy.report import write_toy_report
 from bench.toy.study import find_toy
 from tests.run.processes import ROOT, bench
@@ -110,6 +112,18 @@ def test_a_picture_that_cannot_be_drawn_costs_no_table(
             assert not list((tmp_path / "reports" / name).glob(f"{picture}.*")), "an earlier picture is not this one"
     left = dict(contents(tmp_path / "reports"))
     assert left == {name: content for name, content in contents(plain) if not name.endswith((".png", ".svg", ".pdf"))}
+
+
+def test_a_legend_of_many_names_leaves_the_axes_their_height() -> None:
+    heights = []
+    for count in (30, 75):
+        marks = (Mark(1.0, 1.0, ""), Mark(2.0, 2.0, ""))
+        series = tuple(Series(f"arm number {number}", number, marks) for number in range(count))
+        with own_settings():
+            figure = view_figure(View("a", (Chart("a", "x", "y", series),)), "a")
+            figure.draw_without_rendering()
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.1)
 
 
 def test_a_chart_of_the_page_that_cannot_be_drawn_costs_no_table(

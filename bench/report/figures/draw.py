@@ -86,15 +86,7 @@ def view_figure(view: View, title: str) -> "Figure":
         panel.set_axis_off()
     figure.suptitle(title if len(view.charts) > 1 else f"{title}: {view.charts[0].title}", weight="bold", size=12.5)
     labels = [label for series in legend(view.charts) if (label := _legible(series.name)) in handles]
-    below = math.ceil(len(labels) / _legend_columns(labels))
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, below - LEGEND_LINES))
-    figure.legend(
-        [handles[label] for label in labels],
-        labels,
-        loc="outside lower center",
-        ncols=_legend_columns(labels),
-        frameon=False,
-    )
+    _draw_legend(figure, {label: handles[label] for label in labels})
     return figure
 
 
@@ -217,10 +209,13 @@ def _legible(label: str) -> str:
     return f" {label}" if label.startswith("_") else label  # matplotlib hides labels that begin so
 
 
-def _legend_columns(labels: list[str]) -> int:
-    """Return how many columns fit below a figure of 9 inches."""
-    fit = max(1, 110 // (max(map(len, labels), default=0) + 6))
-    return math.ceil(len(labels) / math.ceil(len(labels) / fit)) if labels else 1
+def _draw_legend(figure: "Figure", handles: dict[str, Any]) -> None:
+    """Draw a legend in as many columns as fit below 9 inches; the figure grows by the lines that it has no room for."""
+    fit = max(1, 110 // (max(map(len, handles), default=0) + 6))
+    lines = max(1, math.ceil(len(handles) / fit))
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, lines - LEGEND_LINES))
+    columns = max(1, math.ceil(len(handles) / lines))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def inline_svg(chart: Chart, prefix: str) -> str:
