@@ -12,6 +12,7 @@ from bench.store.record import Finished, read_records
 from tests.readme import BLOCK, FILES, ROOT, collected, records_of
 
 
+@pytest.mark.slow
 def test_what_they_say_of_results_is_what_the_records_say() -> None:
     """In a process of its own, which knows no method that another test has loaded."""
     command = [sys.executable, "-m", "tests.readme", "--check"]

@@ -28,6 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_a_home_folder_on_the_command_line(home: Path) -> None:
     ran = bench("prepare", "--grid=~/g.yaml", "--data-root=~/data", "--plugin=~/p.py")
     assert ran.code == 0, ran.err

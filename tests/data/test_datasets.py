@@ -448,6 +448,7 @@ def test_one_jpeg_among_the_originals_is_a_lossy_copy(tmp_path: Path) -> None:
     assert load("cifar10", tmp_path).title.startswith("CIFAR-10 (JPEG), ")
 
 
+@pytest.mark.slow
 def test_the_shared_cifar10_is_a_lossy_copy(cifar10_jpeg: Path) -> None:
     found = load("cifar10", cifar10_jpeg)
     assert found.title == "CIFAR-10 (JPEG), 1,000 of 50,000 images, 500 of 10,000 test images"

@@ -91,6 +91,7 @@ def test_nor_do_settings_of_the_process_and_they_stay(plain: Path, tmp_path: Pat
     assert dict(contents(tmp_path / "reports")) == dict(contents(plain))
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_no_table(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_legend_of_many_names_leaves_the_axes_their_height() -> None:
     assert heights[1] == pytest.approx(heights[0], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_chart_of_the_page_that_cannot_be_drawn_costs_no_table(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

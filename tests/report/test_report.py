@@ -579,6 +579,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_same_records_same_bytes(tmp_path: Path, grid: Grid) -> None:
     records = [record_of(cell) for cell in expand(grid)]
 

@@ -135,6 +135,7 @@ def no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 100.0)  # a busy machine is none of a tracker's faults
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lines", "no_accounts")
 @pytest.mark.parametrize("name", READ)
 def test_each_value_is_there_once_after_an_interruption_and_the_weights_are_those_without(

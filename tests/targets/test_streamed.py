@@ -153,6 +153,7 @@ def kill_at(image: int, path: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("image", "whole"), [(50, 0), (450, 2), (600, 3), (730, 4)])
 def test_a_run_that_was_killed_goes_on_after_its_last_whole_shard(image: int, whole: int, tmp_path: Path) -> None:
     path, asked = tmp_path / "cut.safetensors", list[int]()

@@ -298,6 +298,7 @@ def _changed(**changes: Any) -> Any:
     return lambda raw: json.dumps(json.loads(raw) | changes).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "why"),
     [

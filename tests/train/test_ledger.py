@@ -138,6 +138,7 @@ def test_a_cell_that_goes_on_keeps_what_it_had_spent(tmp_path: Path) -> None:
     assert record.ledger.wall_seconds == sum(record.ledger.seconds.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_clock")
 @pytest.mark.parametrize("cut", [0, 5, -1])
 def test_an_arm_stops_where_another_ones_seconds_are_spent(cut: int, tmp_path: Path) -> None:
