@@ -31,6 +31,11 @@ class Currency:
     field: str
     exact: bool = True
 
+    @property
+    def in_words(self) -> str:
+        """Its name inside a sentence."""
+        return self.value if self.value.isupper() else self.value.lower()
+
 
 STEPS, IMAGES, FLOP = Currency("Steps", "step"), Currency("Images", "images"), Currency("FLOP", "flops")
 SECONDS, JOULES = Currency("Seconds", "seconds", exact=False), Currency("Joules", "joules", exact=False)

@@ -164,12 +164,12 @@ def test_relas_place_is_among_the_accelerated_arms_and_on_the_front_in_so_many_s
             f"own at {100 * budget:g}%: rank {ranks(names, budget, slice(None))['own']} of 4 accelerated arms by mean"
         )
         text += f" accuracy ({min(each)} to {max(each)} over 3 seeds)"
-        for currency in (FLOP, SECONDS, STEPS):
+        for currency, word in ((FLOP, "FLOP"), (SECONDS, "seconds"), (STEPS, "steps")):
             on = 0
             for seed in SEEDS:
                 points = [(float(cost(*key, currency)[seed]), float(ACCURACY[key][seed])) for key in THERE]
                 on += best(points)[THERE.index(("own", budget))]
-            text += f"; on the front of {currency.value} in {on} of 3"
+            text += f"; on the front of {word} in {on} of 3"
         assert line == f"{text}."
         assert min(each) < max(each), "or the range would show nothing"
 
@@ -208,7 +208,7 @@ def test_seconds_that_were_not_measured_alone_count_nowhere(tmp_path: Path, foun
     lines = [line for _, line in rela_places(one, one.groups[0])]
     assert lines
     # Of the seeds of all arms, those of which the seconds are known.
-    assert all("of Seconds in" in line and line.split("of Seconds in ")[1][4:6] in {" 2", "2;"} for line in lines)
+    assert all("of seconds in" in line and line.split("of seconds in ")[1][4:6] in {" 2", "2;"} for line in lines)
 
 
 def test_a_report_without_any_seconds_has_no_column_of_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The rank correlations of label-free measures with accuracy, against numpy, and which cells they are of."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -96,6 +97,20 @@ def test_the_table_is_of_the_finished_cells_that_have_both(results: tuple[Result
     ]
     blocks = list(section(cast(Collected, SimpleNamespace(results=results, evaluated=found))))
     assert any(isinstance(block, TableBlock) and block.table == table for block in blocks)
+
+
+def test_the_effective_rank_of_all_records_is_a_measure(results: tuple[Result, ...]) -> None:
+    """Without any further evaluation, as in the grids that ship."""
+    ranks = (3.0, 2.0, 6.0, None, 4.0, 5.0)
+    done = []
+    for record, rank in zip(results[0].done, ranks, strict=True):
+        score = record.final.model_copy(update={"effective_rank": rank})
+        done.append(record.model_copy(update={"curve": (record.curve[-1].model_copy(update={"score": score}),)}))
+    table = label_free_table((replace(results[0], done=tuple(done)),), {})
+    expected = correlation([3, 2, 6, 4, 5], [0.3, 0.5, 0.4, 0.6, 0.8])
+    assert expected
+    assert [[entry.text for entry in row[1:3]] for row in table.rows] == [["RankMe", f"{expected.rank:+.2f}"]]
+    assert table.rows[0][-1].text == "5"
 
 
 def test_nothing_is_said_of_fewer_than_five_cells(results: tuple[Result, ...]) -> None:

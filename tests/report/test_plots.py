@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -125,6 +126,21 @@ def test_a_legend_of_many_names_leaves_the_axes_their_height() -> None:
             figure.draw_without_rendering()
         heights.append(figure.axes[0].get_window_extent().height)
     assert heights[1] == pytest.approx(heights[0], rel=0.1)
+
+
+def test_names_of_levels_are_whole_and_stand_clear_of_one_another() -> None:
+    levels = {"untrained resnet20_cifar": 34.1, "untrained resnet_small": 33.7, "the prior itself: R20 + rand": 83.0}
+    marks = (Mark(1.0, 40.0, ""), Mark(2.0, 80.0, ""))
+    arms = [Series(f"arm {number}", number, marks) for number in range(30)]
+    named = [Series(name, 0, (), kind="reference", level=level) for name, level in levels.items()]
+    with own_settings():
+        figure = view_figure(View("a", (Chart("a", "x", "y", (*arms, *named)),)), "a")
+        figure.draw_without_rendering()
+        boxes = sorted((each.get_window_extent().y0, each.get_window_extent().y1) for each in figure.axes[0].texts)
+    assert {each.get_text() for each in figure.axes[0].texts} == {
+        "34.1 untrained resnet20_cifar", "33.7 untrained resnet_small", "83.0 R20 + rand"
+    }  # fmt: skip
+    assert all(below[1] <= above[0] for below, above in pairwise(boxes))
 
 
 @pytest.mark.slow

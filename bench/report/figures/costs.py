@@ -68,7 +68,7 @@ def _spent(found: Collected, currency: Currency, ledger: Ledgers) -> dict[str, f
 def _chart(found: Collected, group: Group, currency: Currency, ledger: Ledgers, spent: dict[str, float]) -> Chart:
     there = found.finished(group)
     most = max(spent[record.id] for result in there for record in result.done)
-    scales = SCALES.get(currency, ((1.0, currency.value.lower()),))
+    scales = SCALES.get(currency, ((1.0, currency.in_words),))
     scale, unit = next(((s, u) for s, u in scales if most >= s), scales[-1])
     budgets: dict[float, str] = {}
     series = []

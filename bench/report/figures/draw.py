@@ -198,9 +198,9 @@ def _name_levels(axes: "Axes", chart: Chart) -> None:
     low, high = axes.get_ylim()
     place = -math.inf
     for series in sorted(levels, key=lambda series: series.level or 0.0):
-        place = max(((series.level or 0.0) - low) / (high - low), place + 0.13)
+        place = max(((series.level or 0.0) - low) / (high - low), place + 0.075)
         star = "" if series.kind == "reference" else "*"
-        text = f"{one_line(series.name.rpartition('itself: ')[2], 20)}{star}\n{series.level:.1f}"
+        text = f"{series.level:.1f} {one_line(series.name.rpartition('itself: ')[2], 28)}{star}"
         colour = look_of(series)["color"]
         axes.text(1.015, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9.5)
 

@@ -121,7 +121,7 @@ def rela_places(found: Collected, group: Group) -> Iterator[tuple[int, str]]:
             text += f" accuracy ({min(alone)} to {max(alone)} over {counted(len(seeds), 'seed')})"
             for currency, there in fronts.items():
                 on = sum(each[everything.index(result)] for each in there)
-                text += f"; on the front of {currency.value} in {on} of {len(there)}" if there else ""
+                text += f"; on the front of {currency.in_words} in {on} of {len(there)}" if there else ""
             yield len(seeds), one_line(f"{text}.")
 
 

@@ -1,7 +1,7 @@
 """Whether what features show without a label tells how well a linear probe reads them."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,20 +13,22 @@ from bench.report.collect import Collected, Result
 from bench.report.facts import linear
 from bench.report.tables import NONE, Entry, Table, entries
 from bench.store.evaluated import Evaluated
+from bench.store.record import Finished
 
 LEAST = 5  # cells of a dataset, for a correlation to be shown
 CONFIDENCE = 0.95
 
 
 def section(found: Collected) -> Iterator[Block]:
-    """Yield the correlations, where enough cells were evaluated so."""
+    """Yield the correlations, where enough cells have a measure."""
     table = label_free_table(found.results, found.evaluated)
     if not table.rows:
         return
-    yield Heading("Whether measures without labels tell accuracy", 3)
+    yield Heading("Whether measures without labels tell accuracy")
     yield Paragraph(
         "Spearman's rank correlation of each measure with linear accuracy, over the n finished cells of a dataset that"
-        " have both; good would be near +1 for RankMe and LiDAR, and near -1 for alignment and uniformity. Interval:"
+        " have both, whatever their backbone. RankMe is the effective rank that each record has. Good would be near +1"
+        " for RankMe and LiDAR, and near -1 for alignment and uniformity. Interval:"
         " 95 %, by Fisher's transformation with the variance of Bonett and Wright (2000), as if cells were independent,"
         " which those of one arm are not."
     )
@@ -59,20 +61,33 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> Correlation | N
 def label_free_table(results: Sequence[Result], evaluated: Mapping[str, tuple[Evaluated, ...]]) -> Table:
     """Return each measure's correlation with linear accuracy, by dataset: one is easier than another for all cells.
 
-    Of several settings of the evaluation, those that most cells have.
+    RankMe is of all finished cells, the others of those that were evaluated so: of several settings, those that most
+    cells have.
     """
     asked = _most_asked(evaluated)
     rows: list[tuple[Entry, ...]] = []
     for group in dict.fromkeys(result.group for result in results):
         records = [record for result in results if result.group == group for record in result.done]
-        there = [(each, linear(r)) for r in records for each in evaluated.get(r.id, ()) if each.evaluation == asked]
-        accuracies = [accuracy for _, accuracy in there]
-        for name in there[0][0].values if there else ():
-            found = correlation([each.values[name] for each, _ in there], accuracies)
-            if found:
+        for name, there in _pairs(records, evaluated, asked).items():
+            if found := correlation(*zip(*there, strict=True)):
                 bounds = f"{found.interval[0]:+.2f} to {found.interval[1]:+.2f}" if found.interval else NONE
                 rows.append(entries(group.label, name, f"{found.rank:+.2f}", bounds, str(found.n)))
     return Table(("Dataset", "Measure", "Rank correlation", "Interval", "n"), tuple(rows), names=2)
+
+
+def _pairs(
+    records: Sequence[Finished], evaluated: Mapping[str, tuple[Evaluated, ...]], asked: LabelFree | None
+) -> dict[str, list[tuple[float, float]]]:
+    """Return each measure's values, each with the linear accuracy of its cell."""
+    pairs = defaultdict[str, list[tuple[float, float]]](list)
+    for record in records:
+        values: dict[str, float | None] = {"RankMe": record.final.effective_rank}
+        for each in evaluated.get(record.id, ()):
+            values |= each.values if each.evaluation == asked else {}
+        for name, value in values.items():
+            if value is not None:
+                pairs[name].append((value, linear(record)))
+    return pairs
 
 
 def _most_asked(evaluated: Mapping[str, tuple[Evaluated, ...]]) -> LabelFree | None:

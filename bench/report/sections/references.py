@@ -54,7 +54,7 @@ def references(found: Collected, group: Group) -> list[Reference]:
     for record in sorted(done, key=lambda record: bool(record.priors)):  # the backbone before the priors
         if not record.references:
             continue
-        name = "untrained backbone" + (f" {record.cell.backbone}" if len(backbones) > 1 else "")
+        name = f"untrained {record.cell.backbone if len(backbones) > 1 else 'backbone'}"
         untrained, prior = record.references.untrained, record.references.prior
         if untrained:
             there.setdefault(name, {})[str(record.cell.seed)] = untrained
