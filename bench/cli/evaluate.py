@@ -40,6 +40,8 @@ def evaluate(
         raise UserError(f"{toy.name} trains no backbone: nothing to evaluate")
     also = _settings(asked, further) if further else ()
     _start(RunRequest(*chosen, (*asked.settings, *also), asked.plugins, data_root, results, device), only, jobs)
+    print("every finished cell has the evaluations that are asked for")
+    print(f"{asked.command('report')}  shows them")
 
 
 def _start(request: "RunRequest", only: str | None, jobs: int | None) -> None:
@@ -60,8 +62,6 @@ def _start(request: "RunRequest", only: str | None, jobs: int | None) -> None:
     if lacking := unevaluated_text(ready, paths) + missing_text(missing, paths, request.command("prepare")):
         print(lacking, end="", file=sys.stderr)
         raise typer.Exit(1)
-    print("every finished cell has the evaluations that are asked for")
-    print(f"{request.command('report')}  shows them")
 
 
 def _settings(asked: Request, further: str) -> tuple[str, ...]:

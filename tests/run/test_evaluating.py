@@ -72,6 +72,7 @@ def test_an_evaluation_is_added_later_and_nothing_is_trained(folder: Path) -> No
     before = files()
     said = call("evaluate", "tiny.yaml", "--with", "knn,linear", "--jobs", "1")
     assert "every finished cell has the evaluations that are asked for" in said
+    assert " report tiny.yaml  shows them" in said, "all that are there, whatever is asked for"
     after = files()
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 4
