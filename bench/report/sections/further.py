@@ -1,11 +1,13 @@
 """What the trained backbones are worth beyond linear accuracy and kNN: a table for each further evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
+from bench.grid.cell import arm_name
 from bench.grid.evaluation import EVALUATIONS, Evaluation
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
-from bench.report.collect import Collected, Result
+from bench.report.collect import Collected, Result, may_be_baseline
 from bench.report.facts import summarise
 from bench.report.labels import percent
 from bench.report.tables import DAGGER, UNLEARNED, Entry, Table, counted, entries, summary_entry
@@ -19,7 +21,8 @@ def section(found: Collected) -> Iterator[Block]:
         yield Heading("Further evaluations")
         yield Paragraph(
             "Of the backbones at the cells' ends, frozen unless it says otherwise: mean ± sample standard deviation"
-            f" over training seeds. {DAGGER} fewer seeds than planned; {UNLEARNED} a seed learned nothing."
+            " over training seeds. Underlined: a mean above that of the plain method at the full budget by the same"
+            f" evaluation. {DAGGER} fewer seeds than planned; {UNLEARNED} a seed learned nothing."
         )
     for number, evaluation in enumerate(asked):
         yield Heading(evaluation.title, 3)
@@ -32,16 +35,25 @@ def further_table(found: Collected, evaluation: Evaluation) -> Table:
     """Return what an evaluation found, a row for each arm and budget that has it."""
     results = [(result, there) for result in found.results if (there := _of(found, result, evaluation))]
     names = tuple(dict.fromkeys(name for _, there in results for each in there for name in each.values))
-    scale = 100 if evaluation.unit else 1
+    plain = {arm_name(arm): family.plain for family in found.families for arm in family.others}
     rows = []
     for result, there in results:
         mark = f" {UNLEARNED}" if result.learned is False else ""
-        values = (summarise(each.values.get(name) for each in there) for name in names)
-        shown = [summary_entry(value, ".1f" if evaluation.unit else ".3g", scale) for value in values]
+        full = found.find(result.group, plain.get(arm_name(result.arm), result.arm), 1.0)
+        star = _of(found, full, evaluation) if full and may_be_baseline(full) else []
+        shown = [_entry(evaluation, name, there, star) for name in names]
         if len(there) < len(result.seeds):
-            shown = [Entry(entry.text, f"{entry.note} {DAGGER}".strip(), value=entry.value) for entry in shown]
+            shown = [replace(entry, note=f"{entry.note} {DAGGER}".strip()) for entry in shown]
         rows.append(entries(result.group.label, f"{result.label}{mark}", percent(result.budget), *shown))
     return Table(("Dataset", "Arm", "Budget", *names), tuple(rows), names=3)
+
+
+def _entry(evaluation: Evaluation, name: str, there: Sequence[Evaluated], star: Sequence[Evaluated]) -> Entry:
+    """Return a value over seeds: underlined if it is an accuracy whose mean is above that of `star`."""
+    own, other = (summarise(each.values.get(name) for each in those) for those in (there, star))
+    entry = summary_entry(own, ".1f", 100) if evaluation.unit else summary_entry(own, ".3g")
+    above = own is not None and other is not None and own.mean > other.mean
+    return replace(entry, underline=above and evaluation.unit != "")
 
 
 def _asked(found: Collected) -> set[Evaluation]:
