@@ -19,8 +19,9 @@ from bench.report.costs import TARGETS
 from bench.report.facts import linear
 from bench.report.render.markdown import escape_markdown, markdown_blocks, to_markdown
 from bench.report.render.text import terminal_text
-from bench.report.sections import front
+from bench.report.sections import front, label_free
 from bench.report.sections.accuracy import accuracy_table, linear_caption, marks
+from bench.report.sections.further import above_table
 from bench.report.sections.gains import gain_table
 from bench.report.sections.references import reference_table
 from bench.report.sections.settings import settings
@@ -64,6 +65,9 @@ def results(found: Collected) -> str:
     parts.append(escape_markdown(certainty(claims), None))
     parts.append("\n".join(f"- {escape_markdown(line, None)}" for line in rooms(found, claims)))
     parts += ["The smallest budget that suffices, of those tried:", to_markdown(smallest_table(found))]
+    if (above := above_table(found)).rows:
+        parts += ["By the further evaluations, means over seeds beside the plain method's at the full budget:"]
+        parts += [to_markdown(above), markdown_blocks([*label_free.section(found)][1:])]
     return "\n\n".join(filter(None, parts))
 
 

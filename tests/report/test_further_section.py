@@ -8,7 +8,7 @@ import numpy as np
 from bench.grid.evaluation import LabelFree, Neighbours
 from bench.grid.expand import expand
 from bench.report.collect import collect
-from bench.report.sections.further import further_table
+from bench.report.sections.further import above_table, further_table
 from bench.store.record import write_record
 from tests.report.test_label_free_section import evaluated
 from tests.report.test_report import grid_of, record_of
@@ -58,3 +58,11 @@ def test_accuracies_above_the_plain_method_at_the_full_budget_are_underlined(tmp
         assert first.underline == (arm == "good"), arm
         assert second.underline == ((arm, budget) in {("byol", 0.5), ("bad", 0.5)}), arm
     assert not any(entry.underline for row in further_table(found, LabelFree()).rows for entry in row)
+    above = [tuple(entry.text for entry in row[1:]) for row in above_table(found).rows]
+    assert above == [
+        ("byol", "50%", "1 of 2", "Nearest neighbours, k = 1"),
+        ("good", "50%", "1 of 2", "Nearest neighbours, k = 20"),
+        ("bad", "50%", "1 of 2", "Nearest neighbours, k = 1"),
+    ]
+    no_accuracies = replace(found, evaluated={name: each[1:] for name, each in there.items()})
+    assert above_table(no_accuracies).rows == ()

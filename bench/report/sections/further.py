@@ -1,6 +1,6 @@
 """What the trained backbones are worth beyond linear accuracy and kNN: a table for each further evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -8,7 +8,7 @@ from bench.grid.cell import arm_name
 from bench.grid.evaluation import EVALUATIONS, Evaluation
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Result, may_be_baseline
-from bench.report.facts import summarise
+from bench.report.facts import Summary, summarise
 from bench.report.labels import percent
 from bench.report.tables import DAGGER, UNLEARNED, Entry, Table, counted, entries, summary_entry
 from bench.store.evaluated import Evaluated
@@ -16,14 +16,15 @@ from bench.store.evaluated import Evaluated
 
 def section(found: Collected) -> Iterator[Block]:
     """Yield a part for each evaluation that some of the cells have, in the order of their list."""
-    asked = sorted(_asked(found), key=lambda each: (list(EVALUATIONS).index(each.name), each.model_dump_json()))
-    if asked:
+    if asked := evaluations(found):
         yield Heading("Further evaluations")
         yield Paragraph(
             "Of the backbones at the cells' ends, frozen unless it says otherwise: mean ± sample standard deviation"
             " over training seeds. Underlined: a mean above that of the plain method at the full budget by the same"
             f" evaluation. {DAGGER} fewer seeds than planned; {UNLEARNED} a seed learned nothing."
         )
+        if (table := above_table(found)).rows:
+            yield TableBlock("further_above", table)
     for number, evaluation in enumerate(asked):
         yield Heading(evaluation.title, 3)
         unit = " In %." if evaluation.unit else ""
@@ -31,35 +32,66 @@ def section(found: Collected) -> Iterator[Block]:
         yield TableBlock(f"{evaluation.name}_{number}", further_table(found, evaluation))
 
 
+def evaluations(found: Collected) -> list[Evaluation]:
+    """Return the evaluations, with their settings, that cells of the report have, in the order of their list."""
+    there = {each.evaluation for record in found.done for each in found.evaluated.get(record.id, ())}
+    return sorted(there, key=lambda each: (list(EVALUATIONS).index(each.name), each.model_dump_json()))
+
+
+def above_table(found: Collected) -> Table:
+    """Return by which accuracies each arm's mean is above the plain method's at the full budget, and by which not."""
+    rows, asked = [], [each for each in evaluations(found) if each.unit]
+    for result, full in _beside_full(found):
+        others: dict[str, bool] = {}
+        for evaluation in asked if full is not result else ():
+            own, star = (_summaries(found, each, evaluation) for each in (result, full))
+            both = [name for name in own if name in star]
+            others |= {f"{evaluation.title}, {name}": own[name].mean > star[name].mean for name in both}
+        if others:
+            count = f"{sum(others.values())} of {len(others)}"
+            below = "; ".join(name for name, above in others.items() if not above)
+            names = (result.group.label, result.label, percent(result.budget))
+            rows.append(entries(*names, count, below if any(others.values()) else "all"))
+    return Table(("Dataset", "Arm", "Budget", "Accuracies above the full budget's", "Not above"), tuple(rows), names=3)
+
+
 def further_table(found: Collected, evaluation: Evaluation) -> Table:
     """Return what an evaluation found, a row for each arm and budget that has it."""
-    results = [(result, there) for result in found.results if (there := _of(found, result, evaluation))]
-    names = tuple(dict.fromkeys(name for _, there in results for each in there for name in each.values))
-    plain = {arm_name(arm): family.plain for family in found.families for arm in family.others}
+    results = [(result, full, _summaries(found, result, evaluation)) for result, full in _beside_full(found)]
+    names = tuple(dict.fromkeys(name for _, _, own in results for name in own))
     rows = []
-    for result, there in results:
-        mark = f" {UNLEARNED}" if result.learned is False else ""
-        full = found.find(result.group, plain.get(arm_name(result.arm), result.arm), 1.0)
-        star = _of(found, full, evaluation) if full and may_be_baseline(full) else []
-        shown = [_entry(evaluation, name, there, star) for name in names]
-        if len(there) < len(result.seeds):
-            shown = [replace(entry, note=f"{entry.note} {DAGGER}".strip()) for entry in shown]
-        rows.append(entries(result.group.label, f"{result.label}{mark}", percent(result.budget), *shown))
+    for result, full, own in results:
+        if own:
+            mark = f" {UNLEARNED}" if result.learned is False else ""
+            star = _summaries(found, full, evaluation)
+            shown = [_entry(evaluation, own.get(name), star.get(name), len(result.seeds)) for name in names]
+            rows.append(entries(result.group.label, f"{result.label}{mark}", percent(result.budget), *shown))
     return Table(("Dataset", "Arm", "Budget", *names), tuple(rows), names=3)
 
 
-def _entry(evaluation: Evaluation, name: str, there: Sequence[Evaluated], star: Sequence[Evaluated]) -> Entry:
+def _entry(evaluation: Evaluation, own: Summary | None, star: Summary | None, seeds: int) -> Entry:
     """Return a value over seeds: underlined if it is an accuracy whose mean is above that of `star`."""
-    own, other = (summarise(each.values.get(name) for each in those) for those in (there, star))
     entry = summary_entry(own, ".1f", 100) if evaluation.unit else summary_entry(own, ".3g")
-    above = own is not None and other is not None and own.mean > other.mean
-    return replace(entry, underline=above and evaluation.unit != "")
+    if own is None:
+        return entry
+    above = star is not None and own.mean > star.mean and evaluation.unit != ""
+    return replace(entry, underline=above, note=entry.note + (f" {DAGGER}" if own.n < seeds else ""))
 
 
-def _asked(found: Collected) -> set[Evaluation]:
-    """Return the evaluations, with their settings, that cells of the report have."""
-    used = {record.id for record in found.done}
-    return {each.evaluation for cell, there in found.evaluated.items() if cell in used for each in there}
+def _beside_full(found: Collected) -> Iterator[tuple[Result, Result | None]]:
+    """Yield each result with that of its plain method at the full budget, None where that is nobody's baseline."""
+    plain = {arm_name(arm): family.plain for family in found.families for arm in family.others}
+    for result in found.results:
+        full = found.find(result.group, plain.get(arm_name(result.arm), result.arm), 1.0)
+        yield result, full if may_be_baseline(full) else None
+
+
+def _summaries(found: Collected, result: Result | None, evaluation: Evaluation) -> dict[str, Summary]:
+    """Return the values of an evaluation over the seeds of a result, by name."""
+    there = _of(found, result, evaluation) if result else []
+    names = dict.fromkeys(name for each in there for name in each.values)
+    summaries = {name: summarise(each.values.get(name) for each in there) for name in names}
+    return {name: summary for name, summary in summaries.items() if summary}
 
 
 def _of(found: Collected, result: Result, evaluation: Evaluation) -> list[Evaluated]:
