@@ -56,7 +56,7 @@ def results(found: Collected) -> str:
     parts = [escape_markdown(text, None) for text in (" ".join(settings(found)), linear_caption(found))]
     if len(found.families) > 3:
         ways = markdown_blocks([*front.section(found)][1:])  # but for their heading
-        return "\n\n".join([*parts, ways or to_markdown(gain_table(found)), verdicts(claims)])
+        return "\n\n".join([*parts, ways or to_markdown(gain_table(found)), verdicts(claims), without_labels(found)])
     for family in found.families:
         table = accuracy_table(found, family, linear)
         parts += [to_markdown(table), escape_markdown(" ".join(marks(found, family, table)), None)]
@@ -67,8 +67,14 @@ def results(found: Collected) -> str:
     parts += ["The smallest budget that suffices, of those tried:", to_markdown(smallest_table(found))]
     if (above := above_table(found)).rows:
         parts += ["By the further evaluations, means over seeds beside the plain method's at the full budget:"]
-        parts += [to_markdown(above), markdown_blocks([*label_free.section(found)][1:])]
+        parts.append(to_markdown(above))
+    parts.append(without_labels(found))
     return "\n\n".join(filter(None, parts))
+
+
+def without_labels(found: Collected) -> str:
+    """Whether measures without labels tell accuracy."""
+    return markdown_blocks([*label_free.section(found)][1:])  # but for its heading
 
 
 def verdicts(claims: list[list[Judgement]]) -> str:

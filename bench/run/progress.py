@@ -116,10 +116,15 @@ class Display:
         if self.bars:
             self.bars.stop()
 
-    def begin(self, tasks: Sequence[Task], pending: Collection[str]) -> None:
-        """Say how many cells there are; `pending` are the ids of those that are to run."""
+    def begin(self, tasks: Sequence[Task], pending: Collection[str], trained: Collection[str] = ()) -> None:
+        """Say how many cells there are.
+
+        `pending` are the ids of those that have something to compute. Of those among them that are `trained`, and lack
+        evaluations, one takes as long as another.
+        """
         self.cells = len(tasks)
-        self.work = {task.id: _work(task) for task in tasks if isinstance(task, Ready) and task.id in pending}
+        ready = [task for task in tasks if isinstance(task, Ready) and task.id in pending]
+        self.work = {task.id: 1.0 if task.id in trained else _work(task) for task in ready}
         self.todo = sum(self.work.values())
         self.pace.at(0)
         if self.bars:

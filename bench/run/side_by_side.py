@@ -143,7 +143,8 @@ class _Board:
 
     def begin(self) -> None:
         """Show what is known before any runner has begun."""
-        self.display.begin(self.tasks, self.pending)
+        trained = {name for name, task in self.pending.items() if is_done(task, self.paths)}
+        self.display.begin(self.tasks, self.pending, trained)
         for task in self.tasks:
             if not isinstance(task, Ready):
                 self._ended(Outcome(task, "skipped", reason=task.reason))
