@@ -34,6 +34,10 @@ class Evaluation(Model):
         """Names of the datasets that it uses beside the cell's own."""
         return ()
 
+    def is_main(self, name: str) -> bool:
+        """Return whether a value stands for the others in a summary of all evaluations, as top-1 does for top-5."""
+        return not name.endswith("top-5")
+
     def rehearsed(self) -> Self:
         """Return the settings with which a rehearsal runs it."""
         return self.model_copy(update=self.rehearsal)
@@ -124,6 +128,10 @@ class Corruptions(Evaluation):
     rehearsal: ClassVar = {"images": 4}
     name: Literal["corruptions"] = "corruptions"
     images: PositiveInt = 1000  # of the test set, class-balanced
+
+    def is_main(self, name: str) -> bool:
+        """Return whether a value stands for the others in a summary: the mean of all corruptions."""
+        return name == "mean"
 
 
 class LabelFree(Evaluation):

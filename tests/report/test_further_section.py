@@ -60,9 +60,9 @@ def test_accuracies_above_the_plain_method_at_the_full_budget_are_underlined(tmp
     assert not any(entry.underline for row in further_table(found, LabelFree()).rows for entry in row)
     above = [tuple(entry.text for entry in row[1:]) for row in above_table(found).rows]
     assert above == [
-        ("byol", "50%", "1 of 2", "Nearest neighbours, k = 1"),
-        ("good", "50%", "1 of 2", "Nearest neighbours, k = 20"),
-        ("bad", "50%", "1 of 2", "Nearest neighbours, k = 1"),
+        ("byol", "50%", "1 of 2", "only Nearest neighbours, k = 20"),
+        ("good", "50%", "1 of 2", "only Nearest neighbours, k = 1"),
+        ("bad", "50%", "1 of 2", "only Nearest neighbours, k = 20"),
     ]
     no_accuracies = replace(found, evaluated={name: each[1:] for name, each in there.items()})
     assert above_table(no_accuracies).rows == ()

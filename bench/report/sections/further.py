@@ -1,6 +1,6 @@
 """What the trained backbones are worth beyond linear accuracy and kNN: a table for each further evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -23,6 +23,9 @@ def section(found: Collected) -> Iterator[Block]:
             " over training seeds. Underlined: a mean above that of the plain method at the full budget by the same"
             f" evaluation. {DAGGER} fewer seeds than planned; {UNLEARNED} a seed learned nothing."
         )
+        yield Paragraph(
+            "First, for how many accuracies that is so, and for which: top-1 alone, and of the corruptions their mean."
+        )
         if (table := above_table(found)).rows:
             yield TableBlock("further_above", table)
     for number, evaluation in enumerate(asked):
@@ -39,20 +42,25 @@ def evaluations(found: Collected) -> list[Evaluation]:
 
 
 def above_table(found: Collected) -> Table:
-    """Return by which accuracies each arm's mean is above the plain method's at the full budget, and by which not."""
+    """Return by which main accuracies each arm's mean is above the plain method's at the full budget."""
     rows, asked = [], [each for each in evaluations(found) if each.unit]
     for result, full in _beside_full(found):
-        others: dict[str, bool] = {}
+        above: dict[str, bool] = {}
         for evaluation in asked if full is not result else ():
             own, star = (_summaries(found, each, evaluation) for each in (result, full))
-            both = [name for name in own if name in star]
-            others |= {f"{evaluation.title}, {name}": own[name].mean > star[name].mean for name in both}
-        if others:
-            count = f"{sum(others.values())} of {len(others)}"
-            below = "; ".join(name for name, above in others.items() if not above)
+            both = [name for name in own if name in star and evaluation.is_main(name)]
+            above |= {f"{evaluation.title}, {name}": own[name].mean > star[name].mean for name in both}
+        if above:
             names = (result.group.label, result.label, percent(result.budget))
-            rows.append(entries(*names, count, below if any(others.values()) else "all"))
-    return Table(("Dataset", "Arm", "Budget", "Accuracies above the full budget's", "Not above"), tuple(rows), names=3)
+            rows.append(entries(*names, f"{sum(above.values())} of {len(above)}", _which(above)))
+    return Table(("Dataset", "Arm", "Budget", "Above the full budget", "By which"), tuple(rows), names=3)
+
+
+def _which(above: Mapping[str, bool]) -> str:
+    """Return which are above, or which are not, whatever is shorter to say."""
+    most = 2 * sum(above.values()) > len(above)
+    others = "; ".join(name for name, each in above.items() if each != most)
+    return f"{'all but' if most else 'only'} {others}" if others else "all" if most else "none"
 
 
 def further_table(found: Collected, evaluation: Evaluation) -> Table:
