@@ -24,7 +24,7 @@ from bench.data.images import Images, open_images
 from bench.data.loader import InMemoryLoader, open_source
 from bench.evaluate.features import Features, extract
 from bench.evaluate.few_labels import few_labels, labelled
-from bench.evaluate.fine_tune import fine_tune
+from bench.evaluate.fine_tune import fine_tune, fine_tuned
 from bench.evaluate.further import KINDS, evaluated
 from bench.evaluate.knn import knn, knn_accuracy, votes
 from bench.evaluate.linear import linear
@@ -142,6 +142,9 @@ def test_few_labels_are_all_that_is_learned_from(subject: Subject) -> None:
     few = Features(*(values[part] for values in (subject.features.train, labels)), *_tests(subject))
     (fit,) = linear_probe(few, 10, Probe(recipe="lbfgs"), CELL.seed)
     assert found["10% linear top-1"] == fit.accuracies[0]
+    tuned = fine_tuned(subject, settings, part).values
+    assert {name: found[f"10% fine-tuned {name}"] for name in tuned} == tuned
+    assert tuned != fine_tune(subject, FineTune(epochs=4, batch_size=16)).values, "which learns from all"
     # Were test images learned from, random labels of theirs would be, too.
     random = torch.randint(10, (len(subject.images.test.labels),), generator=generator(0, "labels"))
     blind = few_labels(with_labels(subject, test=random), replace_epochs(settings, 30)).values
