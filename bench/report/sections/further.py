@@ -23,10 +23,11 @@ def section(found: Collected) -> Iterator[Block]:
             " over training seeds. Underlined: a mean above that of the plain method at the full budget by the same"
             f" evaluation. {DAGGER} fewer seeds than planned; {UNLEARNED} a seed learned nothing."
         )
-        yield Paragraph(
-            "First, for how many accuracies that is so, and for which: top-1 alone, and of the corruptions their mean."
-        )
         if (table := above_table(found)).rows:
+            yield Paragraph(
+                "For how many accuracies a mean is above, and for which: top-1 alone, and of the corruptions their mean."
+                " Means are compared as they are; no test allows for their spread."
+            )
             yield TableBlock("further_above", table)
     for number, evaluation in enumerate(asked):
         yield Heading(evaluation.title, 3)
