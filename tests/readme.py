@@ -66,7 +66,7 @@ def results(found: Collected) -> str:
     parts.append("\n".join(f"- {escape_markdown(line, None)}" for line in rooms(found, claims)))
     parts += ["The smallest budget that suffices, of those tried:", to_markdown(smallest_table(found))]
     if (above := above_table(found)).rows:
-        parts += ["By the further evaluations: means beside the plain method's at the full budget, compared without a test."]
+        parts.append("By the further evaluations: means beside the plain method's at the full budget, without a test.")
         parts.append(to_markdown(above))
     parts.append(without_labels(found))
     return "\n\n".join(filter(None, parts))

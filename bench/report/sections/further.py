@@ -25,7 +25,7 @@ def section(found: Collected) -> Iterator[Block]:
         )
         if (table := above_table(found)).rows:
             yield Paragraph(
-                "For how many accuracies a mean is above, and for which: top-1 alone, and of the corruptions their mean."
+                "For how many accuracies a mean is above, and which: top-1 alone, and of the corruptions their mean."
                 " Means are compared as they are; no test allows for their spread."
             )
             yield TableBlock("further_above", table)
