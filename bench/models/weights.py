@@ -67,6 +67,8 @@ def _impostor(path: Path) -> str | None:
         whole = zipfile.is_zipfile(path)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    except zipfile.BadZipFile:  # which it raises on some ends instead of answering
+        whole = False
     return next((how for sign, how in IMPOSTORS.items() if not whole and re.match(sign, head, re.IGNORECASE)), None)
 
 

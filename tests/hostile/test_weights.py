@@ -222,6 +222,10 @@ def test_a_compressed_archive_is_not_unfolded(tmp_path: Path) -> None:
         (b"<!DOCTYPE html>\n<html></html>", "is a web page, not the weights: get the file by its link for downloads"),
         (b"\n <html lang=en>", "is a web page, not the weights"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page, not the weights"),
+        (  # an archive of several disks, by its end, for which zipfile has an error of its own
+            b"PK\x03\x04" + struct.pack("<4sLQL4s4H2LH", b"PK\x06\x07", 1, 0, 1, b"PK\x05\x06", *[0] * 7),
+            "is cut short, or not a state dict: get it again",
+        ),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ""])
