@@ -339,8 +339,7 @@ def test_a_record_names_full_shared_memory(paths: Paths) -> None:
         command = f"mount -t tmpfs -o size=64k none /dev/shm && {shlex.join(map(str, words))} --workers {workers}"
         code = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=ROOT, check=False).returncode
         (record,) = map(read_record, paths.records.glob("*.json"))
-        assert isinstance(record, Failed)
-        return code, record.error
+        return code, record.error if isinstance(record, Failed) else None
 
     code, error = end(1)
     assert code == 1
