@@ -17,6 +17,11 @@ class Family:
     plain: Arm | None
     others: tuple[Arm, ...]
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All of them, the plain one first."""
+        return (self.plain, *self.others) if self.plain else self.others
+
 
 def families(grid: Grid) -> tuple[Family, ...]:
     """Return the grid's methods, each with the arms that belong to it, in the order of the arms."""

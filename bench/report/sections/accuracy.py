@@ -155,8 +155,7 @@ def accuracy_entry(
 
 def _budgets(found: Collected, family: Family) -> Sequence[float]:
     """Return the budgets below the full one; the full one too where ReLA has it, or where there is no other."""
-    arms = [arm for arm in (family.plain, *family.others) if arm]
-    budgets = {budget for arm in arms for budget in arm.budgets or found.grid.budgets}
+    budgets = {budget for arm in family.arms for budget in arm.budgets or found.grid.budgets}
     full = any(1.0 in (arm.budgets or found.grid.budgets) for arm in family.others)
     return sorted(budgets if full else budgets - {1.0} or budgets)
 
@@ -189,5 +188,5 @@ def marks(found: Collected, family: Family, table: Table) -> list[str]:
         lines.append(FEWER)
     if table.uses(UNLEARNED):
         lines.append(NOT_LEARNED)
-    arms = {arm_name(arm) for arm in (family.plain, *family.others) if arm}
+    arms = set(map(arm_name, family.arms))
     return lines + list(stale_notes(result for result in found.results if arm_name(result.arm) in arms))

@@ -54,7 +54,7 @@ def ways_table(found: Collected, group: Group) -> Table:
     fronts = {each: on for each in currencies if (on := on_front(found, results, each))}
     for family in found.families:
         largest = found.done_of(group, family.plain)[-1:] if family.plain else []
-        for result in (r for arm in (family.plain, *family.others) if arm for r in found.done_of(group, arm)):
+        for result in (r for arm in family.arms for r in found.done_of(group, arm)):
             plain = found.find(group, family.plain, result.budget)
             costs = []
             for each in currencies:

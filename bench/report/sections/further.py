@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
-from bench.grid.cell import arm_name
 from bench.grid.evaluation import EVALUATIONS, Evaluation
 from bench.report.blocks import Block, Heading, Paragraph, TableBlock
 from bench.report.collect import Collected, Result, may_be_baseline
@@ -89,10 +88,11 @@ def _entry(evaluation: Evaluation, own: Summary | None, star: Summary | None, se
 
 def _beside_full(found: Collected) -> Iterator[tuple[Result, Result | None]]:
     """Yield each result with that of its plain method at the full budget, None where that is nobody's baseline."""
-    plain = {arm_name(arm): family.plain for family in found.families for arm in family.others}
-    for result in found.results:
-        full = found.find(result.group, plain.get(arm_name(result.arm), result.arm), 1.0)
-        yield result, full if may_be_baseline(full) else None
+    for group in found.groups_done:
+        for family in found.families:
+            full = found.find(group, family.plain, 1.0)
+            for result in (result for arm in family.arms for result in found.done_of(group, arm)):
+                yield result, full if may_be_baseline(full) else None
 
 
 def _summaries(found: Collected, result: Result | None, evaluation: Evaluation) -> dict[str, Summary]:

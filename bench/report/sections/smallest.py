@@ -44,8 +44,7 @@ def smallest_table(found: Collected) -> Table:
     for group in found.groups_done:
         for family in found.families:
             full = found.find(group, family.plain, 1.0)
-            arms = [arm for arm in (family.plain, *family.others) if arm]
-            for arm in arms if may_be_baseline(full) else ():
+            for arm in family.arms if may_be_baseline(full) else ():
                 results = [r for r in found.done_of(group, arm) if pairs(r, full) and r is not full]
                 if results:
                     rows.append(_smallest(found, results, full))
